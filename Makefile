@@ -1,0 +1,103 @@
+# The only build file.  `make` builds, `make check` tests, `make demo` shows; only check, demo and
+# demo-chat install packages.  Sources are found by wildcard; a file whose name ends in _avx2,
+# _avx512 or _neon gets that instruction set and is left out where it cannot run.
+#
+#   make [-jN] [B=DIR] [SAN=address|undefined|thread] [CC=clang-14] [WERROR=1]
+
+VERSION := 0.1.0
+B ?= build
+CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+AR ?= ar
+PKG_CONFIG ?= pkg-config
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+TARGET := $(shell $(CC) -dumpmachine 2>/dev/null)
+ARCH := $(firstword $(subst -, ,$(TARGET)))
+
+# ---- packages -------------------------------------------------------------------------------
+# TEXT=0 builds without PCRE2 and utf8proc (token ids only), as the emulated Arm tests do.
+TEXT ?= 1
+ifeq ($(TEXT),1)
+PKGS := libpcre2-8 libutf8proc
+MISSING := $(foreach p,$(PKGS),$(if $(shell $(PKG_CONFIG) --exists $(p) 2>/dev/null && echo y),,$(p)))
+PKG_CFLAGS := $(if $(strip $(MISSING)),,$(shell $(PKG_CONFIG) --cflags $(PKGS)))
+PKG_LIBS := $(if $(strip $(MISSING)),,$(shell $(PKG_CONFIG) --libs $(PKGS)))
+else
+PKG_CFLAGS := -DMR_NO_TEXT
+endif
+DEB_NAMES := libpcre2-8=libpcre2-dev libutf8proc=libutf8proc-dev
+need = $(strip $(foreach p,$(MISSING),$(patsubst $(p)=%,%,$(filter $(p)=%,$(DEB_NAMES)))))
+
+# ---- flags ----------------------------------------------------------------------------------
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+OPT ?= -O2 -g
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -fPIC \
+    -fvisibility=hidden -Iinclude -Isrc -DMR_VERSION='"$(VERSION)"' $(PKG_CFLAGS) $(CFLAGS)
+LIBS := $(PKG_LIBS) -lm -lpthread
+ifneq ($(SAN),)
+CFLAGS_ALL += -fsanitize=$(SAN) -fno-omit-frame-pointer
+LDFLAGS += -fsanitize=$(SAN)
+endif
+ifeq ($(WERROR),1)
+CFLAGS_ALL += -Werror
+endif
+ISA_avx2 := -mavx2 -mfma -mf16c
+ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vnni -mavx2 -mfma -mf16c
+ISA_neon := -march=armv8.2-a+dotprod
+
+# ---- sources --------------------------------------------------------------------------------
+SRC := $(sort $(wildcard src/*/*.c src/*/*/*.c))
+ifneq ($(ARCH),x86_64)
+SRC := $(filter-out %_avx2.c %_avx512.c,$(SRC))
+endif
+ifneq ($(ARCH),aarch64)
+SRC := $(filter-out %_neon.c,$(SRC))
+endif
+APP_SRC := $(sort $(wildcard app/*.c))
+OBJ := $(SRC:%.c=$(B)/%.o)
+APP_OBJ := $(APP_SRC:%.c=$(B)/%.o)
+TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
+TEST_BIN := $(TEST_SRC:tests/%.c=$(B)/tests/%)
+isa_flags = $(ISA_$(lastword $(subst _, ,$(basename $(notdir $(1))))))
+
+.PHONY: all check demo demo-chat fetch clean install deps tests fuzz bench lint format metrics
+all: packages $(B)/millrace $(B)/libmillrace.a $(B)/libmillrace.so $(B)/millrace.pc
+
+.PHONY: packages
+packages:
+	@$(if $(strip $(MISSING)),echo "millrace: missing packages: $(need) (apt-get install $(need))" >&2; exit 1,:)
+	@command -v $(CC) >/dev/null || { echo "millrace: no C compiler ($(CC)): apt-get install gcc" >&2; exit 1; }
+
+$(B)/%.o: %.c | packages
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(call isa_flags,$<) -MMD -MP -c $< -o $@
+
+$(B)/libmillrace.a: $(OBJ)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/libmillrace.so: $(OBJ)
+	$(CC) $(CFLAGS_ALL) -shared -Wl,-soname,libmillrace.so.0 $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(B)/millrace: $(APP_OBJ) $(B)/libmillrace.a
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(B)/millrace.pc: Makefile
+	@mkdir -p $(@D)
+	@printf 'prefix=%s\nName: millrace\nDescription: compiler and runtime for language models\nVersion: %s\nCflags: -I$${prefix}/include\nLibs: -L$${prefix}/lib -lmillrace\nRequires.private: %s\nLibs.private: -lm -lpthread\n' \
+	    '$(PREFIX)' '$(VERSION)' '$(PKGS)' > $@
+
+$(B)/tests/%: tests/%.c $(B)/libmillrace.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -Itests -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libmillrace.a $(LIBS) $(shell $(PKG_CONFIG) --libs cmocka 2>/dev/null)
+
+tests: $(TEST_BIN)
+
+clean:
+	rm -rf $(B)
+
+-include $(OBJ:.o=.d) $(APP_OBJ:.o=.d) $(TEST_BIN:%=%.d)

@@ -1,0 +1,27 @@
+/* A thread pool for short parallel loops.
+ *
+ * Why:    a decode step has hundreds of loops of some 20 us each; the pool must start one in about a
+ *         microsecond when cores are free and must not collapse when they are busy.
+ * Use:    mr_pool_run(pool, n_tasks, fn, ctx): fn(ctx, task, worker) for every task in 0..n_tasks-1, each
+ *         exactly once, on the calling thread and the workers; returns when all are done.
+ *         worker is 0..mr_pool_threads-1 (0 = the caller), for per-thread scratch.
+ * Threads: one mr_pool_run at a time.
+ * Rules:  1. Tasks are taken from one atomic counter, so a descheduled worker holds back only the task
+ *            it has in hand.
+ *         2. Waiting spins for a bounded time, then sleeps (futex/condition variable): never a free-running spin.
+ *         3. Results may not depend on which thread ran a task.
+ */
+#ifndef MR_BASE_POOL_H
+#define MR_BASE_POOL_H
+
+#include "base/err.h"
+
+typedef struct mr_pool mr_pool;
+typedef void (*mr_task)(void *ctx, int task, int worker);
+
+mr_err mr_pool_new(mr_pool **out, int threads); /* 1..1024; 1 starts no thread */
+void mr_pool_free(mr_pool *p);
+int mr_pool_threads(const mr_pool *p);
+void mr_pool_run(mr_pool *p, int n_tasks, mr_task fn, void *ctx);
+
+#endif
