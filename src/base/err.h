@@ -16,10 +16,10 @@ enum { MR_ERR_MAX = 512 };
 
 typedef enum mr_err {
     MR_OK = 0,
-    MR_EUSAGE,       /* an option or argument of the caller is out of range (exit 2 in the program) */
-    MR_EFORMAT,      /* a file's content is wrong */
-    MR_EIO,          /* the system refused a read or write */
-    MR_ENOMEM,       /* an allocation failed */
+    MR_EUSAGE,  /* an option or argument of the caller is out of range (exit 2 in the program) */
+    MR_EFORMAT, /* a file's content is wrong */
+    MR_EIO,     /* the system refused a read or write */
+    MR_ENOMEM,  /* an allocation failed */
     MR_EUNSUPPORTED, /* valid input that this build does not do; the message names it */
     MR_ELIMIT,       /* it does not fit: memory, context, address space */
     MR_ECANCEL,      /* a callback asked to stop */

@@ -1,8 +1,8 @@
 /* Files: whole reads, positioned reads, atomic writes.
  *
- * Fails:  MR_EIO with path and reason; MR_EFORMAT when a read would pass the end ("PATH: ends at byte
- *         N, M needed").  Tests can make the n-th read fail (mr_file_fail_after).
- * Threads: mr_file_pread may be called from several threads on one file.
+ * Fails:  MR_EIO with path and reason; MR_EFORMAT when a read would pass the end ("PATH: ends at
+ * byte N, M needed").  Tests can make the n-th read fail (mr_file_fail_after). Threads:
+ * mr_file_pread may be called from several threads on one file.
  */
 #ifndef MR_BASE_FILE_H
 #define MR_BASE_FILE_H
@@ -29,7 +29,8 @@ mr_err mr_file_read_all(const char *path, uint64_t max, mr_mem account, char **d
 int mr_file_exists(const char *path); /* 1 regular file, 2 directory, 0 neither */
 void mr_file_fail_after(uint64_t n);
 
-/* A file that appears under its name only when it is complete. */
+/* A file that appears under its name only when it is complete.  /dev/stdout, devices and pipes are
+ * written straight.  After commit or abort only mr_out_open may follow. */
 typedef struct mr_out {
     int fd;
     char *path, *temp;
@@ -37,6 +38,7 @@ typedef struct mr_out {
     char *buffer;
     size_t used;
     mr_err err; /* sticky */
+    int reason; /* errno of the first failure */
 } mr_out;
 mr_err mr_out_open(mr_out *o, const char *path);
 mr_err mr_out_write(mr_out *o, const void *bytes, size_t len);

@@ -8,11 +8,12 @@
  *         MR_TRY(mr_jint(v, 1, 1 << 24, &n));     error: config.json: "hidden_size": ...
  * Owns:   the document borrows `text` (which must outlive it) and copies the file name.
  * Threads: a parsed document is immutable.
- * Fails:  MR_EFORMAT with file, line and what is wrong: duplicate keys, trailing text, invalid UTF-8,
- *         unpaired surrogates, bare NaN or Infinity, control characters in strings, depth over 128,
+ * Fails:  MR_EFORMAT with file, line and what is wrong: duplicate keys, trailing text, invalid
+ * UTF-8, unpaired surrogates, bare NaN or Infinity, control characters in strings, depth over 128,
  *         text of 4 GiB or more.
  * Rules:  1. An absent value is mr_jval{0}: every accessor accepts it (mr_jtype gives MR_JABSENT).
- *         2. Accessors never convert: a number given as a string is an error that names the key path.
+ *         2. Accessors never convert: a number given as a string is an error that names the key
+ * path.
  */
 #ifndef MR_BASE_JSON_H
 #define MR_BASE_JSON_H
@@ -48,14 +49,15 @@ const char *mr_json_file(const mr_json *doc);
 mr_jval mr_json_root(const mr_json *doc);
 
 mr_jtype_t mr_jtype(mr_jval v);
-bool mr_jhas(mr_jval v); /* present and not null */
+bool mr_jhas(mr_jval v);       /* present and not null */
 uint32_t mr_jcount(mr_jval v); /* members or elements; 0 for others */
 
-/* Object member by key (linear in the members; children are skipped in one step); absent if none. */
+/* Object member by key (linear in the members; children are skipped in one step); absent if none.
+ */
 mr_jval mr_jget(mr_jval object, const char *key);
 
-/* Children in order: for (mr_jval c = mr_jfirst(v); c.doc; c = mr_jnext(c)).  For objects the values;
- * mr_jkey gives a child's key. */
+/* Children in order: for (mr_jval c = mr_jfirst(v); c.doc; c = mr_jnext(c)).  For objects the
+ * values; mr_jkey gives a child's key. */
 mr_jval mr_jfirst(mr_jval v);
 mr_jval mr_jnext(mr_jval child);
 /* The key of an object's member, decoded into `scratch` only if it holds escapes. */
@@ -64,12 +66,14 @@ mr_err mr_jkey(mr_jval member, mr_buf *scratch, mr_str *out);
 /* The source text of a value, for numbers and messages. */
 mr_str mr_jraw(mr_jval v);
 
-/* Decoded string; borrowed from the text if it has no escapes, else from `scratch` (cleared first). */
+/* Decoded string; borrowed from the text if it has no escapes, else from `scratch` (cleared first).
+ */
 mr_err mr_jstr(mr_jval v, mr_buf *scratch, mr_str *out);
 /* The value is a string equal to z. */
 bool mr_jis(mr_jval v, const char *z);
-mr_err mr_jint(mr_jval v, int64_t min, int64_t max, int64_t *out); /* 1.0 and 1e3 are not integers */
-mr_err mr_jnum(mr_jval v, double *out);                            /* finite */
+mr_err mr_jint(mr_jval v, int64_t min, int64_t max,
+               int64_t *out);           /* 1.0 and 1e3 are not integers */
+mr_err mr_jnum(mr_jval v, double *out); /* finite */
 mr_err mr_jbool(mr_jval v, bool *out);
 
 /* "rope_scaling.factor", "layer_types[3]"; into a per-thread buffer. */

@@ -2,12 +2,11 @@
  *
  * Why:    the budget promise needs one place that knows what is held and by whom; tests need one
  *         place where an allocation can be made to fail.
- * Use:    float *p = mr_alloc(MR_MEM_WEIGHTS, n * sizeof *p); if (!p) return MR_ENOMEM (message set)
- *         mr_free(p);   arenas for what shares a lifetime.
- * Owns:   the caller owns each block until mr_free / mr_arena_free.
- * Threads: all functions are thread-safe; one arena belongs to one thread at a time.
- * Fails:  NULL with the message set ("out of memory: N bytes for weights").
- * Rules:  1. Sizes from files are checked (mr_mul_size) before they come here.
+ * Use:    float *p = mr_alloc(MR_MEM_WEIGHTS, n * sizeof *p); if (!p) return MR_ENOMEM (message
+ * set) mr_free(p);   arenas for what shares a lifetime. Owns:   the caller owns each block until
+ * mr_free / mr_arena_free. Threads: all functions are thread-safe; one arena belongs to one thread
+ * at a time. Fails:  NULL with the message set ("out of memory: N bytes for weights"). Rules:  1.
+ * Sizes from files are checked (mr_mul_size) before they come here.
  *         2. Blocks are 64-byte aligned.  Contents are undefined unless zeroed by name.
  */
 #ifndef MR_BASE_MEM_H
@@ -36,7 +35,7 @@ void *mr_zalloc(mr_mem account, size_t bytes);
 void *mr_realloc(mr_mem account, void *p, size_t bytes); /* on failure p stays valid */
 void mr_free(void *p);                                   /* NULL is fine */
 
-/* Bytes held now, and the most ever held at once. */
+/* Bytes held now, and the most ever held at once; MR_MEM_COUNT: of all accounts together. */
 size_t mr_mem_held(mr_mem account);
 size_t mr_mem_peak(mr_mem account);
 /* Allocations made by the process so far (steady decoding makes none). */

@@ -30,14 +30,15 @@ void mr_buf_add(mr_buf *b, const void *bytes, size_t len);
 void mr_buf_puts(mr_buf *b, const char *s);
 void mr_buf_putc(mr_buf *b, char c);
 void mr_buf_printf(mr_buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* Appends bytes as a JSON string with quotes; invalid UTF-8 becomes U+FFFD. */
+/* Appends bytes as a JSON string with quotes; each invalid byte becomes U+FFFD. */
 void mr_buf_json(mr_buf *b, const char *bytes, size_t len);
-void mr_buf_clear(mr_buf *b);
+void mr_buf_clear(mr_buf *b); /* keeps the memory; forgets a failure */
 void mr_buf_free(mr_buf *b);
 mr_err mr_buf_check(const mr_buf *b);
 
 bool mr_str_is(mr_str s, const char *z);
-/* Length of the valid UTF-8 sequence at p (1..4), 0 if invalid or cut short; *cp gets the code point. */
+/* Length of the valid UTF-8 sequence at p (1..4), 0 if invalid or cut short; *cp gets the code
+ * point. */
 int mr_utf8_decode(const char *p, size_t len, uint32_t *cp);
 /* Writes 1..4 bytes; returns how many. cp must be a scalar value. */
 int mr_utf8_encode(uint32_t cp, char out[4]);
