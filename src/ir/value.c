@@ -1,0 +1,144 @@
+/* Dims, formats and types as text, and numbers that read back exactly whatever the process's locale
+ * is. */
+#include "ir/graph_internal.h"
+
+#include <locale.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static locale_t c_locale;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void make_locale(void)
+{
+    c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* glibc's "C" is static: it cannot fail */
+}
+
+const char *mr_float_text(double f, char *buf)
+{
+    pthread_once(&once, make_locale);
+    locale_t old = uselocale(c_locale);
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(buf, 32, "%.*g", digits, f);
+        if (strtod(buf, NULL) == f)
+            break;
+    }
+    uselocale(old);
+    return buf;
+}
+
+bool mr_float_read(const char *s, double *out)
+{
+    pthread_once(&once, make_locale);
+    char *end;
+    double f = strtod_l(s, &end, c_locale);
+    if (end == s || *end || !isfinite(f))
+        return false;
+    *out = f;
+    return true;
+}
+
+bool mr_dim_equal(mr_dim a, mr_dim b)
+{
+    return a.n == b.n && a.sym == b.sym;
+}
+
+int64_t mr_dim_bind(mr_dim d, int64_t rows, int64_t outs)
+{
+    switch (d.sym) {
+    case MR_SYM_NONE:
+        return d.n;
+    case MR_SYM_ROWS:
+        return d.n * rows;
+    case MR_SYM_OUT:
+        return d.n * outs;
+    default:
+        return -1;
+    }
+}
+
+const char *mr_fmt_name(mr_fmt f, char *buf)
+{
+    if (f.dtype == MR_AFFINE)
+        snprintf(buf, 32, "affine%d/%d/%s", f.bits, f.group, mr_dtype_name(f.scale_dtype));
+    else
+        snprintf(buf, 32, "%s", mr_dtype_name(f.dtype));
+    return buf;
+}
+
+static bool dtype_find(const char *name, mr_dtype *out)
+{
+    for (int i = 0; i < MR_DTYPE_COUNT; i++)
+        if (!strcmp(mr_dtype_name((mr_dtype)i), name)) {
+            *out = (mr_dtype)i;
+            return true;
+        }
+    return false;
+}
+
+bool mr_fmt_parse(const char *s, mr_fmt *out)
+{
+    mr_fmt f = {.dtype = MR_AFFINE};
+    if (strncmp(s, "affine", 6)) {
+        if (!dtype_find(s, &f.dtype))
+            return false;
+    } else {
+        static const int bits[] = {4, 8}, groups[] = {32, 64, 128};
+        static const mr_dtype scales[] = {MR_F32, MR_F16, MR_BF16};
+        for (int i = 0; i < 18; i++) { /* few enough to compare with each */
+            char name[32];
+            f.bits = bits[i % 2];
+            f.group = groups[i / 2 % 3];
+            f.scale_dtype = scales[i / 6];
+            if (!strcmp(mr_fmt_name(f, name), s))
+                break;
+            if (i == 17)
+                return false;
+        }
+    }
+    *out = f;
+    return true;
+}
+
+bool mr_fmt_equal(mr_fmt a, mr_fmt b)
+{
+    return a.dtype == b.dtype && (a.dtype != MR_AFFINE || (a.bits == b.bits && a.group == b.group &&
+                                                           a.scale_dtype == b.scale_dtype));
+}
+
+int mr_dim_text(const mr_graph *g, mr_dim d, char *buf, size_t cap)
+{
+    if (d.sym == MR_SYM_NONE)
+        return snprintf(buf, cap, "%lld", (long long)d.n);
+    if (d.n == 1)
+        return snprintf(buf, cap, "%s", mr_graph_symbol_name(g, d.sym));
+    return snprintf(buf, cap, "%lld*%s", (long long)d.n, mr_graph_symbol_name(g, d.sym));
+}
+
+const char *mr_type_text(const mr_graph *g, const mr_value *v, char *buf)
+{
+    static const char *const types[] = {"f32", "i32", "weight", "cache"};
+    char fmt[32];
+    int n = snprintf(buf, MR_TYPE_TEXT, "%s", types[v->type]);
+    if (v->type == MR_V_WEIGHT)
+        n += snprintf(buf + n, MR_TYPE_TEXT - (size_t)n, "<%s>", mr_fmt_name(v->fmt, fmt));
+    for (int i = 0; i < v->rank; i++) {
+        buf[n++] = i ? ',' : '[';
+        n += mr_dim_text(g, v->dim[i], buf + n, MR_TYPE_TEXT - (size_t)n);
+    }
+    if (v->rank)
+        strcpy(buf + n, "]");
+    return buf;
+}
+
+const char *mr_value_id(const mr_graph *g, int v, char *buf)
+{
+    const mr_value *x = mr_graph_value(g, v);
+    if (x->name)
+        return x->name;
+    snprintf(buf, 24, "%d", v);
+    return buf;
+}
