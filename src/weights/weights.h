@@ -1,18 +1,18 @@
 /* Weights: name -> read-only tensor in the model's own files.
  *
- * Why:    safetensors (one file or sharded), MLX quantised safetensors and GGUF are one thing to the
- *         rest: a list of named tensors of known format and shape, whose rows can be read.
- * Use:    mr_weights *w; MR_TRY(mr_weights_open(&w, "dir or file.gguf", quantization));
- *         const mr_winfo *t = mr_weights_find(w, "model.norm.weight");
- *         MR_TRY(mr_weights_read(w, t, row0, rows, buffer, &out));
+ * Why:    safetensors (one file or sharded), MLX quantised safetensors and GGUF are one thing to
+ * the rest: a list of named tensors of known format and shape, whose rows can be read. Use:
+ * mr_weights *w; MR_TRY(mr_weights_open(&w, "dir or file.gguf", quantization)); const mr_winfo *t =
+ * mr_weights_find(w, "model.norm.weight"); MR_TRY(mr_weights_read(w, t, row0, rows, buffer, &out));
  * Owns:   everything returned belongs to `w` and dies with it; read buffers belong to the caller.
  * Threads: immutable after open; mr_weights_read may be called from several threads.
  * Fails:  MR_EFORMAT naming file, tensor and reason: header lengths, overlaps, gaps, sizes, unknown
  *         dtypes and types, duplicate names, a shard name with '/' or "..", a shard missing.
  * Rules:  1. Nothing is read through a mapping: headers are read whole, data by pread.
- *         2. No allocation is sized by a number in the file that was not checked against the file's size.
- *         3. Quantised MLX triplets (X.weight, X.scales, X.biases) appear as one tensor "X.weight" of
- *            dtype MR_AFFINE with its logical shape [.., out, in].
+ *         2. No allocation is sized by a number in the file that was not checked against the file's
+ * size.
+ *         3. Quantised MLX triplets (X.weight, X.scales, X.biases) appear as one tensor "X.weight"
+ * of dtype MR_AFFINE with its logical shape [.., out, in].
  *         4. GGUF dims are reversed to row-major here: dim[rank-1] is contiguous (ne[0]).
  */
 #ifndef MR_WEIGHTS_WEIGHTS_H
@@ -39,7 +39,8 @@ typedef struct mr_winfo {
     mr_wpart data, scales, biases;
 } mr_winfo;
 
-/* path: a directory (model.safetensors, or model.safetensors.index.json and its shards, else the only
+/* path: a directory (model.safetensors, or model.safetensors.index.json and its shards, else the
+ * only
  * *.gguf in it) or a .gguf file.  quantization: config.json's "quantization" (MLX) or absent.  GGUF
  * tensors of types that mr_dtype_is_weight does not know make open fail, by name. */
 mr_err mr_weights_open(mr_weights **out, const char *path, mr_jval quantization);
@@ -51,18 +52,20 @@ const mr_winfo *mr_weights_find(const mr_weights *w, const char *name);
 const char *mr_weights_file(const mr_weights *w, int file); /* its path */
 int mr_weights_files(const mr_weights *w);
 
-/* Bytes a buffer needs for `rows` rows of t (rows = all leading dims multiplied; rank 0 and 1: 1 row). */
+/* Bytes a buffer needs for `rows` rows of t (rows = all leading dims multiplied; rank 0 and 1: 1
+ * row). */
 size_t mr_weights_rows_bytes(const mr_winfo *t, int64_t rows);
 int64_t mr_weights_rows(const mr_winfo *t);
 /* Reads rows [row0, row0+rows) of t into `buffer`; *out describes them there. */
-mr_err mr_weights_read(const mr_weights *w, const mr_winfo *t, int64_t row0, int64_t rows, void *buffer,
-                       mr_rows *out);
+mr_err mr_weights_read(const mr_weights *w, const mr_winfo *t, int64_t row0, int64_t rows,
+                       void *buffer, mr_rows *out);
 
 /* GGUF metadata; NULL when the model is not GGUF. */
 typedef struct mr_gguf mr_gguf;
 const mr_gguf *mr_weights_gguf(const mr_weights *w);
 
-/* Metadata alone, without requiring known tensor types (a vocabulary file has no tensors at all). */
+/* Metadata alone, without requiring known tensor types (a vocabulary file has no tensors at all).
+ */
 mr_err mr_gguf_open(mr_gguf **out, const char *path);
 void mr_gguf_close(mr_gguf *g); /* not for one from mr_weights_gguf */
 
@@ -75,8 +78,9 @@ typedef enum mr_gguf_type {
 } mr_gguf_type;
 
 mr_gguf_type mr_gguf_kind(const mr_gguf *g, const char *key);
-mr_err mr_gguf_int(const mr_gguf *g, const char *key, int64_t *out); /* absent or other type: error */
-mr_err mr_gguf_num(const mr_gguf *g, const char *key, double *out);  /* int or float */
+mr_err mr_gguf_int(const mr_gguf *g, const char *key,
+                   int64_t *out); /* absent or other type: error */
+mr_err mr_gguf_num(const mr_gguf *g, const char *key, double *out); /* int or float */
 mr_err mr_gguf_str(const mr_gguf *g, const char *key, mr_str *out);
 /* Arrays: element kind and count, then elements in order through a callback-free cursor. */
 typedef struct mr_gguf_array {
@@ -84,6 +88,7 @@ typedef struct mr_gguf_array {
     uint64_t count, next;
     const uint8_t *at, *end;
     int raw_type;
+    const char *file, *key; /* for messages */
 } mr_gguf_array;
 mr_err mr_gguf_arr(const mr_gguf *g, const char *key, mr_gguf_array *out);
 mr_err mr_gguf_arr_str(mr_gguf_array *a, mr_str *out);
@@ -94,10 +99,13 @@ int mr_gguf_keys(const mr_gguf *g);
 const char *mr_gguf_key(const mr_gguf *g, int i);
 const char *mr_gguf_path(const mr_gguf *g);
 
-/* Writing safetensors as a stream: declare all tensors, then write their bytes in the same order. */
+/* Writing safetensors as a stream: declare all tensors, then write their bytes in the same order.
+ */
 typedef struct mr_st_writer mr_st_writer;
-mr_err mr_st_writer_open(mr_st_writer **out, const char *path, const char *format /* "pt" or "mlx" */);
-mr_err mr_st_writer_declare(mr_st_writer *w, const char *name, mr_dtype t, int rank, const int64_t *dim);
+mr_err mr_st_writer_open(mr_st_writer **out, const char *path,
+                         const char *format /* "pt" or "mlx" */);
+mr_err mr_st_writer_declare(mr_st_writer *w, const char *name, mr_dtype t, int rank,
+                            const int64_t *dim);
 mr_err mr_st_writer_begin(mr_st_writer *w); /* writes the header */
 mr_err mr_st_writer_data(mr_st_writer *w, const void *bytes, size_t len);
 mr_err mr_st_writer_commit(mr_st_writer *w); /* fails if the bytes do not match; frees w */

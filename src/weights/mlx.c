@@ -1,0 +1,255 @@
+/* MLX affine quantisation: X.weight (u32 words), X.scales and X.biases become one tensor.
+ *
+ * A module is quantised exactly if X.scales exists.  Its bits and group come from config.json's
+ * "quantization" {group_size, bits, mode} or from an override under the module's path, and must
+ * agree with the shapes: a file and a config that differ are refused, not reconciled.  An override
+ * without "mode" is affine even when the default is not (that is how MLX writes them).
+ */
+#include "weights/parse.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct spec {
+    int64_t bits, group;
+    mr_jval mode; /* absent: affine */
+} spec;
+
+typedef struct override {
+    const char *module;
+    mr_jval value;
+} override;
+
+typedef struct quantization {
+    mr_jval root;
+    override *at;
+    override **order; /* by module */
+    size_t n;
+    mr_arena *names;
+} quantization;
+
+static int by_module(const void *a, const void *b)
+{
+    return strcmp(((const override *)a)->module, ((const override *)b)->module);
+}
+
+static bool is_setting(mr_str key)
+{
+    return mr_str_is(key, "group_size") || mr_str_is(key, "bits") || mr_str_is(key, "mode");
+}
+
+/* Collects the overrides, sorted: modules are looked up by the thousand. */
+static mr_err read_overrides(quantization *q, mr_buf *scratch)
+{
+    size_t count = mr_jcount(q->root);
+    MR_TRY(mr_arena_new(&q->names, MR_MEM_COMPILE));
+    q->at = mr_alloc(MR_MEM_COMPILE, count * sizeof *q->at);
+    q->order = mr_alloc(MR_MEM_COMPILE, count * sizeof *q->order);
+    if (!q->at || !q->order)
+        return MR_ENOMEM;
+    for (mr_jval c = mr_jfirst(q->root); c.doc; c = mr_jnext(c)) {
+        mr_str key;
+        MR_TRY(mr_jkey(c, scratch, &key));
+        if (is_setting(key))
+            continue;
+        mr_jtype_t type = mr_jtype(c);
+        if (type != MR_JOBJECT && type != MR_JFALSE && type != MR_JTRUE)
+            return mr_jfail(c, "is neither a known setting nor a module's override");
+        override *o = &q->at[q->n];
+        o->module = mr_arena_strndup(q->names, key.data, key.len);
+        if (!o->module)
+            return MR_ENOMEM;
+        o->value = c;
+        q->order[q->n++] = o;
+    }
+    return mr_wsort((void **)q->order, q->n, by_module);
+}
+
+static int module_against(const void *module, const void *slot)
+{
+    return strcmp(module, (*(override *const *)slot)->module);
+}
+
+static mr_jval find_override(const quantization *q, const char *module)
+{
+    override **o = q->n ? bsearch(module, q->order, q->n, sizeof *q->order, module_against) : NULL;
+    return o ? (*o)->value : (mr_jval){0};
+}
+
+static mr_err read_spec(mr_jval from, bool strict, spec *s)
+{
+    mr_buf scratch = {0};
+    mr_err e = MR_OK;
+    for (mr_jval c = mr_jfirst(from); strict && c.doc && e == MR_OK; c = mr_jnext(c)) {
+        mr_str key;
+        e = mr_jkey(c, &scratch, &key);
+        if (e == MR_OK && !is_setting(key))
+            e = mr_jfail(c, "unknown setting");
+    }
+    mr_buf_free(&scratch);
+    MR_TRY(e);
+    s->mode = mr_jget(from, "mode");
+    if (s->mode.doc && mr_jtype(s->mode) != MR_JSTRING)
+        return mr_jfail(s->mode, "is not a string");
+    mr_jval bits = mr_jget(from, "bits"), group = mr_jget(from, "group_size");
+    if (!bits.doc || !group.doc)
+        return mr_jfail(from, "has no %s", bits.doc ? "group_size" : "bits");
+    MR_TRY(mr_jint(bits, 1, 64, &s->bits));
+    return mr_jint(group, 1, 1 << 20, &s->group);
+}
+
+static mr_err find_spec(const quantization *q, const char *module, spec *s)
+{
+    mr_jval o = find_override(q, module);
+    if (mr_jtype(o) == MR_JFALSE)
+        return mr_jfail(o, "is false, but the file holds \"%." MR_WNAME_SHOWN "s.scales\"", module);
+    bool own = mr_jtype(o) == MR_JOBJECT;
+    return read_spec(own ? o : q->root, own, s);
+}
+
+static mr_err check_spec(const char *file, const mr_winfo *t, const spec *s)
+{
+    if (s->mode.doc && !mr_jis(s->mode, "affine")) {
+        mr_str raw = mr_jraw(s->mode);
+        return mr_fail(MR_EUNSUPPORTED,
+                       "%s: tensor \"%." MR_WNAME_SHOWN
+                       "s\": quantization mode %.*s is not supported",
+                       file, t->name, raw.len > 40 ? 40 : (int)raw.len, raw.data);
+    }
+    if (s->bits < 2 || s->bits > 8 || s->bits == 7)
+        return mr_fail(MR_EFORMAT,
+                       "%s: tensor \"%." MR_WNAME_SHOWN "s\": no affine format has %" PRId64
+                       " bits",
+                       file, t->name, s->bits);
+    if (!mr_dtype_is_weight(MR_AFFINE, (int)s->bits))
+        return mr_fail(MR_EUNSUPPORTED,
+                       "%s: tensor \"%." MR_WNAME_SHOWN "s\": affine weights of %" PRId64
+                       " bits are not supported",
+                       file, t->name, s->bits);
+    if (s->group != 32 && s->group != 64 && s->group != 128)
+        return mr_fail(MR_EFORMAT,
+                       "%s: tensor \"%." MR_WNAME_SHOWN "s\": group size %" PRId64
+                       " is not 32, 64 or 128",
+                       file, t->name, s->group);
+    return MR_OK;
+}
+
+static bool same_but_last(const mr_winfo *a, const mr_winfo *b)
+{
+    return a->rank == b->rank && !memcmp(a->dim, b->dim, (size_t)(a->rank - 1) * sizeof *a->dim);
+}
+
+static mr_err misfit(const char *file, const mr_winfo *t, const char *what)
+{
+    return mr_fail(MR_EFORMAT, "%s: tensor \"%." MR_WNAME_SHOWN "s\": %s", file, t->name, what);
+}
+
+static mr_err join(const char *file, mr_winfo *t, const mr_winfo *scales, const mr_winfo *biases,
+                   const spec *s)
+{
+    MR_TRY(check_spec(file, t, s));
+    if (!biases)
+        return misfit(file, t, "has .scales but no .biases");
+    if (t->dtype != MR_U32 || t->rank < 2)
+        return misfit(file, t, "has .scales but is not a u32 matrix");
+    if (scales->dtype != MR_F32 && scales->dtype != MR_F16 && scales->dtype != MR_BF16)
+        return misfit(file, t, "its .scales are not f32, f16 or bf16");
+    int last = t->rank - 1;
+    if (!same_but_last(t, scales))
+        return misfit(file, t, "its shape does not fit that of its .scales");
+    if (scales->dtype != biases->dtype || !same_but_last(scales, biases) ||
+        scales->dim[last] != biases->dim[last])
+        return misfit(file, t, "its .scales and .biases differ in dtype or shape");
+    int64_t word_bits, covered, groups = scales->dim[last];
+    if (__builtin_mul_overflow(t->dim[last], (int64_t)32, &word_bits) ||
+        __builtin_mul_overflow(groups, s->group * s->bits, &covered) || word_bits != covered)
+        return mr_fail(MR_EFORMAT,
+                       "%s: tensor \"%." MR_WNAME_SHOWN "s\": rows of %" PRId64
+                       " words and %" PRId64 " scales are not %" PRId64
+                       " bits in groups of %" PRId64,
+                       file, t->name, t->dim[last], groups, s->bits, s->group);
+    t->dtype = MR_AFFINE;
+    t->bits = (int)s->bits;
+    t->group = (int)s->group;
+    t->scale_dtype = scales->dtype;
+    t->dim[last] = groups * s->group;
+    t->scales = scales->data;
+    t->biases = biases->data;
+    t->bytes += scales->bytes + biases->bytes;
+    return MR_OK;
+}
+
+/* The row MODULE + suffix, or NULL; MODULE is the first `module` bytes of *name. */
+static mr_err find_part(const mr_wtable *t, mr_buf *name, size_t module, const char *suffix,
+                        mr_winfo **out)
+{
+    name->len = module;
+    mr_buf_puts(name, suffix);
+    MR_TRY(mr_buf_check(name));
+    *out = mr_wtable_find(t, name->data);
+    return MR_OK;
+}
+
+static mr_err join_one(mr_weights *w, const quantization *q, mr_winfo *scales, mr_buf *name)
+{
+    mr_winfo *weight, *biases;
+    spec s = {0};
+    size_t module = strlen(scales->name) - strlen(".scales");
+    const char *file = mr_weights_file(w, scales->data.file);
+    mr_buf_clear(name);
+    mr_buf_add(name, scales->name, module);
+    MR_TRY(find_part(&w->table, name, module, ".weight", &weight));
+    MR_TRY(find_part(&w->table, name, module, ".biases", &biases));
+    if (!q->root.doc) {
+        if (weight && weight->dtype == MR_U32)
+            return misfit(file, weight, "is quantised, but config.json has no \"quantization\"");
+        return MR_OK;
+    }
+    if (!weight)
+        return misfit(file, scales, "has no .weight beside it");
+    name->data[module] = 0;
+    MR_TRY(find_spec(q, name->data, &s));
+    MR_TRY(join(mr_weights_file(w, weight->data.file), weight, scales, biases, &s));
+    scales->rank = biases->rank = -1; /* taken; dropped below, when no look-up needs the order */
+    return MR_OK;
+}
+
+static bool is_scales(const char *name)
+{
+    size_t len = strlen(name), tail = strlen(".scales");
+    return len > tail && !strcmp(name + len - tail, ".scales");
+}
+
+static mr_err join_all(mr_weights *w, quantization *q, mr_buf *scratch)
+{
+    mr_wtable *t = &w->table;
+    if (q->root.doc)
+        MR_TRY(read_overrides(q, scratch));
+    for (size_t i = 0; i < t->n; i++)
+        if (is_scales(t->at[i].name))
+            MR_TRY(join_one(w, q, &t->at[i], scratch));
+    size_t kept = 0;
+    for (size_t i = 0; i < t->n; i++)
+        if (t->at[i].rank >= 0)
+            t->at[kept++] = t->at[i];
+    t->n = kept;
+    return MR_OK;
+}
+
+mr_err mr_mlx_join(mr_weights *w, mr_jval root)
+{
+    quantization q = {0};
+    mr_buf scratch = {0};
+    if (mr_jhas(root)) {
+        if (mr_jtype(root) != MR_JOBJECT)
+            return mr_jfail(root, "is not an object");
+        q.root = root;
+    }
+    mr_err e = join_all(w, &q, &scratch);
+    mr_buf_free(&scratch);
+    mr_free(q.at);
+    mr_free(q.order);
+    mr_arena_free(q.names);
+    return e;
+}
