@@ -1,0 +1,244 @@
+/* The thread pool: one atomic ticket, bounded spinning, futexes.
+ *
+ * The ticket is the number of tasks not yet taken.  A thread takes one by lowering it from n to
+ * n - 1 and only then reads what to run; as the run cannot end before that task is done, what it
+ * reads belongs to the run the task belongs to.  So a thread that saw the ticket in one run and
+ * lowers it in the next has taken a task of the next, in full order: nothing goes stale, and no
+ * generation is needed.
+ *
+ * A thread that finds no task spins, then sleeps on `epoch`, which every run raises.  Against lost
+ * wakes both sides write first and read then, in sequentially consistent order: the sleeper raises
+ * `sleepers` and looks at the ticket again; the caller sets the ticket, raises `epoch` and looks at
+ * `sleepers`.  The caller waits likewise on `pending`, which the last thread to finish brings to 0.
+ *
+ * With more threads than CPUs spinning only takes time from those that work: nobody spins, and no
+ * more threads are woken than there are CPUs.
+ */
+#include "base/pool.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cpu.h"
+#include "base/mem.h"
+
+enum { THREADS_MAX = 1024, SPIN_NS = 40000, PAUSES = 16, STACK_BYTES = 2 << 20 };
+
+typedef struct worker {
+    mr_pool *pool;
+    pthread_t thread;
+    int index; /* 1 .. threads - 1 */
+} worker;
+
+struct mr_pool {
+    /* Each line below is written by other threads than the next. */
+    _Alignas(64) _Atomic uint32_t ticket;  /* tasks not yet taken */
+    _Alignas(64) _Atomic uint32_t pending; /* tasks not yet done */
+    _Atomic uint32_t caller_sleeps;
+    _Alignas(64) _Atomic uint32_t epoch; /* raised by each run */
+    _Atomic uint32_t sleepers;
+    _Alignas(64) mr_task fn; /* the run: written only while there is no task */
+    void *ctx;
+    int n_tasks;
+    int threads;
+    int wake_max;
+    bool spin;
+    atomic_bool stop, busy;
+    worker *workers;
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t value)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word, int threads)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, threads, NULL, NULL, 0);
+}
+
+static inline void cpu_pause(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* True as soon as (*word != 0) == nonzero; false after SPIN_NS.  By the clock, because a pause is
+ * ten times longer on some CPUs than on others. */
+static bool spin_until(const mr_pool *p, _Atomic uint32_t *word, bool nonzero)
+{
+    int64_t until = 0;
+    do {
+        for (int i = 0; i < PAUSES; i++) {
+            if ((atomic_load_explicit(word, memory_order_acquire) != 0) == nonzero)
+                return true;
+            cpu_pause();
+        }
+        if (!p->spin)
+            return false;
+        int64_t now = now_ns();
+        until = until ? until : now + SPIN_NS;
+        if (now >= until)
+            return false;
+    } while (true);
+}
+
+/* Runs tasks until none is left to take. */
+static void work(mr_pool *p, int index)
+{
+    uint32_t done = 0;
+    uint32_t left = atomic_load_explicit(&p->ticket, memory_order_relaxed);
+    while (left > 0) {
+        if (!atomic_compare_exchange_weak_explicit(&p->ticket, &left, left - 1,
+                                                   memory_order_acquire, memory_order_relaxed))
+            continue;
+        p->fn(p->ctx, p->n_tasks - (int)left, index);
+        done++;
+        left = atomic_load_explicit(&p->ticket, memory_order_relaxed);
+    }
+    if (done > 0 && atomic_fetch_sub(&p->pending, done) == done &&
+        atomic_load(&p->caller_sleeps) != 0)
+        futex_wake(&p->pending, 1);
+}
+
+static void sleep_for_work(mr_pool *p)
+{
+    atomic_fetch_add(&p->sleepers, 1);
+    uint32_t epoch = atomic_load(&p->epoch);
+    if (atomic_load(&p->ticket) == 0 && !atomic_load(&p->stop))
+        futex_wait(&p->epoch, epoch);
+    atomic_fetch_sub(&p->sleepers, 1);
+}
+
+static void *worker_main(void *arg)
+{
+    worker *w = arg;
+    mr_pool *p = w->pool;
+    while (!atomic_load_explicit(&p->stop, memory_order_relaxed)) {
+        if (!spin_until(p, &p->ticket, true))
+            sleep_for_work(p);
+        work(p, w->index);
+    }
+    return NULL;
+}
+
+/* Workers take no signals: those are for the threads of the program. */
+static int start(worker *w)
+{
+    sigset_t all, old;
+    pthread_attr_t attr;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int failed = pthread_attr_init(&attr);
+    if (!failed) {
+        pthread_attr_setstacksize(&attr, STACK_BYTES);
+        failed = pthread_create(&w->thread, &attr, worker_main, w);
+        pthread_attr_destroy(&attr);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return failed;
+}
+
+mr_err mr_pool_new(mr_pool **out, int threads)
+{
+    *out = NULL;
+    if (threads < 1 || threads > THREADS_MAX)
+        return mr_fail(MR_EUSAGE, "%d threads: not in 1..%d", threads, THREADS_MAX);
+    mr_pool *p = mr_zalloc(MR_MEM_OTHER, sizeof *p);
+    if (!p)
+        return MR_ENOMEM;
+    p->threads = 1; /* as many as run; mr_pool_free joins those */
+    p->workers = mr_zalloc(MR_MEM_OTHER, (size_t)threads * sizeof *p->workers);
+    if (!p->workers) {
+        mr_pool_free(p);
+        return MR_ENOMEM;
+    }
+    int cpus = mr_cpu_count();
+    p->spin = threads <= cpus;
+    p->wake_max = (threads < cpus ? threads : cpus) - 1;
+    p->wake_max = p->wake_max > 0 ? p->wake_max : 1;
+    for (int i = 1; i < threads; i++) {
+        p->workers[i] = (worker){.pool = p, .index = i};
+        int failed = start(&p->workers[i]);
+        if (failed) {
+            mr_pool_free(p);
+            return mr_fail(MR_ELIMIT, "cannot start thread %d of %d: %s", i + 1, threads,
+                           failed == EAGAIN ? "too many threads or too little memory" : "refused");
+        }
+        p->threads++;
+    }
+    *out = p;
+    return MR_OK;
+}
+
+void mr_pool_free(mr_pool *p)
+{
+    if (!p)
+        return;
+    atomic_store(&p->stop, true);
+    atomic_fetch_add(&p->epoch, 1);
+    futex_wake(&p->epoch, THREADS_MAX);
+    for (int i = 1; i < p->threads; i++)
+        pthread_join(p->workers[i].thread, NULL);
+    mr_free(p->workers);
+    mr_free(p);
+}
+
+int mr_pool_threads(const mr_pool *p)
+{
+    return p->threads;
+}
+
+static void wait_for_all(mr_pool *p)
+{
+    if (spin_until(p, &p->pending, false))
+        return;
+    atomic_store(&p->caller_sleeps, 1);
+    for (uint32_t left; (left = atomic_load(&p->pending)) != 0;)
+        futex_wait(&p->pending, left);
+    atomic_store(&p->caller_sleeps, 0);
+}
+
+void mr_pool_run(mr_pool *p, int n_tasks, mr_task fn, void *ctx)
+{
+    if (n_tasks <= 0)
+        return;
+    bool busy = atomic_exchange_explicit(&p->busy, true, memory_order_relaxed);
+    assert(!busy && "one mr_pool_run at a time");
+    (void)busy;
+    if (p->threads == 1 || n_tasks == 1) {
+        for (int i = 0; i < n_tasks; i++)
+            fn(ctx, i, 0);
+    } else {
+        p->fn = fn;
+        p->ctx = ctx;
+        p->n_tasks = n_tasks;
+        atomic_store_explicit(&p->pending, (uint32_t)n_tasks, memory_order_relaxed);
+        atomic_store(&p->ticket, (uint32_t)n_tasks);
+        atomic_fetch_add(&p->epoch, 1);
+        if (atomic_load(&p->sleepers) != 0)
+            futex_wake(&p->epoch, n_tasks - 1 < p->wake_max ? n_tasks - 1 : p->wake_max);
+        work(p, 0);
+        wait_for_all(p);
+    }
+    atomic_store_explicit(&p->busy, false, memory_order_relaxed);
+}
