@@ -95,8 +95,9 @@ static mr_err make_room(mr_graph *g, void *table, int used, int *cap, size_t siz
     return MR_OK;
 }
 
-static mr_err check_operands(mr_graph *g, const mr_op_info *o, const int *in, int n_in, mr_shape *s)
+static mr_err take_operands(mr_shape *s, const int *in, int n_in, int limit)
 {
+    const mr_op_info *o = s->info;
     if (n_in < o->n_required || n_in > o->n_in)
         return mr_fail(MR_EFORMAT, "%s: %d operands given, it takes %d to %d", o->name, n_in,
                        o->n_required, o->n_in);
@@ -105,10 +106,10 @@ static mr_err check_operands(mr_graph *g, const mr_op_info *o, const int *in, in
         s->in[i] = v;
         if (v == MR_NONE && !o->in_optional[i])
             return mr_fail(MR_EFORMAT, "%s: operand %s is absent", o->name, o->in_name[i]);
-        if (v != MR_NONE && (v < 0 || v >= g->n_values))
-            return mr_fail(MR_EFORMAT, "%s: operand %s is value %d of %d", o->name, o->in_name[i],
-                           v, g->n_values);
-        s->x[i] = v == MR_NONE ? NULL : &g->value[v]->v;
+        if (v != MR_NONE && (v < 0 || v >= limit))
+            return mr_fail(MR_EFORMAT, "%s: operand %s is value %d, only %d are defined here",
+                           o->name, o->in_name[i], v, limit);
+        s->x[i] = v == MR_NONE ? NULL : &s->g->value[v]->v;
     }
     return MR_OK;
 }
@@ -123,6 +124,18 @@ static mr_err check_attrs(const mr_op_info *o, const mr_attr *attr)
                            o->attr[i].name);
     }
     return MR_OK;
+}
+
+mr_err mr_graph_derive(const mr_graph *g, int node, int limit, mr_op op, const int *in, int n_in,
+                       const mr_attr *attr, const mr_value *declared, mr_shape *s)
+{
+    *s = (mr_shape){.g = g, .op = op, .info = mr_op_get(op), .attr = attr};
+    s->cache = op == MR_OP_CACHE ? node : MR_NONE;
+    if (declared)
+        s->y[0] = *declared;
+    MR_TRY(take_operands(s, in, n_in, limit));
+    MR_TRY(check_attrs(s->info, attr));
+    return mr_shape_rule(op)(s);
 }
 
 static mr_err make_node(mr_graph *g, const mr_shape *s, mr_node **out)
@@ -147,14 +160,9 @@ static mr_err make_node(mr_graph *g, const mr_shape *s, mr_node **out)
 mr_err mr_graph_add_any(mr_graph *g, mr_op op, const int *in, int n_in, const mr_attr *attr,
                         const mr_value *declared, int *first)
 {
-    mr_shape s = {.g = g, .op = op, .info = mr_op_get(op), .attr = attr};
-    s.cache = op == MR_OP_CACHE ? g->n_nodes : MR_NONE;
+    mr_shape s;
     MR_TRY(mr_graph_sound(g));
-    MR_TRY(check_operands(g, s.info, in, n_in, &s));
-    MR_TRY(check_attrs(s.info, attr));
-    if (declared)
-        s.y[0] = *declared;
-    MR_TRY(mr_shape_rule(op)(&s));
+    MR_TRY(mr_graph_derive(g, g->n_nodes, g->n_values, op, in, n_in, attr, declared, &s));
 
     mr_node *n;
     MR_TRY(make_room(g, &g->node, g->n_nodes, &g->cap_nodes, sizeof *g->node));
@@ -233,24 +241,26 @@ mr_err mr_graph_copy_node(mr_graph *to, const mr_graph *from, int node, const in
 
 /* ---- names ---- */
 
-/* A name as the text form can hold it: [A-Za-z0-9_.], not only digits (that would be a number), at
- * most 200 bytes. */
+bool mr_name_char(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+           c == '.';
+}
+
+/* A name as the text form can hold it: not only digits, which would be a number. */
 static char *clean_name(mr_graph *g, const char *name)
 {
-    size_t len = strnlen(name, 200);
+    size_t len = strnlen(name, MR_MAX_NAME);
     bool digits = strspn(name, "0123456789") >= len;
+    len -= digits && len == MR_MAX_NAME;
     char *s = mr_arena_alloc(g->arena, len + 2);
     if (!s)
         return NULL;
     char *p = s;
     if (digits)
         *p++ = 'v';
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)name[i];
-        bool ok =
-            (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.';
-        *p++ = ok ? (char)c : '_';
-    }
+    for (size_t i = 0; i < len; i++)
+        *p++ = mr_name_char(name[i]) ? name[i] : '_';
     return s;
 }
 
@@ -261,8 +271,8 @@ static const char *free_name(mr_graph *g, const char *name)
     if (!s || s->value == MR_NONE)
         return name;
     for (;;) {
-        char try[224];
-        snprintf(try, sizeof try, "%s.%d", name, s->next++);
+        char try[MR_MAX_NAME + 1];
+        snprintf(try, sizeof try, "%.*s.%d", MR_MAX_NAME - 12, name, s->next++);
         const mr_name_slot *t = mr_names_find(&g->names, try, strlen(try));
         if (!t || t->value == MR_NONE)
             return mr_arena_strdup(g->arena, try);
@@ -334,7 +344,11 @@ int mr_graph_symbol(mr_graph *g, const char *name)
     for (int i = 0; i < g->n_symbols; i++)
         if (!strcmp(name, g->symbol[i]))
             return MR_SYM_USER + i;
-    if (g->n_symbols == MR_MAX_SYMBOLS || strlen(name) > MR_MAX_SYMBOL_NAME)
+    size_t len = 0;
+    while (mr_name_char(name[len]) && name[len] != '.')
+        len++;
+    if (name[len] || len > MR_MAX_SYMBOL_NAME || (name[0] >= '0' && name[0] <= '9') ||
+        g->n_symbols == MR_MAX_SYMBOLS)
         return MR_NONE;
     const char *s = mr_arena_strdup(g->arena, name);
     if (!s) {

@@ -8,8 +8,9 @@
  * Threads: a graph under construction belongs to one thread; a finished one may be read by many.
  * Fails:  mr_graph_add runs the op's shape rule: MR_EFORMAT naming op, operand and dims.
  * Rules:  1. Nodes are in order: a node's operands are results of earlier nodes.
- *         2. A value is defined once. Caches are SSA too: append takes a cache and gives its successor.
- *         3. Passes build a new graph (mr_graph_add again), so every shape is re-derived and re-checked.
+ *         2. A value is defined once. Caches are SSA too: append takes a cache and gives its
+ *            successor.
+ *         3. Passes build a new graph (mr_graph_add again), so every shape is re-derived.
  */
 #ifndef MR_IR_GRAPH_H
 #define MR_IR_GRAPH_H
@@ -34,7 +35,15 @@ typedef enum mr_op {
 } mr_op;
 
 /* A size: n, or n * symbol. */
-typedef enum mr_sym { MR_SYM_NONE, MR_SYM_ROWS, MR_SYM_OUT, MR_SYM_BATCH, MR_SYM_SEQ, MR_SYM_PAST, MR_SYM_USER } mr_sym;
+typedef enum mr_sym {
+    MR_SYM_NONE,
+    MR_SYM_ROWS,
+    MR_SYM_OUT,
+    MR_SYM_BATCH,
+    MR_SYM_SEQ,
+    MR_SYM_PAST,
+    MR_SYM_USER
+} mr_sym;
 typedef struct mr_dim {
     int64_t n;
     int sym; /* mr_sym, or MR_SYM_USER + i for the graph's i-th own symbol */
@@ -71,7 +80,7 @@ typedef union mr_attr {
 typedef struct mr_node {
     mr_op op;
     int n_in, n_out;
-    int in[MR_MAX_IN]; /* value ids; MR_NONE for an absent optional operand (n_in is the op's, it counts them) */
+    int in[MR_MAX_IN]; /* value ids; MR_NONE for an absent optional operand, which n_in counts */
     int out[MR_MAX_OUT];
     mr_attr attr[MR_MAX_ATTR]; /* in the order of ops.def */
 } mr_node;
@@ -86,22 +95,28 @@ const mr_node *mr_graph_node(const mr_graph *g, int i);
 int mr_graph_values(const mr_graph *g);
 const mr_value *mr_graph_value(const mr_graph *g, int v);
 
-/* Adds a node; *first = its first result (results are consecutive).  n_in may leave out trailing optional
- * operands.  attr holds one entry per attribute of the op, or NULL when it has none.  Leaves with no operands to
- * derive a shape from (input, weight) go through the next two. */
-mr_err mr_graph_add(mr_graph *g, mr_op op, const int *in, int n_in, const mr_attr *attr, int *first);
-/* (An input's value gets the input's name.) */
-mr_err mr_graph_input(mr_graph *g, const char *name, mr_vtype type, int rank, const mr_dim *dim, int *out);
-mr_err mr_graph_weight(mr_graph *g, const char *recipe, mr_fmt fmt, int rank, const mr_dim *dim, int *out);
-/* Adds a copy of a node of another graph, leaves too, with its values' names; map[v] = the value that v has become. */
+/* Adds a node; *first = its first result (results are consecutive).  n_in may leave out trailing
+ * optional operands.  attr holds one entry per attribute of the op, or NULL when it has none.
+ * Leaves with no operands to derive a shape from (input, weight) go through the next two; an
+ * input's value gets the input's name. */
+mr_err mr_graph_add(mr_graph *g, mr_op op, const int *in, int n_in, const mr_attr *attr,
+                    int *first);
+mr_err mr_graph_input(mr_graph *g, const char *name, mr_vtype type, int rank, const mr_dim *dim,
+                      int *out);
+mr_err mr_graph_weight(mr_graph *g, const char *recipe, mr_fmt fmt, int rank, const mr_dim *dim,
+                       int *out);
+/* Adds a copy of a node of another graph, leaves too, with its values' names; map[v] = the value
+ * that v has become in `to`. */
 mr_err mr_graph_copy_node(mr_graph *to, const mr_graph *from, int node, const int *map, int *first);
-/* Unique names only: a taken one gets a suffix; characters outside [A-Za-z0-9_.] become '_', digits only gets a 'v'. */
+/* Unique names only: a taken one gets a suffix; characters outside [A-Za-z0-9_.] become '_', and
+ * digits only gets a 'v' before them. */
 void mr_graph_name_value(mr_graph *g, int v, const char *name);
 mr_err mr_graph_output(mr_graph *g, int v, const char *name);
 int mr_graph_outputs(const mr_graph *g);
 int mr_graph_output_value(const mr_graph *g, int i);
 const char *mr_graph_output_name(const mr_graph *g, int i);
-/* Finds or makes; built-in names too.  MR_NONE: over 64 symbols, a name over 31 bytes, or no memory. */
+/* Finds or makes; built-in names too.  MR_NONE: over 64 symbols, a name that is not a word of at
+ * most 31 letters, digits and '_', or no memory. */
 int mr_graph_symbol(mr_graph *g, const char *name);
 const char *mr_graph_symbol_name(const mr_graph *g, int sym);
 
@@ -141,19 +156,22 @@ bool mr_op_is_view(mr_op op); /* slice, heads */
 /* An op with an effect (append) or a leaf is never merged by CSE. */
 bool mr_op_is_pure(mr_op op);
 
-/* Whole-graph checks (also in release builds): order, operand counts and types, shapes re-derived, names unique,
- * outputs exist, each cache value consumed by at most one append and read by nobody after it.  Message: "graph NAME: node 12 (linear): ...". */
+/* Whole-graph checks (also in release builds): order, operand counts and types, shapes re-derived,
+ * names unique, an output or an append exists, each cache value goes into at most one append and
+ * is read by nobody after it.  Message: "graph NAME: node 12: linear: ...". */
 mr_err mr_graph_verify(const mr_graph *g);
 
 /* A copy of g where every fused op is replaced by its expansion. */
 mr_err mr_graph_expand(const mr_graph *g, mr_graph **out);
 
-/* Text: prints every attribute, parses back to an equal graph (print, parse, print gives equal text). */
+/* Text (docs/ir.md): prints every attribute, parses back to an equal graph (print, parse, print
+ * gives equal text). */
 mr_err mr_graph_print(const mr_graph *g, mr_buf *out);
 mr_err mr_graph_parse(mr_graph **out, const char *file, const char *text, size_t len);
 mr_err mr_graph_dot(const mr_graph *g, mr_buf *out);
 mr_err mr_graph_json(const mr_graph *g, mr_buf *out);
-mr_err mr_graph_svg(const mr_graph *g, mr_buf *out); /* a picture by our own simple layered layout, leaves left out */
+/* A picture by our own simple layered layout, leaves left out. */
+mr_err mr_graph_svg(const mr_graph *g, mr_buf *out);
 
 bool mr_dim_equal(mr_dim a, mr_dim b);
 /* A dim when rows and outs are bound; -1 for another symbol. */

@@ -1,7 +1,7 @@
 /* The graph's inside, for the files of ir/ only.
  *
- * Why:    construction, verifier, text and drawing share one representation; the rest of the tree
- * sees graph.h. Owns:   everything lies in the graph's arena; nodes and values never move.
+ * Why:    construction, verifier, text and drawing share one representation; others see graph.h.
+ * Owns:   everything lies in the graph's arena; nodes and values never move.
  * Rules:  1. Only graph.c writes to it.
  */
 #ifndef MR_IR_GRAPH_INTERNAL_H
@@ -9,11 +9,13 @@
 
 #include "ir/graph.h"
 #include "ir/names.h"
+#include "ir/shape.h"
 
 enum {
     MR_MAX_NODES = 1 << 20,
     MR_MAX_SYMBOLS = 64,
     MR_MAX_SYMBOL_NAME = 31,
+    MR_MAX_NAME = 200,  /* bytes of a value's name */
     MR_TYPE_TEXT = 256, /* longest type, "weight<affine4/64/bf16>[..,..,..]" */
 };
 #define MR_MAX_DIM ((int64_t)1 << 40)
@@ -46,6 +48,11 @@ struct mr_graph {
 /* mr_graph_add for any op; `declared` is the type of a leaf, else NULL. */
 mr_err mr_graph_add_any(mr_graph *g, mr_op op, const int *in, int n_in, const mr_attr *attr,
                         const mr_value *declared, int *first);
+/* Runs the shape rule of a node that is, or will be, number `node`, and may use values below
+ * `limit`; the results' types are in s->y. */
+mr_err mr_graph_derive(const mr_graph *g, int node, int limit, mr_op op, const int *in, int n_in,
+                       const mr_attr *attr, const mr_value *declared, mr_shape *s);
+bool mr_name_char(char c); /* [A-Za-z0-9_.] */
 /* MR_ENOMEM if `failed`. */
 mr_err mr_graph_sound(const mr_graph *g);
 

@@ -1,8 +1,10 @@
 /* A map from names to numbers.
  *
- * Why:    value names must be unique and text is parsed by name; both need a lookup that stays fast
- * on hostile input. Use:    mr_names m; mr_names_init(&m, arena); mr_names_put(&m, "x", 3);
- * mr_names_get(&m, "x", 1) Owns:   nothing; the table and the caller's keys live in an arena.
+ * Why:    value names must be unique and text is parsed by name; both need a lookup that stays
+ *         fast on hostile input.
+ * Use:    mr_names m; mr_names_init(&m, arena);
+ *         MR_TRY(mr_names_put(&m, "x", 3)); mr_names_find(&m, "x", 1)->value is 3
+ * Owns:   nothing; the table and the caller's keys live in an arena.
  * Threads: belongs to one thread while it grows.
  * Fails:  MR_ENOMEM.
  */

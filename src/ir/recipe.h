@@ -1,21 +1,28 @@
 /* Recipes: how a prepared weight is made from the tensors of a file.
  *
- * Why:    concatenation, 1+w, row permutations and transposes are carried out while a weight is packed (at load, or
- *         under the read of a streamed expert), never as a folded tensor in memory.
- * Text:   pieces joined by " + ", each a tensor name and modifiers, one after the other along the rows:
+ * Why:    concatenation, 1+w, row permutations and transposes are carried out while a weight is
+ *         packed (at load, or under the read of a streamed expert), never as a folded tensor in
+ *         memory.
+ * Text:   pieces joined by " + ", each a tensor name and modifiers, one after the other along the
+ *         rows:
  *             model.layers.0.self_attn.q_proj.weight + model.layers.0.self_attn.k_proj.weight
- *             model.layers.3.mlp.experts.{0..255}.gate_proj.weight         256 tensors in order
- *             blk.0.attn_q.weight :unrope(9)        undo GGUF's q/k row order: 9 heads (pairs 2i,2i+1 -> i,i+d/2)
+ *             model.layers.3.mlp.experts.{0..255}.gate_proj.weight       256 tensors in order
+ *             blk.0.attn_q.weight :unrope(9)
  *             model.layers.0.self_attn.kv_b_proj.weight :rows(56,0,32) :t(32)
  *         :rows(P,O,L)   of every P rows keep L from O on
+ *         :unrope(H)     undo GGUF's order of q and k rows: in each of H heads of d rows, row
+ *                        2i+j becomes row j*d/2+i
  *         :t(L)          transpose each run of L rows [L,K] -> [K,L] (as f32)
  *         :plus1         add 1 (as f32)
  *         Modifiers apply in the order written, each at most once.
  * Result: a matrix of rows; the weight value's shape [.., N, K] must have as many rows in all.
  *
  * Use:    mr_recipe *r; MR_TRY(mr_recipe_parse(&r, text, arena));
- *         MR_TRY(mr_recipe_bind(r, lookup, ctx));   finds every tensor, checks shapes, knows rows, k, fmt
- *         MR_TRY(mr_recipe_rows(r, row0, n, reader, ctx, scratch, &rows));
+ *         MR_TRY(mr_recipe_bind(r, lookup, ctx));    finds every tensor; knows rows, k, fmt
+ *         MR_TRY(mr_recipe_rows(r, row0, n, reader, ctx, &scratch, &rows));
+ * Owns:   a recipe lies in the caller's arena; it keeps what lookup gave, also for handles.
+ * Threads: immutable after bind; one scratch per thread.
+ * Fails:  MR_EFORMAT naming recipe, tensor and reason; what lookup and reader return.
  */
 #ifndef MR_IR_RECIPE_H
 #define MR_IR_RECIPE_H
@@ -33,19 +40,20 @@ typedef struct mr_stored {
 /* Fills *out; an error names the tensor ("FILE: tensor NAME is missing"). */
 typedef mr_err (*mr_lookup_fn)(void *ctx, const char *name, mr_stored *out);
 /* Reads rows [row0, row0+n) of a stored tensor into buf (mr_stored_bytes(n) large). */
-typedef mr_err (*mr_reader_fn)(void *ctx, const mr_stored *t, int64_t row0, int64_t n, void *buf, mr_rows *out);
+typedef mr_err (*mr_reader_fn)(void *ctx, const mr_stored *t, int64_t row0, int64_t n, void *buf,
+                               mr_rows *out);
 
 mr_err mr_recipe_parse(mr_recipe **out, const char *text, mr_arena *arena);
 mr_err mr_recipe_bind(mr_recipe *r, mr_lookup_fn lookup, void *ctx);
-/* After bind: total rows, k, and the format rows come in (the common format of the pieces; F32 if a piece is
- * transposed or has plus1; pieces of unlike formats are an error). */
+/* After bind: total rows, k, and the format rows come in (the common format of the pieces; F32 if a
+ * piece is transposed or has plus1; pieces of unlike formats are an error). */
 int64_t mr_recipe_total(const mr_recipe *r);
 int64_t mr_recipe_k(const mr_recipe *r);
 mr_fmt mr_recipe_fmt(const mr_recipe *r);
 /* Calls fn for each tensor name, ranges expanded. */
 mr_err mr_recipe_names(const mr_recipe *r, mr_err (*fn)(void *ctx, const char *name), void *ctx);
-/* Prepared rows [row0, row0+n); buffers grow in `scratch` (caller frees with mr_recipe_scratch_free) and *out points
- * into them until the next call. */
+/* Prepared rows [row0, row0+n); buffers grow in `scratch` (caller frees with
+ * mr_recipe_scratch_free) and *out points into them until the next call. */
 typedef struct mr_recipe_scratch {
     void *buf[2];
     size_t cap[2];
