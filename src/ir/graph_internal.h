@@ -60,6 +60,7 @@ mr_err mr_graph_sound(const mr_graph *g);
 const char *mr_type_text(const mr_graph *g, const mr_value *v, char *buf);
 /* "ROWS", "4*ROWS", "576" */
 int mr_dim_text(const mr_graph *g, mr_dim d, char *buf, size_t cap);
+void mr_attr_text(const mr_attr_info *a, mr_attr value, mr_buf *out);
 /* The shortest text that reads back as f, in the C locale. */
 const char *mr_float_text(double f, char *buf /* 32 */);
 /* Finite numbers only. */
