@@ -124,7 +124,7 @@ typedef struct mr_logit_bias {
 } mr_logit_bias;
 
 typedef struct mr_generate_opts {
-    int64_t max_new;    /* 0: until an end id or the context's end */
+    int64_t max_new;    /* negative: until an end id or the context's end */
     double temperature; /* 0: argmax */
     int64_t top_k;      /* 0: off */
     double top_p;       /* 1: off */

@@ -1,0 +1,67 @@
+/* Counting a run's work from its plan: weight bytes read and multiply-adds.
+ *
+ * A dense weight is read once per run; experts at most rows * top_k of them; an embedding only the rows asked for.  Steps after
+ * the gather count only when logits are wanted. */
+#include "run/session.h"
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t elements(const mr_operand_ref *o)
+{
+    int64_t n = 1;
+    for (int i = 0; i < o->rank; i++)
+        n *= o->dim[i].n;
+    return n;
+}
+
+static mr_work weight_work(const mr_engine *e, const mr_plan *p, const mr_step *s, const mr_operand_ref *w, int64_t rows)
+{
+    uint64_t bytes = e->weight_bytes[p->weights[w->index]];
+    int64_t all = elements(w);
+    switch (s->op) {
+    case MR_OP_EMBED:
+        return (mr_work){bytes / (uint64_t)w->dim[0].n * (uint64_t)min64(rows, w->dim[0].n), 0};
+    case MR_OP_EXPERT_LINEAR:
+    case MR_OP_MOE: {
+        int64_t experts = w->dim[0].n;
+        const mr_operand_ref *ids = &s->in[mr_operand_index(s->op, "ids")];
+        int64_t picks = rows * ids->dim[1].n;
+        return (mr_work){bytes / (uint64_t)experts * (uint64_t)min64(picks, experts),
+                         (uint64_t)(all / experts * picks)};
+    }
+    default:
+        return (mr_work){bytes, w->rank >= 2 ? (uint64_t)(all * rows) : 0};
+    }
+}
+
+mr_work mr_work_of(const mr_engine *e, const mr_plan *p, int64_t rows, int64_t outs)
+{
+    mr_work sum = {0};
+    for (int i = 0; i < p->n_steps; i++) {
+        const mr_step *s = &p->steps[i];
+        int64_t n = mr_dim_bind(s->out[0].rank ? s->out[0].dim[0] : (mr_dim){1, 0}, rows, outs);
+        if (n == 0)
+            continue;
+        for (int k = 0; k < s->n_in; k++) {
+            if (s->in[k].where != MR_AT_WEIGHT)
+                continue;
+            mr_work w = weight_work(e, p, s, &s->in[k], n);
+            sum.bytes += w.bytes;
+            sum.macs += w.macs;
+        }
+    }
+    return sum;
+}
+
+uint64_t mr_engine_macs_per_token(const mr_engine *e)
+{
+    return mr_work_of(e, e->decode.plan, 1, 1).macs;
+}
+
+uint64_t mr_engine_bytes_per_token(const mr_engine *e)
+{
+    return mr_work_of(e, e->decode.plan, 1, 1).bytes;
+}

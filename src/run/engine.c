@@ -1,0 +1,363 @@
+/* Opening an engine: model -> graph -> passes -> plans -> memory check -> packed weights. */
+#include "run/engine.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/file.h"
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+mr_err mr_precision_parse(const char *name, mr_precision *out)
+{
+    for (int p = MR_EXACT; p <= MR_NATIVE; p++) {
+        if (strcmp(name, mr_precision_name((mr_precision)p)) == 0) {
+            *out = (mr_precision)p;
+            return MR_OK;
+        }
+    }
+    return mr_fail(MR_EUSAGE, "precision \"%s\" is unknown (exact, fast, native)", name);
+}
+
+mr_err mr_engine_backend(const mr_engine_opts *o, mr_backend **out)
+{
+    mr_backend_opts b = {.threads = o->threads ? o->threads : mr_cpu_count()};
+    if (b.threads < 1 || b.threads > 1024)
+        return mr_fail(MR_EUSAGE, "threads: %d is not in 1..1024", b.threads);
+    MR_TRY(mr_precision_parse(o->precision ? o->precision : "fast", &b.precision));
+    MR_TRY(mr_isa_pick(o->cpu, &b.isa));
+    return mr_backend_cpu(out, &b);
+}
+
+mr_err mr_engine_pass_opts(const mr_engine_opts *o, mr_pass_opts *out)
+{
+    *out = (mr_pass_opts){0};
+    if (o->n_passes_off > MR_MAX_PASSES)
+        return mr_fail(MR_EUSAGE, "%d passes to leave out; there are not so many", o->n_passes_off);
+    for (int i = 0; i < o->n_passes_off; i++)
+        out->off[out->n_off++] = o->passes_off[i];
+    return mr_passes_check(out);
+}
+
+int64_t mr_engine_out_cap(int64_t vocab, int64_t rows)
+{
+    int64_t cap = ((int64_t)64 << 20) / (4 * vocab);
+    if (cap < 32)
+        cap = 32;
+    return cap < rows ? cap : rows;
+}
+
+int64_t mr_engine_decode_rows(const mr_model_info *m)
+{
+    return m->diffusion ? m->block_length : MR_DECODE_ROWS;
+}
+
+/* ---- memory ---- */
+
+mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan *decode, const mr_plan *prefill,
+                     int64_t context, int64_t chunk)
+{
+    *n = (mr_need){.available = mr_memory_available()};
+    for (int i = 0; i < decode->n_weights; i++) {
+        size_t bytes;
+        MR_TRY(b->v->weight_bytes(b, g, decode->weights[i], &bytes));
+        n->weights += bytes;
+    }
+    n->arenas = (uint64_t)decode->arena_bytes + (uint64_t)prefill->arena_bytes;
+    n->kv = b->v->kv_need(b, decode->caches, decode->n_caches, context, chunk);
+    return MR_OK;
+}
+
+mr_err mr_need_check(const mr_need *n, const char *path, int64_t context)
+{
+    const double mib = 1024.0 * 1024.0;
+    uint64_t all = n->weights + n->arenas + n->kv;
+    if (all <= n->available)
+        return MR_OK;
+    return mr_fail(MR_ELIMIT,
+                   "%s: needs %.1f MiB and %.1f MiB are available: weights %.1f, KV of %lld positions %.1f, "
+                   "activations %.1f",
+                   path, (double)all / mib, (double)n->available / mib, (double)n->weights / mib,
+                   (long long)context, (double)n->kv / mib, (double)n->arenas / mib);
+}
+
+/* ---- graph ---- */
+
+static mr_err read_graph(const char *file, mr_graph **out)
+{
+    char *text;
+    size_t len;
+    MR_TRY(mr_file_read_all(file, (uint64_t)256 << 20, MR_MEM_COMPILE, &text, &len));
+    mr_err err = mr_graph_parse(out, file, text, len);
+    mr_free(text);
+    return err;
+}
+
+/* An edited graph must still speak of this model: its logits have the model's vocabulary. */
+static mr_err check_logits(const mr_graph *g, const char *file, int64_t vocab)
+{
+    for (int i = 0; i < mr_graph_outputs(g); i++) {
+        if (strcmp(mr_graph_output_name(g, i), "logits") != 0)
+            continue;
+        const mr_value *v = mr_graph_value(g, mr_graph_output_value(g, i));
+        if (v->type == MR_V_F32 && v->rank == 2 && v->dim[0].sym == MR_SYM_OUT && v->dim[1].n == vocab &&
+            v->dim[1].sym == MR_SYM_NONE)
+            return MR_OK;
+        return mr_fail(MR_EFORMAT, "%s: output \"logits\" is not f32[OUT,%lld]", file, (long long)vocab);
+    }
+    return mr_fail(MR_EFORMAT, "%s: no output named \"logits\"", file);
+}
+
+static mr_err make_graph(mr_engine *e, const mr_engine_opts *o)
+{
+    mr_pass_opts passes;
+    mr_graph *built = NULL, *edited = NULL;
+    MR_TRY(mr_engine_pass_opts(o, &passes));
+    MR_TRY(mr_model_build(e->model, &built));
+    mr_err err = mr_model_check_unused(e->model);
+    const mr_graph *source = built;
+    if (!err && o->graph_file) {
+        err = read_graph(o->graph_file, &edited);
+        if (!err)
+            err = check_logits(edited, o->graph_file, e->info.vocab);
+        source = edited;
+    }
+    if (!err)
+        err = mr_passes_run(source, e->backend, &passes, &e->graph, NULL);
+    mr_graph_free(built);
+    mr_graph_free(edited);
+    return err;
+}
+
+/* ---- plans ---- */
+
+static mr_err find_inputs(mr_lane *l)
+{
+    l->in_ids = l->in_pos = l->in_out_rows = -1;
+    for (int i = 0; i < l->plan->n_inputs; i++) {
+        const char *name = l->plan->inputs[i];
+        if (strcmp(name, "ids") == 0)
+            l->in_ids = i;
+        else if (strcmp(name, "pos") == 0)
+            l->in_pos = i;
+        else if (strcmp(name, "out_rows") == 0)
+            l->in_out_rows = i;
+        else
+            return mr_fail(MR_EUNSUPPORTED, "graph input \"%s\" is none of ids, pos, out_rows", name);
+    }
+    l->logits = -1;
+    for (int i = 0; i < l->plan->n_outputs; i++)
+        if (strcmp(l->plan->output_names[i], "logits") == 0)
+            l->logits = i;
+    return l->logits >= 0 ? MR_OK : mr_fail(MR_EFORMAT, "the graph has no output named \"logits\"");
+}
+
+static mr_err make_lane(mr_engine *e, mr_lane *l, const char *name, int64_t rows)
+{
+    int64_t outs = mr_engine_out_cap(e->info.vocab, rows);
+    MR_TRY(mr_plan_compile(&l->plan, e->graph, e->backend, name, rows, outs));
+    e->counts.plans++;
+    return find_inputs(l);
+}
+
+static mr_err make_plans(mr_engine *e, int64_t chunk)
+{
+    int64_t rows = mr_engine_decode_rows(mr_model_facts(e->model));
+    MR_TRY(make_lane(e, &e->decode, "decode", rows));
+    MR_TRY(make_lane(e, &e->prefill, "prefill", chunk < rows ? rows : chunk));
+    e->info.plans = (int)e->counts.plans;
+    e->info.arena_bytes = (uint64_t)e->decode.plan->arena_bytes + (uint64_t)e->prefill.plan->arena_bytes;
+    return MR_OK;
+}
+
+/* ---- weights ---- */
+
+static mr_err load_weight(mr_engine *e, int value)
+{
+    const mr_node *n = mr_graph_node(e->graph, mr_graph_value(e->graph, value)->node);
+    mr_arena *scratch;
+    MR_TRY(mr_arena_new(&scratch, MR_MEM_COMPILE));
+    mr_recipe *r;
+    mr_err err = mr_recipe_parse(&r, mr_attr_s(n, "recipe"), scratch);
+    if (!err)
+        err = mr_recipe_bind(r, mr_model_lookup, e->model);
+    if (!err)
+        err = e->backend->v->weight_load(e->backend, e->graph, value, r, mr_model_read, e->model,
+                                         &e->weights[value]);
+    mr_arena_free(scratch);
+    return err;
+}
+
+static mr_err bind_lane(mr_engine *e, mr_lane *l)
+{
+    l->weights = mr_arena_alloc(e->arena, sizeof *l->weights * (size_t)(l->plan->n_weights + 1));
+    if (!l->weights)
+        return MR_ENOMEM;
+    for (int i = 0; i < l->plan->n_weights; i++) {
+        int v = l->plan->weights[i];
+        if (!e->weights[v])
+            MR_TRY(load_weight(e, v));
+        size_t bytes;
+        MR_TRY(e->backend->v->weight_bytes(e->backend, e->graph, v, &bytes));
+        if (!e->weight_bytes[v])
+            e->info.weight_bytes += bytes;
+        e->weight_bytes[v] = bytes;
+        l->weights[i] = e->weights[v];
+    }
+    return MR_OK;
+}
+
+static mr_err load_weights(mr_engine *e)
+{
+    size_t n = (size_t)mr_graph_values(e->graph) + 1;
+    e->weights = mr_arena_alloc(e->arena, n * sizeof *e->weights);
+    e->weight_bytes = mr_arena_alloc(e->arena, n * sizeof *e->weight_bytes);
+    if (!e->weights || !e->weight_bytes)
+        return MR_ENOMEM;
+    MR_TRY(bind_lane(e, &e->decode));
+    return bind_lane(e, &e->prefill);
+}
+
+/* ---- facts ---- */
+
+static void add_eos(mr_engine_info *info, int32_t id)
+{
+    for (int i = 0; i < info->n_eos; i++)
+        if (info->eos[i] == id)
+            return;
+    if (info->n_eos < (int)(sizeof info->eos / sizeof *info->eos))
+        info->eos[info->n_eos++] = id;
+}
+
+static mr_err take_facts(mr_engine *e, const char *path, const mr_engine_opts *o)
+{
+    const mr_model_info *m = mr_model_facts(e->model);
+    mr_engine_info *i = &e->info;
+    i->family = m->family;
+    i->model_type = m->model_type;
+    i->path = mr_arena_strdup(e->arena, path);
+    i->cpu = mr_isa_name(e->backend->opts.isa);
+    i->precision = mr_precision_name(e->backend->opts.precision);
+    i->threads = e->backend->opts.threads;
+    i->vocab = m->vocab;
+    i->hidden = m->hidden;
+    i->layers = m->layers;
+    i->max_positions = m->max_positions;
+    i->diffusion = m->diffusion;
+    i->block_length = m->block_length;
+    i->mask_id = o->has_mask_id ? o->mask_id : m->mask_id;
+    i->bos = m->bos;
+    i->temperature = i->top_p = i->top_k = i->repetition_penalty = NAN;
+    MR_TRY(mr_defaults_read(path, i));
+    for (int k = 0; k < m->n_eos; k++)
+        add_eos(i, m->eos[k]);
+    if (o->n_eos > 0) {
+        i->n_eos = 0;
+        for (int k = 0; k < o->n_eos; k++)
+            add_eos(i, o->eos[k]);
+    }
+    if ((o->has_mask_id || o->block_length) && !m->diffusion)
+        return mr_fail(MR_EUSAGE, "%s is not a diffusion model: a mask id or block length does not apply", path);
+    i->context = o->context ? o->context : m->max_positions < MR_DEFAULT_CONTEXT ? m->max_positions : MR_DEFAULT_CONTEXT;
+    if (i->context < 1 || i->context > ((int64_t)1 << 30))
+        return mr_fail(MR_EUSAGE, "context: %lld is not in 1..%lld", (long long)i->context, 1ll << 30);
+    return MR_OK;
+}
+
+static mr_err open_engine(mr_engine *e, const char *path, const mr_engine_opts *o)
+{
+    uint64_t start = now_ns();
+    MR_TRY(mr_arena_new(&e->arena, MR_MEM_OTHER));
+    MR_TRY(mr_engine_backend(o, &e->backend));
+    mr_model_opts mo = {.block_length = o->block_length};
+    MR_TRY(mr_model_open(&e->model, path, &mo));
+    if (!mr_model_weights(e->model))
+        return mr_fail(MR_EUSAGE, "%s: a model directory or a .gguf file is needed, not a config alone", path);
+    MR_TRY(take_facts(e, path, o));
+    MR_TRY(make_graph(e, o));
+    int64_t chunk = o->chunk ? o->chunk : MR_DEFAULT_CHUNK;
+    if (chunk > e->info.context)
+        chunk = e->info.context;
+    MR_TRY(make_plans(e, chunk));
+    mr_need need;
+    MR_TRY(mr_need_count(&need, e->backend, e->graph, e->decode.plan, e->prefill.plan, e->info.context,
+                         e->prefill.plan->row_cap));
+    MR_TRY(mr_need_check(&need, path, e->info.context));
+    MR_TRY(load_weights(e));
+    e->info.load_ns = now_ns() - start;
+    return MR_OK;
+}
+
+mr_status mr_engine_open(mr_engine **out, const char *model, const mr_engine_opts *o)
+{
+    *out = NULL;
+    mr_engine *e = mr_zalloc(MR_MEM_OTHER, sizeof *e);
+    if (!e)
+        return MR_ENOMEM;
+    mr_err err = open_engine(e, model, o);
+    if (err) {
+        mr_engine_close(e);
+        return (mr_status)err;
+    }
+    *out = e;
+    return MR_OK;
+}
+
+static void close_lane(mr_engine *e, mr_lane *l)
+{
+    if (l->arena)
+        e->backend->v->arena_free(e->backend, l->arena);
+    if (l->plan)
+        mr_plan_free(l->plan);
+}
+
+void mr_engine_close(mr_engine *e)
+{
+    if (!e)
+        return;
+    close_lane(e, &e->decode);
+    close_lane(e, &e->prefill);
+    if (e->weights)
+        for (int v = 0; v < mr_graph_values(e->graph); v++)
+            if (e->weights[v])
+                e->backend->v->weight_free(e->backend, e->weights[v]);
+    mr_graph_free(e->graph);
+    mr_model_close(e->model);
+    if (e->text)
+        mr_tokenizer_close(e->text);
+    if (e->backend)
+        e->backend->v->close(e->backend);
+    mr_arena_free(e->arena);
+    mr_free(e);
+}
+
+const mr_engine_info *mr_engine_facts(const mr_engine *e)
+{
+    return &e->info;
+}
+
+mr_counts mr_engine_counts(const mr_engine *e)
+{
+    return e->counts;
+}
+
+const char *mr_error_text(void)
+{
+    return mr_error();
+}
+
+const char *mr_version(void)
+{
+    return MR_VERSION;
+}
+
+void mr_memory_free(void *p)
+{
+    mr_free(p);
+}
