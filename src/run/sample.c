@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/real.h"
+#include "backend/cpu/mathd.h"
 #include "base/rng.h"
 
 typedef struct cand {
