@@ -14,7 +14,8 @@
  *                        2i+j becomes row j*d/2+i
  *         :t(L)          transpose each run of L rows [L,K] -> [K,L] (as f32)
  *         :plus1         add 1 (as f32)
- *         Modifiers apply in the order written, each at most once.
+ *         Modifiers apply in the order written, each at most once, to every tensor of a range.
+ *         Tensors of one row each (biases, norms), if all are, join end to end into one row.
  * Result: a matrix of rows; the weight value's shape [.., N, K] must have as many rows in all.
  *
  * Use:    mr_recipe *r; MR_TRY(mr_recipe_parse(&r, text, arena));
@@ -39,24 +40,30 @@ typedef struct mr_stored {
 } mr_stored;
 /* Fills *out; an error names the tensor ("FILE: tensor NAME is missing"). */
 typedef mr_err (*mr_lookup_fn)(void *ctx, const char *name, mr_stored *out);
-/* Reads rows [row0, row0+n) of a stored tensor into buf (mr_stored_bytes(n) large). */
+/* Bytes of n of its rows: all data, then (MR_AFFINE) all scales, then all biases. */
+size_t mr_stored_bytes(const mr_stored *t, int64_t n);
+/* Reads rows [row0, row0+n) of a stored tensor into buf (mr_stored_bytes(t, n) large). */
 typedef mr_err (*mr_reader_fn)(void *ctx, const mr_stored *t, int64_t row0, int64_t n, void *buf,
                                mr_rows *out);
 
 mr_err mr_recipe_parse(mr_recipe **out, const char *text, mr_arena *arena);
 mr_err mr_recipe_bind(mr_recipe *r, mr_lookup_fn lookup, void *ctx);
-/* After bind: total rows, k, and the format rows come in (the common format of the pieces; F32 if a
- * piece is transposed or has plus1; pieces of unlike formats are an error). */
+/* After bind: total rows, k, and the format rows come in (the common format of the pieces; F32 for
+ * all if a piece is transposed or has plus1; else pieces of unlike formats are an error). */
 int64_t mr_recipe_total(const mr_recipe *r);
 int64_t mr_recipe_k(const mr_recipe *r);
 mr_fmt mr_recipe_fmt(const mr_recipe *r);
+/* After bind: the recipe gives what a weight value is declared to be: rows, k and format. */
+mr_err mr_recipe_fits(const mr_recipe *r, const mr_graph *g, int value);
 /* Calls fn for each tensor name, ranges expanded. */
 mr_err mr_recipe_names(const mr_recipe *r, mr_err (*fn)(void *ctx, const char *name), void *ctx);
-/* Prepared rows [row0, row0+n); buffers grow in `scratch` (caller frees with
- * mr_recipe_scratch_free) and *out points into them until the next call. */
+/* Prepared rows [row0, row0+n); buffers grow in `scratch`, which starts as {0} (caller frees it
+ * with mr_recipe_scratch_free), and *out points into them until the next call. */
 typedef struct mr_recipe_scratch {
-    void *buf[2];
-    size_t cap[2];
+    void *buf[3]; /* result, stored rows, one run of a transpose as f32 */
+    size_t cap[3];
+    uint64_t run_of; /* whose run buf[2] holds: number of the binding, 0 none; tensor; run */
+    int64_t run_source, run;
 } mr_recipe_scratch;
 mr_err mr_recipe_rows(const mr_recipe *r, int64_t row0, int64_t n, mr_reader_fn read, void *ctx,
                       mr_recipe_scratch *scratch, mr_rows *out);
