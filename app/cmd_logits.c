@@ -1,0 +1,111 @@
+/* millrace logits: float32 .npy [n_ids, vocab], row i = logits after id i. */
+#include <stdio.h>
+#include <string.h>
+
+#include "app.h"
+#include "base/file.h"
+
+typedef struct job {
+    app_engine engine;
+    const char *ids_list, *ids_file, *out, *graph;
+    int64_t chunk;
+    app_ids ids;
+} job;
+
+static mr_status npy_header(mr_out *o, int64_t rows, int64_t cols)
+{
+    char head[128] = "\x93NUMPY\x01\x00";
+    int n = snprintf(head + 10, sizeof head - 10, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }",
+                     (long long)rows, (long long)cols);
+    memset(head + 10 + n, ' ', sizeof head - 10 - (size_t)n);
+    head[8] = (char)(sizeof head - 10);
+    head[9] = 0;
+    head[sizeof head - 1] = '\n';
+    return (mr_status)mr_out_write(o, head, sizeof head);
+}
+
+/* Rows fed at once: what was asked for, whole blocks for diffusion; else as many as 256 MiB of logits hold. */
+static int64_t rows_at_once(const job *j, const mr_engine_info *i)
+{
+    int64_t rows = j->chunk ? j->chunk : ((int64_t)64 << 20) / i->vocab;
+    if (rows > (int64_t)j->ids.n)
+        rows = (int64_t)j->ids.n;
+    if (i->diffusion)
+        rows = (rows + i->block_length - 1) / i->block_length * i->block_length;
+    return rows < 1 ? 1 : rows;
+}
+
+static mr_status feed(const job *j, mr_session *s, const mr_engine_info *i, mr_out *o)
+{
+    int64_t n = (int64_t)j->ids.n, at_once = rows_at_once(j, i);
+    float *logits = mr_alloc(MR_MEM_OTHER, (size_t)(at_once * i->vocab) * sizeof *logits);
+    if (!logits)
+        return MR_STATUS_MEMORY;
+    mr_status st = MR_STATUS_OK;
+    for (int64_t at = 0; !st && at < n; at += at_once) {
+        int64_t rows = n - at < at_once ? n - at : at_once;
+        st = mr_advance(s, j->ids.id + at, rows, MR_WANT_ALL, NULL, 0, logits);
+        if (!st)
+            st = mr_commit(s, rows);
+        if (!st)
+            st = (mr_status)mr_out_write(o, logits, (size_t)(rows * i->vocab) * sizeof *logits);
+    }
+    mr_free(logits);
+    return st;
+}
+
+static mr_status write_logits(const job *j, mr_engine *e)
+{
+    mr_session *s = NULL;
+    mr_out o;
+    const mr_engine_info *i = mr_engine_facts(e);
+    MR_TRY(mr_session_new(&s, e));
+    mr_status st = (mr_status)mr_out_open(&o, j->out);
+    if (!st) {
+        st = npy_header(&o, (int64_t)j->ids.n, i->vocab);
+        if (!st)
+            st = feed(j, s, i, &o);
+        if (!st)
+            st = (mr_status)mr_out_commit(&o);
+        else
+            mr_out_abort(&o);
+    }
+    mr_session_free(s);
+    return st;
+}
+
+int cmd_logits(int argc, char **argv)
+{
+    job j = {0};
+    const char *model;
+    const app_opt opts[] = {
+        {"--ids", NULL, APP_STR, &j.ids_list, 0, 0, "LIST", "ids as 1,2,3", NULL},
+        {"--ids-file", NULL, APP_STR, &j.ids_file, 0, 0, "F", "a JSON array of ids", NULL},
+        {"--out", "-o", APP_STR, &j.out, 0, 0, "F.npy", "where the logits go (required)", NULL},
+        {"--chunk", NULL, APP_INT, &j.chunk, 1, 1 << 30, "N", "feed N ids at a time through the cache", NULL},
+        {"--block-length", NULL, APP_INT, &j.engine.block_length, 1, 4096, "B", "diffusion: block length", NULL},
+        {"--graph", NULL, APP_STR, &j.graph, 0, 0, "FILE", "run this text graph on the model's weights", NULL},
+        APP_ENGINE_OPTS(j.engine),
+        {0},
+    };
+    int code = app_parse(app_command("logits"), opts, argc, argv, &model, 1);
+    if (code >= 0)
+        return code;
+    if (!j.out)
+        return app_usage("logits", "--out F.npy is needed");
+    if (!j.ids_list == !j.ids_file)
+        return app_usage("logits", "give either --ids LIST or --ids-file F");
+    mr_status st = j.ids_list ? app_ids_list(j.ids_list, &j.ids) : app_ids_file(j.ids_file, false, &j.ids);
+    mr_engine *e = NULL;
+    mr_engine_opts o = {.graph_file = j.graph};
+    if (!st && j.ids.n > 8192)
+        j.engine.context = (int64_t)j.ids.n;
+    if (!st)
+        st = app_engine_open(&j.engine, model, &o, &e);
+    if (!st)
+        st = write_logits(&j, e);
+    code = st ? app_failed(st) : APP_OK;
+    mr_engine_close(e);
+    app_ids_free(&j.ids);
+    return code;
+}

@@ -1,0 +1,337 @@
+/* millrace run: continue a prompt, as text or ids. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app.h"
+#include "base/file.h"
+
+/* Which flags were given: some belong to one kind of model only. */
+typedef struct given {
+    bool temperature, top_k, top_p, min_p, repeat, block, steps, threshold, minimal, early, trace, mask, eos;
+} given;
+
+typedef struct job {
+    app_engine engine;
+    const char *prompt, *file, *ids_list, *trace_file, *eos_list;
+    int64_t n, top_k, seed, steps, minimal_topk, mask_id;
+    double temperature, top_p, min_p, repeat, threshold;
+    app_list stop, bias;
+    bool print_ids, json, stats, chat, early_stop;
+    given has;
+    /* while running */
+    mr_engine *e;
+    app_ids ids;
+    mr_buf out_ids, text, trace;
+    int64_t n_out, trace_block;
+    mr_logit_bias logit_bias[64];
+} job;
+
+/* ---- what generation calls back ---- */
+
+static int on_ids(void *ctx, const int32_t *ids, size_t n)
+{
+    job *j = ctx;
+    for (size_t i = 0; i < n; i++)
+        mr_buf_printf(&j->out_ids, "%s%d", j->n_out++ ? ", " : "", ids[i]);
+    return app_interrupted();
+}
+
+static int on_text(void *ctx, const char *text, size_t len)
+{
+    job *j = ctx;
+    if (j->json) {
+        mr_buf_add(&j->text, text, len);
+        return app_interrupted();
+    }
+    return !app_write(text, len) || app_interrupted();
+}
+
+static int on_step(void *ctx, int64_t start, const int32_t *block, int64_t n)
+{
+    job *j = ctx;
+    if (start != j->trace_block)
+        mr_buf_printf(&j->trace, "%s{\"start\": %lld, \"steps\": [", j->trace_block < 0 ? "" : "]}, ", (long long)start);
+    mr_buf_puts(&j->trace, start == j->trace_block ? ", {\"ids\": " : "{\"ids\": ");
+    app_json_ids(&j->trace, block, (size_t)n);
+    mr_buf_putc(&j->trace, '}');
+    j->trace_block = start;
+    return app_interrupted();
+}
+
+/* ---- preparing ---- */
+
+static mr_status parse_bias(job *j)
+{
+    for (int i = 0; i < j->bias.n; i++) {
+        char *end;
+        long id = strtol(j->bias.item[i], &end, 10);
+        char *value = end + 1;
+        if (end == j->bias.item[i] || *end != '=' || id < 0 || id > INT32_MAX)
+            return (mr_status)mr_fail(MR_EUSAGE, "--logit-bias: \"%s\" is not ID=VALUE", j->bias.item[i]);
+        double v = strtod(value, &end);
+        if (end == value || *end || isnan(v))
+            return (mr_status)mr_fail(MR_EUSAGE, "--logit-bias: \"%s\" is not ID=VALUE", j->bias.item[i]);
+        j->logit_bias[i] = (mr_logit_bias){(int32_t)id, (float)v};
+    }
+    return MR_STATUS_OK;
+}
+
+/* A flag that cannot apply to this kind of model is refused. */
+static mr_status check_kind(const job *j, const mr_engine_info *i)
+{
+    const struct {
+        bool given, diffusion;
+        const char *flag;
+    } only[] = {
+        {j->has.block, true, "--block-length"}, {j->has.steps, true, "--steps"}, {j->has.threshold, true, "--threshold"},
+        {j->has.minimal, true, "--minimal-topk"}, {j->has.early, true, "--eos-early-stop"}, {j->has.trace, true, "--trace"},
+        {j->has.mask, true, "--mask-id"}, {j->has.repeat, false, "--repeat-penalty"},
+    };
+    for (size_t k = 0; k < sizeof only / sizeof *only; k++)
+        if (only[k].given && only[k].diffusion != i->diffusion)
+            return (mr_status)mr_fail(MR_EUSAGE, "%s does not apply: %s is %s", only[k].flag, i->model_type,
+                                      i->diffusion ? "a diffusion model" : "autoregressive");
+    return MR_STATUS_OK;
+}
+
+static mr_status encode_prompt(job *j)
+{
+    mr_tokenizer *t;
+    char *text, *chat;
+    size_t len, chat_len;
+    MR_TRY(app_read_text(j->prompt, j->file, &text, &len));
+    mr_status s = mr_engine_text(j->e, &t);
+    if (!s && j->chat) {
+        s = mr_chat(t, text, len, &chat, &chat_len);
+        if (!s) {
+            mr_memory_free(text);
+            text = chat;
+            len = chat_len;
+        }
+    }
+    if (!s)
+        s = mr_encode(t, text, len, !j->chat, &j->ids.id, &j->ids.n);
+    mr_memory_free(text);
+    if (!s && j->ids.n == 0)
+        s = (mr_status)mr_fail(MR_EUSAGE, "the prompt is empty");
+    return s;
+}
+
+/* Flags, then the model's own sampling defaults where it samples at all, then argmax. */
+static void sampling(const job *j, const mr_engine_info *i, mr_generate_opts *o)
+{
+    bool model = i->do_sample && !j->has.temperature;
+    o->temperature = j->has.temperature ? j->temperature : model ? (isnan(i->temperature) ? 1 : i->temperature) : 0;
+    o->top_k = j->has.top_k ? j->top_k : model && !isnan(i->top_k) ? (int64_t)i->top_k : 0;
+    o->top_p = j->has.top_p ? j->top_p : model && !isnan(i->top_p) ? i->top_p : 1;
+    o->min_p = j->min_p;
+    o->repeat_penalty = j->has.repeat ? j->repeat : model && !i->diffusion && !isnan(i->repetition_penalty) ? i->repetition_penalty : 1;
+    o->seed = (uint64_t)j->seed;
+}
+
+static void fill_opts(job *j, mr_generate_opts *o)
+{
+    mr_generate_defaults(o);
+    sampling(j, mr_engine_facts(j->e), o);
+    o->max_new = j->n;
+    o->stop = j->stop.item;
+    o->n_stop = j->stop.n;
+    o->bias = j->logit_bias;
+    o->n_bias = j->bias.n;
+    o->steps = j->steps;
+    o->threshold = j->has.threshold ? j->threshold : -1;
+    o->minimal_topk = j->minimal_topk;
+    o->eos_early_stop = j->early_stop;
+    o->on_ids = on_ids;
+    o->on_text = j->print_ids ? NULL : on_text;
+    o->on_step = j->trace_file ? on_step : NULL;
+    o->ctx = j;
+}
+
+/* ---- reporting ---- */
+
+static void stats_json(const job *j, const mr_result *r, mr_buf *b)
+{
+    const mr_engine_info *i = mr_engine_facts(j->e);
+    mr_counts c = mr_engine_counts(j->e);
+    mr_buf_printf(b, "{\"prompt_tokens\": %lld, \"generated_tokens\": %lld, \"steps\": %lld, \"load_s\": %.3f, \"prefill_s\": %.6f, "
+                     "\"decode_s\": %.6f, \"plans\": %llu, \"runs\": %llu, \"rows\": %llu, \"kv_bytes\": %llu, "
+                     "\"weight_bytes_read\": %llu, \"weight_bytes\": %llu, \"arena_bytes\": %llu, \"threads\": %d, "
+                     "\"cpu\": \"%s\", \"precision\": \"%s\"}",
+                  (long long)r->prompt, (long long)r->generated, (long long)r->steps, 1e-9 * (double)i->load_ns, r->prefill_s,
+                  r->decode_s, (unsigned long long)c.plans, (unsigned long long)c.runs, (unsigned long long)c.rows,
+                  (unsigned long long)c.kv_peak_bytes, (unsigned long long)c.weight_bytes, (unsigned long long)i->weight_bytes,
+                  (unsigned long long)i->arena_bytes, i->threads, i->cpu, i->precision);
+}
+
+static double per_second(int64_t n, double s)
+{
+    return s > 0 ? (double)n / s : 0;
+}
+
+static void print_stats(const job *j, const mr_result *r)
+{
+    const mr_engine_info *i = mr_engine_facts(j->e);
+    mr_counts c = mr_engine_counts(j->e);
+    int64_t decoded = i->diffusion ? r->generated : r->generated - 1;
+    fprintf(stderr, "load     %.3f s, %d threads, %s, %s\n", 1e-9 * (double)i->load_ns, i->threads, i->cpu, i->precision);
+    fprintf(stderr, "prefill  %lld tokens in %.3f s: %.1f tok/s\n", (long long)r->prompt, r->prefill_s, per_second(r->prompt, r->prefill_s));
+    fprintf(stderr, "decode   %lld tokens in %.3f s: %.1f tok/s", (long long)(decoded < 0 ? 0 : decoded), r->decode_s,
+            per_second(decoded < 0 ? 0 : decoded, r->decode_s));
+    if (i->diffusion)
+        fprintf(stderr, ", %lld denoising steps", (long long)r->steps);
+    fprintf(stderr, "\nplans    %llu compiled, %llu runs, %llu rows forwarded\n", (unsigned long long)c.plans,
+            (unsigned long long)c.runs, (unsigned long long)c.rows);
+    fprintf(stderr, "memory   weights %llu, KV %llu, activations %llu bytes; weight bytes read %llu\n",
+            (unsigned long long)i->weight_bytes, (unsigned long long)c.kv_peak_bytes, (unsigned long long)i->arena_bytes,
+            (unsigned long long)c.weight_bytes);
+}
+
+static mr_status write_trace(job *j)
+{
+    mr_out o;
+    if (j->trace_block >= 0)
+        mr_buf_puts(&j->trace, "]}");
+    mr_buf_puts(&j->trace, "]}\n");
+    MR_TRY(mr_buf_check(&j->trace));
+    MR_TRY(mr_out_open(&o, j->trace_file));
+    mr_out_write(&o, j->trace.data, j->trace.len);
+    return (mr_status)mr_out_commit(&o);
+}
+
+static void print_result(job *j, const mr_result *r)
+{
+    if (j->json) {
+        mr_buf b = {0};
+        mr_buf_puts(&b, "{");
+        if (!j->print_ids) {
+            mr_buf_puts(&b, "\"text\": ");
+            mr_buf_json(&b, j->text.data ? j->text.data : "", j->text.len);
+            mr_buf_puts(&b, ", ");
+        }
+        mr_buf_printf(&b, "\"ids\": [%s], \"finish_reason\": \"%s\", \"stats\": ", j->out_ids.data ? j->out_ids.data : "", r->finish_reason);
+        stats_json(j, r, &b);
+        mr_buf_puts(&b, "}\n");
+        app_write(b.data, b.len);
+        mr_buf_free(&b);
+    } else if (j->print_ids) {
+        app_write("[", 1);
+        app_write(j->out_ids.data ? j->out_ids.data : "", j->out_ids.len);
+        app_write("]\n", 2);
+    } else {
+        app_write("\n", 1);
+    }
+    if (strcmp(r->finish_reason, "length") == 0 && (j->n < 0 || r->generated < j->n))
+        fprintf(stderr, "finish_reason: length (the context of %lld is full)\n", (long long)mr_engine_facts(j->e)->context);
+    if (j->stats)
+        print_stats(j, r);
+}
+
+/* ---- the command ---- */
+
+static mr_status parse_lists(job *j, mr_engine_opts *o, app_ids *eos)
+{
+    MR_TRY(parse_bias(j));
+    if (j->ids_list)
+        MR_TRY(app_ids_list(j->ids_list, &j->ids));
+    if (j->eos_list)
+        MR_TRY(app_ids_list(j->eos_list, eos));
+    o->eos = eos->id;
+    o->n_eos = (int)eos->n;
+    o->has_mask_id = j->has.mask;
+    o->mask_id = (int32_t)j->mask_id;
+    return MR_STATUS_OK;
+}
+
+static int finish(job *j, mr_status s, const mr_result *r)
+{
+    bool cut = s == MR_STATUS_CANCELLED;
+    if (s && !cut)
+        return app_failed(s);
+    print_result(j, r);
+    if (j->trace_file && !cut && (s = write_trace(j)))
+        return app_failed(s);
+    return app_out_end(app_interrupted() ? APP_INTERRUPTED : APP_OK);
+}
+
+static int run_job(job *j, const char *model)
+{
+    mr_engine_opts o = {0};
+    app_ids eos = {0};
+    mr_session *s = NULL;
+    mr_generate_opts g;
+    mr_result r = {.finish_reason = "stop"};
+    mr_status st = parse_lists(j, &o, &eos);
+    if (!st)
+        st = app_engine_open(&j->engine, model, &o, &j->e);
+    if (!st)
+        st = check_kind(j, mr_engine_facts(j->e));
+    if (!st && !j->ids_list)
+        st = encode_prompt(j);
+    if (!st)
+        st = mr_session_new(&s, j->e);
+    int code;
+    if (st) {
+        code = app_failed(st);
+    } else {
+        fill_opts(j, &g);
+        app_catch_interrupt();
+        st = mr_generate(s, j->ids.id, j->ids.n, &g, &r);
+        code = finish(j, st, &r);
+    }
+    mr_session_free(s);
+    mr_engine_close(j->e);
+    app_ids_free(&eos);
+    return code;
+}
+
+int cmd_run(int argc, char **argv)
+{
+    job j = {.n = -1, .top_p = 1, .repeat = 1, .trace_block = -1};
+    const char *model;
+    const app_opt opts[] = {
+        {"--prompt", "-p", APP_STR, &j.prompt, 0, 0, "TEXT", "the prompt, as it is", NULL},
+        {"--file", "-f", APP_STR, &j.file, 0, 0, "FILE", "the prompt from a file (- for stdin, also read when piped)", NULL},
+        {"--ids", NULL, APP_STR, &j.ids_list, 0, 0, "LIST", "the prompt as ids: 1,2,3", NULL},
+        {"--chat", NULL, APP_FLAG, &j.chat, 0, 0, NULL, "the prompt is one user turn of the model's chat template", NULL},
+        {"--n", "-n", APP_INT, &j.n, 0, 1 << 30, "N", "new tokens at most (default: until an end id or the context's end)", NULL},
+        {"--temperature", NULL, APP_NUM, &j.temperature, 0, 1e6, "T", "0: argmax (default: the model's, else 0)", &j.has.temperature},
+        {"--top-k", NULL, APP_INT, &j.top_k, 0, 1 << 30, "K", "keep the K likeliest (0: all)", &j.has.top_k},
+        {"--top-p", NULL, APP_NUM, &j.top_p, 1e-9, 1, "P", "keep the likeliest that hold P of the probability", &j.has.top_p},
+        {"--min-p", NULL, APP_NUM, &j.min_p, 0, 1, "P", "keep what has at least P of the best's probability", &j.has.min_p},
+        {"--repeat-penalty", NULL, APP_NUM, &j.repeat, 1e-3, 1e6, "R", "divide logits of ids that were there before", &j.has.repeat},
+        {"--seed", NULL, APP_INT, &j.seed, 0, 9e18, "S", "of the sampler (default 0)", NULL},
+        {"--stop", NULL, APP_LIST, &j.stop, 0, 0, "STR", "end before this text; may be given again", NULL},
+        {"--logit-bias", NULL, APP_LIST, &j.bias, 0, 0, "ID=X", "add X to the logit of ID; may be given again", NULL},
+        {"--ctx", NULL, APP_INT, &j.engine.context, 1, 1 << 30, "N", "context length (default: the model's, at most 8192)", NULL},
+        {"--print-ids", NULL, APP_FLAG, &j.print_ids, 0, 0, NULL, "print the generated ids as a JSON array, no text", NULL},
+        {"--json", NULL, APP_FLAG, &j.json, 0, 0, NULL, "one JSON document at the end", NULL},
+        {"--stats", NULL, APP_FLAG, &j.stats, 0, 0, NULL, "speed and counts on stderr", NULL},
+        {"--block-length", NULL, APP_INT, &j.engine.block_length, 1, 4096, "B", "diffusion: block length", &j.has.block},
+        {"--steps", NULL, APP_INT, &j.steps, 1, 1 << 20, "N", "diffusion: denoising steps a block (default 32)", &j.has.steps},
+        {"--threshold", NULL, APP_NUM, &j.threshold, 0, 1e6, "T", "diffusion: commit above this probability (default 0.95)", &j.has.threshold},
+        {"--minimal-topk", NULL, APP_INT, &j.minimal_topk, 1, 1 << 20, "K", "diffusion: bounds steps by new tokens / K (default 1)", &j.has.minimal},
+        {"--eos-early-stop", NULL, APP_FLAG, &j.early_stop, 0, 0, NULL, "diffusion: stop inside a block once the text before an end id stands", &j.has.early},
+        {"--trace", NULL, APP_STR, &j.trace_file, 0, 0, "F.json", "diffusion: the block's ids after every step", &j.has.trace},
+        {"--mask-id", NULL, APP_INT, &j.mask_id, 0, INT32_MAX, "N", "diffusion: mask id (default: the model's)", &j.has.mask},
+        {"--eos-id", NULL, APP_STR, &j.eos_list, 0, 0, "LIST", "end ids (default: the model's)", &j.has.eos},
+        APP_ENGINE_OPTS(j.engine),
+        {0},
+    };
+    int code = app_parse(app_command("run"), opts, argc, argv, &model, 1);
+    if (code >= 0)
+        return code;
+    if (!!j.prompt + !!j.file + !!j.ids_list > 1)
+        return app_usage("run", "-p, -f and --ids exclude each other");
+    if (j.chat && j.ids_list)
+        return app_usage("run", "--chat needs text, not --ids");
+    mr_buf_puts(&j.trace, "{\"blocks\": [");
+    code = run_job(&j, model);
+    app_ids_free(&j.ids);
+    mr_buf_free(&j.out_ids);
+    mr_buf_free(&j.text);
+    mr_buf_free(&j.trace);
+    return code;
+}

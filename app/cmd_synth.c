@@ -1,0 +1,42 @@
+/* millrace synth: a model directory of a config's shape with random weights. */
+#include <stdio.h>
+#include <unistd.h>
+
+#include "app.h"
+
+static void progress(void *ctx, uint64_t done, uint64_t total)
+{
+    int *shown = ctx, percent = total ? (int)(100 * done / total) : 100;
+    if (percent == *shown)
+        return;
+    *shown = percent;
+    fprintf(stderr, "\r%3d %%%s", percent, percent == 100 ? "\n" : "");
+}
+
+static void note(void *ctx, const char *line)
+{
+    (void)ctx;
+    fprintf(stderr, "%s\n", line);
+}
+
+int cmd_synth(int argc, char **argv)
+{
+    int64_t group = 64, seed = 0;
+    int shown = -1;
+    const char *pos[2];
+    mr_synth_opts o = {.quant = "bf16", .note = note, .ctx = &shown};
+    const app_opt opts[] = {
+        {"--quant", NULL, APP_STR, &o.quant, 0, 0, "Q", "f32, bf16 (default), q8 or q4 (MLX affine)", NULL},
+        {"--group", NULL, APP_INT, &group, 1, 1024, "G", "quantisation group: 32, 64 (default) or 128", NULL},
+        {"--seed", NULL, APP_INT, &seed, 0, 9e18, "S", "of the random weights (default 0)", NULL},
+        {0},
+    };
+    int code = app_parse(app_command("synth"), opts, argc, argv, pos, 2);
+    if (code >= 0)
+        return code;
+    o.group = (int)group;
+    o.seed = (uint64_t)seed;
+    o.progress = isatty(STDERR_FILENO) ? progress : NULL;
+    mr_status st = mr_synth(pos[0], pos[1], &o);
+    return st ? app_failed(st) : APP_OK;
+}
