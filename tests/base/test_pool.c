@@ -1,0 +1,202 @@
+/* The pool: every task exactly once, on a valid worker, for any number of threads and tasks; runs
+ * in quick succession with changing functions; sleeping in between. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "base/pool.h"
+
+enum { TASKS_MAX = 300 };
+
+typedef struct run {
+    int threads;
+    int serial;          /* plain, so that the thread sanitizer sees a stale run */
+    int done[TASKS_MAX]; /* plain: each is written by one task */
+    atomic_int bad;
+    int per_worker[64];
+} run;
+
+static void count(void *ctx, int task, int worker)
+{
+    run *r = ctx;
+    if (task < 0 || task >= TASKS_MAX || worker < 0 || worker >= r->threads) {
+        atomic_fetch_add(&r->bad, 1);
+        return;
+    }
+    r->done[task] += r->serial;
+    r->per_worker[worker]++;
+}
+
+static void count_negative(void *ctx, int task, int worker)
+{
+    run *r = ctx;
+    count(ctx, task, worker);
+    r->done[task] -= 2 * r->serial;
+}
+
+static void check_runs(int threads, int runs)
+{
+    static run a, b;
+    mr_pool *p;
+    assert_int_equal(mr_pool_new(&p, threads), MR_OK);
+    assert_int_equal(mr_pool_threads(p), threads);
+    for (int i = 1; i <= runs; i++) {
+        run *r = i % 2 ? &a : &b; /* a late worker would write to the other */
+        int n = i % 7 ? i % 7 : i % TASKS_MAX;
+        memset(r, 0, sizeof *r);
+        r->threads = threads;
+        r->serial = i;
+        bool negative = i % 3 == 0;
+        mr_pool_run(p, n, negative ? count_negative : count, r);
+        for (int t = 0; t < TASKS_MAX; t++)
+            if (r->done[t] != (t < n ? (negative ? -i : i) : 0))
+                fail_msg("%d threads, run %d of %d tasks: task %d gave %d", threads, i, n, t,
+                         r->done[t]);
+        int sum = 0;
+        for (int w = 0; w < 64; w++)
+            sum += r->per_worker[w];
+        assert_int_equal(sum, n);
+        assert_int_equal(r->bad, 0);
+    }
+    mr_pool_free(p);
+}
+
+static void test_one(void **state)
+{
+    (void)state;
+    check_runs(1, 2000);
+}
+
+static void test_two(void **state)
+{
+    (void)state;
+    check_runs(2, 20000);
+}
+
+static void test_four(void **state)
+{
+    (void)state;
+    check_runs(4, 20000);
+}
+
+static void test_sixty_four(void **state)
+{
+    (void)state;
+    check_runs(64, 5000);
+}
+
+static void nap(void *ctx, int task, int worker)
+{
+    (void)worker;
+    struct timespec t = {.tv_nsec = task % 3 * 200000};
+    nanosleep(&t, NULL);
+    ((int *)ctx)[task]++;
+}
+
+/* Pauses longer than the spinning time: workers and caller must sleep, and be woken. */
+static void test_sleeping(void **state)
+{
+    (void)state;
+    static const int threads[] = {2, 8};
+    for (int i = 0; i < 2; i++) {
+        mr_pool *p;
+        assert_int_equal(mr_pool_new(&p, threads[i]), MR_OK);
+        for (int round = 0; round < 100; round++) {
+            int done[12] = {0};
+            mr_pool_run(p, 12, nap, done);
+            for (int t = 0; t < 12; t++)
+                assert_int_equal(done[t], 1);
+            struct timespec pause = {.tv_nsec = round % 4 * 100000};
+            nanosleep(&pause, NULL);
+        }
+        mr_pool_free(p);
+    }
+}
+
+static void meet(void *ctx, int task, int worker)
+{
+    (void)task;
+    atomic_int *here = ctx;
+    (void)worker;
+    atomic_fetch_add(here, 1);
+    for (int i = 0; atomic_load(here) < 4 && i < 20000; i++) {
+        struct timespec t = {.tv_nsec = 100000};
+        nanosleep(&t, NULL);
+    }
+}
+
+/* Tasks that wait for each other end only if each gets a thread of its own.  (A pool owes this only
+ * up to the number of CPUs, so two of them are enough.) */
+static void test_threads_really_run(void **state)
+{
+    (void)state;
+    mr_pool *p;
+    assert_int_equal(mr_pool_new(&p, 2), MR_OK);
+    for (int round = 0; round < 50; round++) {
+        atomic_int here = 2;
+        mr_pool_run(p, 2, meet, &here);
+        assert_int_equal(here, 4);
+    }
+    mr_pool_free(p);
+}
+
+static void test_no_tasks(void **state)
+{
+    (void)state;
+    mr_pool *p;
+    assert_int_equal(mr_pool_new(&p, 2), MR_OK);
+    mr_pool_run(p, 0, NULL, NULL);
+    mr_pool_run(p, -1, NULL, NULL);
+    mr_pool_free(p);
+    mr_pool_free(NULL);
+}
+
+static void test_new_fails(void **state)
+{
+    (void)state;
+    size_t held = mr_mem_held(MR_MEM_COUNT);
+    mr_pool *p;
+    assert_int_equal(mr_pool_new(&p, 0), MR_EUSAGE);
+    assert_string_equal(mr_error(), "0 threads: not in 1..1024");
+    assert_int_equal(mr_pool_new(&p, 1025), MR_EUSAGE);
+    for (uint64_t n = 1; n <= 2; n++) {
+        mr_mem_fail_after(n);
+        assert_int_equal(mr_pool_new(&p, 4), MR_ENOMEM);
+        assert_null(p);
+    }
+    mr_mem_fail_after(0);
+    assert_int_equal(mr_mem_held(MR_MEM_COUNT), held);
+}
+
+static void test_new_and_free(void **state)
+{
+    (void)state;
+    size_t held = mr_mem_held(MR_MEM_COUNT);
+    for (int i = 0; i < 200; i++) {
+        mr_pool *p;
+        assert_int_equal(mr_pool_new(&p, 1 + i % 6), MR_OK);
+        int done[12] = {0};
+        if (i % 2)
+            mr_pool_run(p, 12, nap, done);
+        mr_pool_free(p);
+    }
+    assert_int_equal(mr_mem_held(MR_MEM_COUNT), held);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one),          cmocka_unit_test(test_two),
+        cmocka_unit_test(test_four),         cmocka_unit_test(test_sixty_four),
+        cmocka_unit_test(test_sleeping),     cmocka_unit_test(test_threads_really_run),
+        cmocka_unit_test(test_no_tasks),     cmocka_unit_test(test_new_fails),
+        cmocka_unit_test(test_new_and_free),
+    };
+    return cmocka_run_group_tests_name("base/pool", tests, NULL, NULL);
+}
