@@ -31,14 +31,17 @@ typedef struct mr_pass_opts {
 
 /* MR_EUSAGE naming an unknown pass and listing the known ones. */
 mr_err mr_passes_check(const mr_pass_opts *o);
-/* report may be NULL; gets one line per thing done and nearly done ("qkv: layer 3: formats differ (q4_1, q6_k)"). */
-mr_err mr_passes_run(const mr_graph *g, mr_backend *b, const mr_pass_opts *o, mr_graph **out, mr_buf *report);
+/* report may be NULL; gets one line per thing done and nearly done ("qkv: layer 3: formats differ
+ * (q4_1, q6_k)"). */
+mr_err mr_passes_run(const mr_graph *g, mr_backend *b, const mr_pass_opts *o, mr_graph **out,
+                     mr_buf *report);
 
-mr_err mr_plan_compile(mr_plan **out, const mr_graph *g, mr_backend *b, const char *name, int64_t row_cap,
-                       int64_t out_cap);
+mr_err mr_plan_compile(mr_plan **out, const mr_graph *g, mr_backend *b, const char *name,
+                       int64_t row_cap, int64_t out_cap);
 void mr_plan_free(mr_plan *p);
 
-/* What will run: steps in order with kernel, operands and offsets; dot; svg (memory over steps as a picture); json. */
+/* What will run: steps in order with kernel, operands and offsets; dot; svg (memory over steps as a
+ * picture); json. */
 mr_err mr_plan_print(const mr_plan *p, mr_buf *out);
 mr_err mr_plan_dot(const mr_plan *p, mr_buf *out);
 mr_err mr_plan_svg(const mr_plan *p, mr_buf *out);
