@@ -3,6 +3,7 @@
 
 #include "app.h"
 #include "base/json.h"
+#include "base/mem.h"
 
 typedef struct job {
     const char *prompt, *file, *ids_list, *lines;
