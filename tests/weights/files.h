@@ -72,7 +72,7 @@ static inline void files_text(const char *name, const char *text)
 static inline void put_int(mr_buf *b, uint64_t v, int bytes)
 {
     for (int i = 0; i < bytes; i++)
-        mr_buf_putc(b, (char)(v >> 8 * i));
+        mr_buf_putc(b, i < 8 ? (char)(v >> 8 * i) : 0);
 }
 
 /* A safetensors file: this header, then `data` bytes 0, 1, 2 ... */
@@ -122,7 +122,7 @@ static inline void g_tensor(mr_buf *b, const char *name, uint32_t type, uint64_t
 {
     g_str(b, name);
     put_int(b, rank, 4);
-    for (uint32_t i = 0; i < rank; i++)
+    for (uint32_t i = 0; i < rank && i < 8; i++)
         put_int(b, i == 0 ? d0 : i == 1 ? d1 : 1, 8);
     put_int(b, type, 4);
     put_int(b, offset, 8);
@@ -214,13 +214,13 @@ static inline void check_values(const mr_weights *w, const char *path)
     mr_free(want);
 }
 
-/* Every allocation of an open fails once.  The trimming of a GGUF buffer may fail unnoticed. */
-static inline void check_no_memory(const char *path, mr_jval q)
+/* Every allocation of an open fails once.  `trims` of them (one per JSON text or GGUF header, when
+ * a finished buffer gives back its slack) may fail unnoticed. */
+static inline void check_no_memory(const char *path, mr_jval q, int trims)
 {
     uint64_t before = mr_mem_allocations();
     mr_weights *w = open_ok(path, q);
     uint64_t n = mr_mem_allocations() - before;
-    int harmless = mr_weights_gguf(w) ? 1 : 0;
     mr_weights_close(w);
     size_t held = mr_mem_held(MR_MEM_COMPILE) + mr_mem_held(MR_MEM_OTHER);
     assert_true(n > 3);
@@ -230,7 +230,7 @@ static inline void check_no_memory(const char *path, mr_jval q)
         mr_mem_fail_after(0);
         if (e == MR_OK) {
             mr_weights_close(w);
-            assert_true(harmless-- > 0);
+            assert_true(trims-- > 0);
         } else {
             assert_int_equal(e, MR_ENOMEM);
             assert_true(contains(mr_error(), "memory"));

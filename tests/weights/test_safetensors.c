@@ -243,7 +243,7 @@ static void faults(void **state)
            "{" META "," ONE ",\"b\\u00e9\":{\"dtype\":\"U8\",\"shape\":[1],"
            "\"data_offsets\":[8,9]}}",
            9);
-    check_no_memory(files_dir, (mr_jval){0});
+    check_no_memory(files_dir, (mr_jval){0}, 1);
     check_no_reads(files_dir, (mr_jval){0});
     files_clear();
 }

@@ -1,0 +1,82 @@
+/* Fuzzing the safetensors header and the joining of MLX triplets: the input is a whole file.
+ *
+ * What is accepted must keep the reader's promises: every part lies inside the file, sizes agree
+ * with shapes, names are sorted and unique, and rows can be dequantised where they stand.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "weights/parse.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static const char config[] = "{\"group_size\":32,\"bits\":4,\"mode\":\"affine\","
+                             "\"m\":{\"group_size\":64,\"bits\":8},\"off\":false,"
+                             "\"x\":{\"group_size\":32,\"bits\":4,\"mode\":\"mxfp4\"}}";
+
+static void require(int holds)
+{
+    if (!holds)
+        abort();
+}
+
+static void check_part(const mr_wpart *p, size_t size)
+{
+    require(p->file == 0 && p->offset >= 8 && p->offset <= size && p->bytes <= size - p->offset);
+}
+
+static void check_row(const mr_winfo *t, const uint8_t *data, size_t size)
+{
+    int64_t k = t->rank ? t->dim[t->rank - 1] : 1, rows = mr_weights_rows(t);
+    check_part(&t->data, size);
+    require(rows >= 0 && k >= 0 && mr_weights_rows_bytes(t, rows) == t->bytes);
+    mr_rows r = {.dtype = t->dtype, .n = rows, .k = k, .data = data + t->data.offset};
+    if (t->dtype == MR_AFFINE) {
+        check_part(&t->scales, size);
+        check_part(&t->biases, size);
+        r.bits = t->bits;
+        r.group = t->group;
+        r.scale_dtype = t->scale_dtype;
+        r.scales = data + t->scales.offset;
+        r.biases = data + t->biases.offset;
+    }
+    if (!rows || !k || k > 4096 || !mr_dtype_is_weight(t->dtype, t->bits))
+        return;
+    float values[4096];
+    mr_dequant_row(&r, rows - 1, values);
+}
+
+static void check_table(const mr_weights *w, const uint8_t *data, size_t size)
+{
+    for (size_t i = 0; i < w->table.n; i++) {
+        const mr_winfo *t = &w->table.at[i];
+        require(!i || strcmp(t[-1].name, t->name) < 0);
+        require(mr_wtable_find(&w->table, t->name) == t);
+        check_row(t, data, size);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    size_t len;
+    char path[] = "input";
+    mr_file file = {.fd = -1, .size = size, .path = path};
+    mr_weights w = {.files = &file, .n_files = 1};
+    if (size < 8 || mr_safetensors_header_len(path, data, size, &len) != MR_OK)
+        return 0;
+    mr_err e =
+        mr_safetensors_parse_header(path, 0, (const char *)data + 8, len, size - 8 - len, &w.table);
+    if (e == MR_OK)
+        e = mr_weights_sort(&w);
+    if (e == MR_OK)
+        check_table(&w, data, size);
+    mr_json *doc = NULL;
+    if (e == MR_OK && mr_json_parse(&doc, "config.json", config, strlen(config)) == MR_OK &&
+        mr_mlx_join(&w, mr_json_root(doc)) == MR_OK)
+        check_table(&w, data, size);
+    require(e == MR_OK || (mr_error()[0] && !strchr(mr_error(), '\n')));
+    mr_json_free(doc);
+    mr_wtable_free(&w.table);
+    return 0;
+}
