@@ -1,12 +1,12 @@
 /* Text to token ids and back.
  *
- * Why:    one engine for byte-level BPE (GPT-2 style, regex pre-tokenisers), Gemma-style BPE with byte
- *         fallback and SentencePiece vocabularies, read from tokenizer.json or from a vocabulary in GGUF.
- * Use:    mr_tokenizer *t; MR_TRY(mr_tokenizer_open(&t, "dir"));
- *         mr_ids ids = {0}; MR_TRY(mr_tokenize(t, text, len, MR_TOK_SPECIAL, &ids)); ... mr_ids_free(&ids);
- * Owns:   the tokenizer owns its tables (account MR_MEM_TOKENIZER) and borrows nothing.
- * Threads: immutable after open; encoding allocates its own scratch, so any number of threads may encode.
- * Fails:  MR_EFORMAT naming file, key and reason; MR_EUNSUPPORTED naming the unknown model, normaliser,
+ * Why:    one engine for byte-level BPE (GPT-2 style, regex pre-tokenisers), Gemma-style BPE with
+ * byte fallback and SentencePiece vocabularies, read from tokenizer.json or from a vocabulary in
+ * GGUF. Use:    mr_tokenizer *t; MR_TRY(mr_tokenizer_open(&t, "dir")); mr_ids ids = {0};
+ * MR_TRY(mr_tokenize(t, text, len, MR_TOK_SPECIAL, &ids)); ... mr_ids_free(&ids); Owns:   the
+ * tokenizer owns its tables (account MR_MEM_TOKENIZER) and borrows nothing. Threads: immutable
+ * after open; encoding allocates its own scratch, so any number of threads may encode. Fails:
+ * MR_EFORMAT naming file, key and reason; MR_EUNSUPPORTED naming the unknown model, normaliser,
  *         pre-tokeniser or decoder type; MR_EFORMAT for input that is not UTF-8 (offset given).
  * Source: the behaviour of the `tokenizers` package; ids must be equal.
  */
@@ -45,10 +45,10 @@ typedef struct mr_vocab {
     const float *scores;  /* or NULL */
     const int32_t *types; /* or NULL: 1 normal 2 unknown 3 control 4 user-defined 5 unused 6 byte */
     int32_t n_merges;
-    const mr_str *merges; /* "left right" */
-    int32_t bos, eos, unk; /* -1: none */
+    const mr_str *merges;                   /* "left right" */
+    int32_t bos, eos, unk;                  /* -1: none */
     int add_bos, add_eos, add_space_prefix; /* -1: not said (model's default) */
-    const char *chat_template; /* or NULL */
+    const char *chat_template;              /* or NULL */
 } mr_vocab;
 mr_err mr_tokenizer_from_vocab(mr_tokenizer **out, const mr_vocab *v);
 void mr_tokenizer_close(mr_tokenizer *t);
@@ -64,11 +64,14 @@ const char *mr_tokenizer_template(const mr_tokenizer *t); /* chat template sourc
 const char *mr_tokenizer_kind(const mr_tokenizer *t);     /* for inspect: "byte-level BPE", ... */
 
 /* Appends the ids of text to *ids. */
-mr_err mr_tokenize(const mr_tokenizer *t, const char *text, size_t len, unsigned flags, mr_ids *ids);
+mr_err mr_tokenize(const mr_tokenizer *t, const char *text, size_t len, unsigned flags,
+                   mr_ids *ids);
 
-/* All at once: appends the text of ids (special tokens kept unless skip_special); invalid UTF-8 becomes U+FFFD as
- * the `tokenizers` package gives it.  An id outside the vocabulary is an error with the number. */
-mr_err mr_detokenize(const mr_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, mr_buf *out);
+/* All at once: appends the text of ids (special tokens kept unless skip_special); invalid UTF-8
+ * becomes U+FFFD as the `tokenizers` package gives it.  An id outside the vocabulary is an error
+ * with the number. */
+mr_err mr_detokenize(const mr_tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
+                     mr_buf *out);
 
 /* As a stream: each push appends whatever is certain; half a character is held back. */
 typedef struct mr_detok mr_detok;
@@ -77,8 +80,8 @@ void mr_detok_free(mr_detok *d);
 mr_err mr_detok_push(mr_detok *d, int32_t id, mr_buf *out);
 mr_err mr_detok_flush(mr_detok *d, mr_buf *out);
 
-/* One user turn through the model's chat template, up to the assistant's turn.  Only ChatML is known (recognised
- * by its <|im_start|> form); another template is MR_EUNSUPPORTED and is named. */
+/* One user turn through the model's chat template, up to the assistant's turn.  Only ChatML is
+ * known (recognised by its <|im_start|> form); another template is MR_EUNSUPPORTED and is named. */
 mr_err mr_chat_render(const mr_tokenizer *t, const char *user, size_t len, mr_buf *out);
 
 #endif
