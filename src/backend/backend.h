@@ -49,6 +49,7 @@ typedef struct mr_step {
     mr_operand_ref in[MR_MAX_IN], out[MR_MAX_OUT];
     int64_t scratch_offset, scratch_bytes; /* in the arena; asked of the backend by step_scratch */
     const char *kernel;                    /* for reports: what will run it, e.g. "linear q4 avx512" */
+    const void *prep;                      /* the backend's own, made by step_plan in plan->memory, or NULL */
 } mr_step;
 
 /* A cache of the graph. window 0: keeps all positions. */

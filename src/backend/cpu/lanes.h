@@ -21,7 +21,10 @@
  *            v16f_bits (int lanes as float bits), v16i_bits (the reverse)
  *   masks    v16f_lt le eq gt ge (false on NaN), v16i_eq gt, v16m_and or not, v16m_first(n),
  *            v16m_any, v16f_select(m, a, b) = m ? a : b per lane, v16i_select
+ *   shape    LANES_TILE_ROWS x LANES_TILE_COLS: how many v16f accumulators of a product fit the
+ *            registers beside one row of LANES_TILE_COLS operands
  *   halves   v16f_reduce_add, v16f_reduce_max: the fixed tree l + (l+8), +4, +2, +1
+ *   blocks   v16f_transpose(y, ldy, x, ldx, n): y[j ldy + i] = x[i ldx + j] for j < 16, i < n <= 16
  * Rules:  1. Static inline only: an external inline function could be merged across ISAs by the
  *            linker and run on a CPU that lacks it.
  *         2. max(a, b) is a > b ? a : b and min(a, b) is a < b ? a : b: if either is NaN, or both
@@ -52,6 +55,10 @@ static inline v16f v16f_neg(v16f a)
 {
     return v16f_bits(v16i_xor(v16i_bits(a), v16i_set1((int32_t)0x80000000)));
 }
+
+/* For loops over a register tile: fully unrolled, or the tile would live in memory. */
+#define LANES_UNROLL _Pragma("GCC unroll 8")
+#define LANES_INLINE static inline __attribute__((always_inline))
 
 /* Lanes 0..n-1 of a, the others b. */
 static inline v16f v16f_keep(v16f a, int n, v16f b)

@@ -10,6 +10,7 @@
 
 #define LANES_FN(name) name##_avx2
 #define LANES_NAME "avx2"
+enum { LANES_TILE_ROWS = 6, LANES_TILE_COLS = 1 };
 
 typedef struct v16f {
     __m256 v[2];
@@ -162,6 +163,27 @@ static inline float v16f_reduce_max(v16f a)
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+
+/* Squares of 4 by the SSE shuffle network. */
+static inline void v16f_transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int n)
+{
+    int i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int j = 0; j < 16; j += 4) {
+            const float *p = x + i * ldx + j;
+            float *q = y + j * ldy + i;
+            __m128 a = _mm_loadu_ps(p), b = _mm_loadu_ps(p + ldx);
+            __m128 c = _mm_loadu_ps(p + 2 * ldx), d = _mm_loadu_ps(p + 3 * ldx);
+            _MM_TRANSPOSE4_PS(a, b, c, d);
+            _mm_storeu_ps(q, a);
+            _mm_storeu_ps(q + ldy, b);
+            _mm_storeu_ps(q + 2 * ldy, c);
+            _mm_storeu_ps(q + 3 * ldy, d);
+        }
+    for (; i < n; i++)
+        for (int j = 0; j < 16; j++)
+            y[j * ldy + i] = x[i * ldx + j];
 }
 
 #undef CAST_I

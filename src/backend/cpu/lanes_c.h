@@ -10,6 +10,7 @@
 
 #define LANES_FN(name) name##_c
 #define LANES_NAME "c"
+enum { LANES_TILE_ROWS = 2, LANES_TILE_COLS = 1 };
 
 typedef struct v16f {
     float v[16];
@@ -172,6 +173,13 @@ static inline float v16f_reduce_max(v16f a)
         for (int i = 0; i < s; i++)
             a.v[i] = a.v[i] > a.v[i + s] ? a.v[i] : a.v[i + s];
     return a.v[0];
+}
+
+static inline void v16f_transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < 16; j++)
+            y[j * ldy + i] = x[i * ldx + j];
 }
 
 #include "backend/cpu/lanes.h"

@@ -10,6 +10,7 @@
 
 #define LANES_FN(name) name##_neon
 #define LANES_NAME "neon"
+enum { LANES_TILE_ROWS = 6, LANES_TILE_COLS = 1 };
 
 typedef struct v16f {
     float32x4_t v[4];
@@ -26,8 +27,7 @@ typedef struct v16m {
     static inline type name args                                                                   \
     {                                                                                              \
         type r;                                                                                    \
-        for (int h = 0; h < 4; h++)                                                                \
-            r.v[h] = (expr);                                                                       \
+        _Pragma("GCC unroll 4") for (int h = 0; h < 4; h++) r.v[h] = (expr);                       \
         return r;                                                                                  \
     }
 
@@ -191,6 +191,28 @@ static inline float v16f_reduce_max(v16f a)
     vst1q_f32(t, s);
     float x = t[0] > t[2] ? t[0] : t[2], y = t[1] > t[3] ? t[1] : t[3];
     return x > y ? x : y;
+}
+
+static inline void v16f_transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int n)
+{
+    int i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int j = 0; j < 16; j += 4) { /* squares of 4 */
+            const float *p = x + i * ldx + j;
+            float *q = y + j * ldy + i;
+            float32x4_t a = vld1q_f32(p), b = vld1q_f32(p + ldx), c = vld1q_f32(p + 2 * ldx);
+            float32x4_t d = vld1q_f32(p + 3 * ldx);
+            float32x4x2_t ab = vtrnq_f32(a, b), cd = vtrnq_f32(c, d);
+            vst1q_f32(q, vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0])));
+            vst1q_f32(q + ldy, vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));
+            vst1q_f32(q + 2 * ldy,
+                      vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0])));
+            vst1q_f32(q + 3 * ldy,
+                      vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
+        }
+    for (; i < n; i++)
+        for (int j = 0; j < 16; j++)
+            y[j * ldy + i] = x[i * ldx + j];
 }
 
 #include "backend/cpu/lanes.h"

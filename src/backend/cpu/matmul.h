@@ -36,7 +36,8 @@ typedef struct mr_mm {
     bool act_f32; /* act="f32" */
 } mr_mm;
 
-/* Bytes of scratch for `rows` rows of k prepared for int8 (0 if the matrix runs on f32). */
+/* Bytes of scratch for `rows` rows of k: rows prepared for int8 (none if the matrix runs on f32), and from 5 rows on a
+ * panel per thread.  Heads: rows * heads.  Gated, with two formats: the larger of both. */
 size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k);
 /* Name of the kernel for reports, such as "int8 q4 avx512", "f32 bf16 avx2". */
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt);
@@ -51,7 +52,9 @@ void mr_gated_linear(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, 
 void mr_linear_heads(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx_row, int64_t ldx_head, int64_t rows,
                      float *y, int64_t ldy_row, int64_t ldy_head, void *scratch);
 /* y[r,j] = x[r (,j)] w[ids[r,j]]^T; x has row stride ldx and, if each_j, choice stride ldx_j.  Rows are grouped by expert. */
-size_t mr_expert_scratch(const mr_mm *mm, const mr_matrix *w, int64_t rows, int64_t k_top, bool each_j);
+/* Scratch of mr_expert_linear; told sizes, as plans are made before weights are packed. */
+size_t mr_expert_scratch(const mr_mm *mm, mr_fmt fmt, int64_t experts, int64_t n, int64_t k, int64_t rows, int64_t k_top,
+                         bool each_j);
 void mr_expert_linear(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx, int64_t ldx_j, bool each_j,
                       const int32_t *ids, int64_t rows, int64_t k_top, float *y, void *scratch);
 /* The whole expert MLP: gate, up, fn, product, down per group of rows; outputs summed in selection order. */

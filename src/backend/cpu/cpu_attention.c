@@ -1,0 +1,133 @@
+/* The attention op: rows -> segments of one session -> tasks of at most MR_ATT_PAIRS pairs of one
+ * KV head.  Every KV tile is read once per task; how pairs are cut into tasks changes no bit. */
+#include "backend/cpu/cpu.h"
+
+#include <assert.h>
+
+size_t mr_attend_scratch(int dk, int dv)
+{
+    /* the state of MR_ATT_PAIRS pairs (two pointers, two bounds, three floats, 64 scores each; 1
+     * KiB for the rest), then a tile of keys and one of values as f32 */
+    size_t state = MR_ATT_PAIRS * (2 * sizeof(void *) + 2 * sizeof(int64_t) + 3 * sizeof(float) +
+                                   MR_TILE * sizeof(float)) +
+                   1024;
+    size_t tiles = ((size_t)dk + ((size_t)dv + 15) / 16 * 16) * MR_TILE * sizeof(float);
+    return (state + tiles + 63) / 64 * 64;
+}
+
+mr_attend_fn mr_attend_kernel(mr_isa isa)
+{
+    switch (isa) {
+#if defined(__x86_64__)
+    case MR_ISA_AVX2:
+        return mr_attend_avx2;
+    case MR_ISA_AVX512:
+        return mr_attend_avx512;
+#elif defined(__aarch64__)
+    case MR_ISA_NEON:
+        return mr_attend_neon;
+#endif
+    default:
+        assert(isa == MR_ISA_C);
+        return mr_attend_c;
+    }
+}
+
+/* Consecutive rows of one session. */
+typedef struct segment {
+    int64_t row, rows;
+    int64_t task0;  /* its first task */
+    int32_t blocks; /* tasks per KV head */
+} segment;
+
+typedef struct work {
+    const mr_cpu_call *c;
+    mr_view q, y;
+    const int32_t *pos;
+    const segment *seg;
+    int64_t n_seg;
+    int cache, heads, group;
+    char *own; /* scratch of thread 0 */
+} work;
+
+size_t mr_attention_segments(int64_t rows)
+{
+    return ((size_t)rows * sizeof(segment) + 63) / 64 * 64;
+}
+
+/* Tasks per KV head: enough for every thread, few enough that tiles are not read too often. */
+static int64_t blocks_for(const work *w, int64_t pairs)
+{
+    int threads = w->c->cpu->threads;
+    int64_t least = (pairs + MR_ATT_PAIRS - 1) / MR_ATT_PAIRS;
+    int64_t wish = threads > 1 ? (2 * threads + w->heads - 1) / w->heads : 1;
+    int64_t most = (pairs + 1) / 2;
+    wish = wish < most ? wish : most;
+    return wish > least ? wish : least;
+}
+
+static void run_task(void *ctx, int task, int worker)
+{
+    const work *w = ctx;
+    const mr_run *run = w->c->run;
+    const mr_cpu_step *prep = w->c->prep;
+    int64_t a = 0, b = w->n_seg; /* the last segment with task0 <= task */
+    while (b - a > 1) {
+        int64_t mid = (a + b) / 2;
+        if (w->seg[mid].task0 <= task)
+            a = mid;
+        else
+            b = mid;
+    }
+    const segment *s = &w->seg[a];
+    /* Later rows see more keys: the long tasks of a segment come first. */
+    int64_t i = task - s->task0, head = i % w->heads, block = s->blocks - 1 - i / w->heads;
+    int64_t pairs = s->rows * w->group;
+    int64_t first = pairs * block / s->blocks, last = pairs * (block + 1) / s->blocks;
+    int32_t slot = run->slot[s->row];
+    const mr_kv *kv = run->kv[slot];
+    mr_attend at = {.cache = &kv->cache[w->cache],
+                    .bf16 = kv->bf16,
+                    .kv_head = (int)head,
+                    .group = w->group,
+                    .dk = (int)w->q.dim,
+                    .dv = prep->att.dv,
+                    .mask = prep->att.mask,
+                    .span = prep->att.span,
+                    .scale = prep->att.scale,
+                    .softcap = prep->att.softcap,
+                    .kv_len = run->kv_len[slot],
+                    .pos = w->pos + s->row,
+                    .q = w->q.p + s->row * w->q.row,
+                    .q_row = w->q.row,
+                    .q_head = w->q.head,
+                    .y = w->y.p + s->row * w->y.row,
+                    .y_row = w->y.row,
+                    .y_head = w->y.head};
+    w->c->cpu->attend(&at, first, (int)(last - first),
+                      w->own + (size_t)worker * prep->att.per_thread);
+}
+
+mr_err mr_run_attention(const mr_cpu_call *c)
+{
+    const int32_t *slot = c->run->slot;
+    work w = {.c = c, .q = mr_cpu_in(c, 0), .y = mr_cpu_out(c, 0), .pos = mr_cpu_ints(c, 2)};
+    w.cache = c->step->in[1].index;
+    w.heads = c->plan->caches[w.cache].heads;
+    w.group = (int)(w.q.heads / w.heads);
+    w.own = c->scratch + mr_attention_segments(w.q.rows);
+    segment *seg = (segment *)c->scratch;
+    int64_t tasks = 0;
+    for (int64_t r = 0, e; r < w.q.rows; r = e) {
+        for (e = r + 1; e < w.q.rows && slot[e] == slot[r];)
+            e++;
+        int64_t blocks = blocks_for(&w, (e - r) * w.group);
+        seg[w.n_seg++] = (segment){r, e - r, tasks, (int32_t)blocks};
+        tasks += blocks * w.heads;
+    }
+    if (tasks > INT32_MAX)
+        return mr_fail(MR_ELIMIT, "attention: %lld rows are too many", (long long)w.q.rows);
+    w.seg = seg;
+    mr_pool_run(c->cpu->pool, (int)tasks, run_task, &w);
+    return MR_OK;
+}

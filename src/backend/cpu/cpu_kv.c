@@ -1,0 +1,180 @@
+/* KV caches: tables of blocks, allocated as a session grows, and the writing of rows into them.
+ *
+ * Keys are written transposed: rows of one tile go side by side along the lanes, so a few rows at a
+ * time keep the scattered lines in the first-level cache. */
+#include "backend/cpu/cpu_kv.h"
+
+#include <assert.h>
+#include <string.h>
+
+static int64_t blocks_of(int64_t positions)
+{
+    return (positions + MR_TILE - 1) / MR_TILE;
+}
+
+/* Sizes of a cache for sessions of max_len positions; false if they overflow. */
+static bool describe(const mr_cache_desc *d, bool bf16, int64_t max_len, int64_t max_advance,
+                     mr_kv_cache *c)
+{
+    *c = (mr_kv_cache){.heads = d->heads, .dk = d->dk, .dv = d->dv, .dv16 = (d->dv + 15) / 16 * 16};
+    c->slots = blocks_of(max_len);
+    if (d->window) {
+        int64_t ring = blocks_of(d->window + max_advance) + 1;
+        if (ring < c->slots)
+            c->slots = c->ring = ring;
+    }
+    size_t keys, values;
+    if (!mr_mul_size((size_t)d->heads * MR_TILE, (size_t)d->dk, &keys) ||
+        !mr_mul_size((size_t)d->heads * MR_TILE, (size_t)c->dv16, &values) ||
+        !mr_add_size(keys, values, &values) || !mr_mul_size(values, bf16 ? 2 : 4, &c->block_bytes))
+        return false;
+    c->v_at = keys;
+    return true;
+}
+
+static bool is_bf16(const mr_backend *b)
+{
+    return b->opts.precision != MR_EXACT;
+}
+
+mr_err mr_cpu_kv_new(mr_backend *b, const mr_cache_desc *caches, int n, int64_t max_len,
+                     int64_t max_advance, mr_kv **out)
+{
+    if (max_len < 1 || max_len > INT32_MAX || max_advance < 1 || max_advance > INT32_MAX)
+        return mr_fail(MR_EUSAGE, "a session of %lld positions, %lld at a time, is out of range",
+                       (long long)max_len, (long long)max_advance);
+    mr_kv *kv = mr_zalloc(MR_MEM_KV, sizeof *kv);
+    if (!kv)
+        return MR_ENOMEM;
+    *kv = (mr_kv){.bf16 = is_bf16(b), .max_len = max_len, .max_advance = max_advance};
+    kv->bytes = sizeof *kv + (size_t)n * sizeof *kv->cache;
+    kv->cache = mr_zalloc(MR_MEM_KV, (size_t)n * sizeof *kv->cache);
+    if (!kv->cache) {
+        mr_free(kv);
+        return MR_ENOMEM;
+    }
+    for (; kv->n < n; kv->n++) {
+        mr_kv_cache *c = &kv->cache[kv->n];
+        size_t table = 0;
+        mr_err e = MR_OK;
+        if (!describe(&caches[kv->n], kv->bf16, max_len, max_advance, c) ||
+            !mr_mul_size((size_t)c->slots, sizeof *c->block, &table))
+            e = mr_fail(MR_ELIMIT, "cache \"%s\" is too large", caches[kv->n].name);
+        else if (!(c->block = mr_zalloc(MR_MEM_KV, table)))
+            e = MR_ENOMEM;
+        if (e != MR_OK) {
+            mr_cpu_kv_free(b, kv);
+            return e;
+        }
+        kv->bytes += table;
+    }
+    *out = kv;
+    return MR_OK;
+}
+
+mr_err mr_cpu_kv_reserve(mr_backend *b, mr_kv *kv, int64_t len)
+{
+    (void)b;
+    if (len > kv->max_len)
+        return mr_fail(MR_ELIMIT, "the session holds %lld positions, %lld are asked for",
+                       (long long)kv->max_len, (long long)len);
+    for (int i = 0; i < kv->n; i++) {
+        mr_kv_cache *c = &kv->cache[i];
+        int64_t want = blocks_of(len) < c->slots ? blocks_of(len) : c->slots;
+        for (; c->held < want; c->held++) {
+            c->block[c->held] = mr_zalloc(MR_MEM_KV, c->block_bytes);
+            if (!c->block[c->held])
+                return MR_ENOMEM;
+            kv->bytes += c->block_bytes;
+        }
+    }
+    if (len > kv->len)
+        kv->len = len;
+    return MR_OK;
+}
+
+size_t mr_cpu_kv_bytes(const mr_backend *b, const mr_kv *kv)
+{
+    (void)b;
+    return kv->bytes;
+}
+
+size_t mr_cpu_kv_need(const mr_backend *b, const mr_cache_desc *caches, int n, int64_t len,
+                      int64_t max_advance)
+{
+    size_t all = sizeof(mr_kv) + (size_t)n * sizeof(mr_kv_cache);
+    for (int i = 0; i < n; i++) {
+        mr_kv_cache c;
+        size_t bytes;
+        if (!describe(&caches[i], is_bf16(b), len, max_advance, &c) ||
+            !mr_add_size(c.block_bytes, sizeof *c.block, &bytes) ||
+            !mr_mul_size(bytes, (size_t)c.slots, &bytes) || !mr_add_size(all, bytes, &all))
+            return SIZE_MAX;
+    }
+    return all;
+}
+
+void mr_cpu_kv_free(mr_backend *b, mr_kv *kv)
+{
+    (void)b;
+    if (!kv)
+        return;
+    for (int i = 0; i < kv->n; i++) {
+        for (int64_t s = 0; s < kv->cache[i].held; s++)
+            mr_free(kv->cache[i].block[s]);
+        mr_free(kv->cache[i].block);
+    }
+    mr_free(kv->cache);
+    mr_free(kv);
+}
+
+/* ---- writing ---- */
+
+/* To bf16, nearest even; NaN stays a quiet NaN.  The same as v16f_store_bf16. */
+static inline uint16_t to_bf16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    if ((u & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* Rows that lie in one tile, from lane on. */
+static void write_tile(const mr_kv *kv, const mr_kv_cache *c, void *block, int head, int lane,
+                       int n, const float *k, int64_t ldk, const float *v, int64_t ldv)
+{
+    size_t k_at = (size_t)head * (size_t)c->dk * MR_TILE + (size_t)lane;
+    size_t v_at = c->v_at + ((size_t)head * MR_TILE + (size_t)lane) * (size_t)c->dv16;
+    if (kv->bf16) {
+        uint16_t *kd = (uint16_t *)block + k_at, *vd = (uint16_t *)block + v_at;
+        for (int d = 0; d < c->dk; d++, kd += MR_TILE)
+            for (int r = 0; r < n; r++)
+                kd[r] = to_bf16(k[r * ldk + d]);
+        for (int r = 0; v && r < n; r++, vd += c->dv16)
+            for (int d = 0; d < c->dv; d++)
+                vd[d] = to_bf16(v[r * ldv + d]);
+        return;
+    }
+    float *kd = (float *)block + k_at, *vd = (float *)block + v_at;
+    for (int d = 0; d < c->dk; d++, kd += MR_TILE)
+        for (int r = 0; r < n; r++)
+            kd[r] = k[r * ldk + d];
+    for (int r = 0; v && r < n; r++, vd += c->dv16)
+        memcpy(vd, v + r * ldv, (size_t)c->dv * sizeof *vd);
+}
+
+void mr_kv_write(const mr_kv *kv, int cache, int head, int64_t pos, int n, const float *k,
+                 int64_t ldk, const float *v, int64_t ldv)
+{
+    const mr_kv_cache *c = &kv->cache[cache];
+    while (n > 0) {
+        int lane = (int)(pos % MR_TILE), m = MR_TILE - lane < n ? MR_TILE - lane : n;
+        write_tile(kv, c, mr_kv_block(c, pos / MR_TILE), head, lane, m, k, ldk, v, ldv);
+        pos += m;
+        n -= m;
+        k += m * ldk;
+        if (v)
+            v += m * ldv;
+    }
+}

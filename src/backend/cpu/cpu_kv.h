@@ -1,0 +1,58 @@
+/* KV caches of one session on the CPU backend.
+ *
+ * Why:    attention reads whole tiles of 64 absolute positions; a cache is a table of such blocks.
+ * Layout: a block holds keys [heads][dk][64] (positions along lanes), then values
+ * [heads][64][dv16], dv16 = dv rounded up to 16 with zeros; dv 0 has no values (they are the first
+ * of the keys). Elements are f32, or bf16 outside `exact`. Rules:  1. Block b holds positions 64b
+ * .. 64b+63; in a ring it lives in slot b modulo `ring`.
+ *         2. A ring has ceil((window + max_advance) / 64) + 1 blocks: whatever an open row may look
+ *            at is still there, also after a roll back of max_advance rows.
+ *         3. Blocks are zeroed when made and never given back before the session ends.
+ */
+#ifndef MR_BACKEND_CPU_KV_H
+#define MR_BACKEND_CPU_KV_H
+
+#include "backend/backend.h"
+
+enum { MR_TILE = 64 };
+
+typedef struct mr_kv_cache {
+    int heads, dk, dv, dv16;
+    int64_t slots; /* blocks at most */
+    int64_t ring;  /* slots if it is a ring, else 0 */
+    int64_t held;  /* slots 0..held-1 have blocks */
+    size_t v_at;   /* elements before the values of a block */
+    size_t block_bytes;
+    void **block; /* [slots] */
+} mr_kv_cache;
+
+struct mr_kv {
+    bool bf16;
+    int n;
+    int64_t max_len, max_advance;
+    int64_t len; /* positions 0..len-1 have blocks */
+    size_t bytes;
+    mr_kv_cache *cache; /* [n] */
+};
+
+/* The block of absolute positions 64b .. 64b+63. */
+static inline void *mr_kv_block(const mr_kv_cache *c, int64_t b)
+{
+    return c->block[c->ring ? b % c->ring : b];
+}
+
+mr_err mr_cpu_kv_new(mr_backend *b, const mr_cache_desc *caches, int n, int64_t max_len,
+                     int64_t max_advance, mr_kv **out);
+mr_err mr_cpu_kv_reserve(mr_backend *b, mr_kv *kv, int64_t len);
+size_t mr_cpu_kv_bytes(const mr_backend *b, const mr_kv *kv);
+size_t mr_cpu_kv_need(const mr_backend *b, const mr_cache_desc *caches, int n, int64_t len,
+                      int64_t max_advance);
+void mr_cpu_kv_free(mr_backend *b, mr_kv *kv);
+
+/* Writes rows r0 .. r0+n-1 (n <= 16, one session, consecutive positions from pos on) of one head.
+ * k, v: first element of that head in the first row, ldk, ldv floats from row to row; v NULL if the
+ * cache has no values. */
+void mr_kv_write(const mr_kv *kv, int cache, int head, int64_t pos, int n, const float *k,
+                 int64_t ldk, const float *v, int64_t ldv);
+
+#endif

@@ -1,0 +1,187 @@
+/* Products (by matmul.h), routing and the sum over experts. */
+#include "backend/cpu/cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+mr_err mr_run_linear(const mr_cpu_call *c)
+{
+    mr_view x = mr_cpu_in(c, 0), y = mr_cpu_out(c, 0);
+    mr_linear(&c->prep->mm, mr_cpu_matrix(c, 1), mr_cpu_vector(c, 2), x.p, x.row, x.rows, y.p,
+              y.row, c->scratch);
+    return MR_OK;
+}
+
+mr_err mr_run_gated_linear(const mr_cpu_call *c)
+{
+    mr_view x = mr_cpu_in(c, 0), y = mr_cpu_out(c, 0);
+    mr_gated_linear(&c->prep->mm, mr_cpu_matrix(c, 1), mr_cpu_matrix(c, 2), mr_cpu_vector(c, 3),
+                    mr_cpu_vector(c, 4), c->prep->fn, x.p, x.row, x.rows, y.p, y.row, c->scratch);
+    return MR_OK;
+}
+
+mr_err mr_run_linear_heads(const mr_cpu_call *c)
+{
+    mr_view x = mr_cpu_in(c, 0), y = mr_cpu_out(c, 0);
+    mr_linear_heads(&c->prep->mm, mr_cpu_matrix(c, 1), x.p, x.row, x.head, x.rows, y.p, y.row,
+                    y.head, c->scratch);
+    return MR_OK;
+}
+
+/* Expert numbers are indices of weights: a graph may take them from an input, so they are checked.
+ */
+static mr_err check_experts(const mr_cpu_call *c, int ids, int weight, int64_t n)
+{
+    const int32_t *id = mr_cpu_ints(c, ids);
+    int64_t experts = c->step->in[weight].dim[0].n;
+    for (int64_t i = 0; i < n; i++)
+        if (id[i] < 0 || id[i] >= experts)
+            return mr_fail(MR_EUSAGE, "%s: expert %d of 0..%lld", mr_op_get(c->prep->op)->name,
+                           (int)id[i], (long long)experts - 1);
+    return MR_OK;
+}
+
+mr_err mr_run_expert_linear(const mr_cpu_call *c)
+{
+    mr_view x = mr_cpu_in(c, 0), y = mr_cpu_out(c, 0);
+    MR_TRY(check_experts(c, 2, 1, y.rows * y.heads));
+    bool each_j = c->step->in[0].rank == 3;
+    mr_expert_linear(&c->prep->mm, mr_cpu_matrix(c, 1), x.p, x.row, each_j ? x.head : 0, each_j,
+                     mr_cpu_ints(c, 2), y.rows, y.heads, y.p, c->scratch);
+    return MR_OK;
+}
+
+mr_err mr_run_moe(const mr_cpu_call *c)
+{
+    mr_view x = mr_cpu_in(c, 0), y = mr_cpu_out(c, 0), w = mr_cpu_in(c, 2);
+    MR_TRY(check_experts(c, 1, 3, w.rows * w.dim));
+    mr_moe(&c->prep->mm, mr_cpu_matrix(c, 3), mr_cpu_matrix(c, 4), mr_cpu_matrix(c, 5), c->prep->fn,
+           x.p, x.row, mr_cpu_ints(c, 1), w.p, x.rows, w.dim, y.p, y.row, c->scratch);
+    return MR_OK;
+}
+
+/* ---- combine ---- */
+
+typedef struct combined {
+    const mr_cpu_call *c;
+    mr_view y, x, w;
+} combined;
+
+static void run_combine(const void *ctx, int64_t first, int64_t last, int worker)
+{
+    (void)worker;
+    const combined *s = ctx;
+    for (int64_t r = first; r < last; r++)
+        s->c->cpu->vec->combine(s->y.p + r * s->y.row, s->x.p + r * s->x.row, s->x.head,
+                                s->w.p + r * s->w.row, s->w.dim, s->y.dim);
+}
+
+mr_err mr_run_combine(const mr_cpu_call *c)
+{
+    combined s = {c, mr_cpu_out(c, 0), mr_cpu_in(c, 0), mr_cpu_in(c, 1)};
+    mr_cpu_split(c->cpu, s.y.rows, s.y.dim * s.w.dim, run_combine, &s);
+    return MR_OK;
+}
+
+/* ---- route ---- */
+
+typedef struct routed {
+    const mr_cpu_call *c;
+    mr_view x, w;
+    int32_t *ids;
+    const float *bias;
+} routed;
+
+/* Per expert: score, choice, room for a group's sum, a mark. */
+size_t mr_route_scratch(int64_t experts)
+{
+    return ((size_t)experts * (3 * sizeof(float) + 1) + 63) / 64 * 64;
+}
+
+/* NaN counts as the worst choice, so that a broken row still gets k distinct experts. */
+static float choice_of(float x)
+{
+    return x == x ? x : -INFINITY;
+}
+
+static float two_largest(const float *x, int64_t n)
+{
+    float a = -INFINITY, b = -INFINITY;
+    for (int64_t i = 0; i < n; i++) {
+        if (x[i] > a) {
+            b = a;
+            a = x[i];
+        } else if (x[i] > b) {
+            b = x[i];
+        }
+    }
+    return choice_of(a + b);
+}
+
+/* The unmarked entry with the largest value, the first of equals; marks it. */
+static int64_t take_largest(const float *x, int64_t n, char *mark)
+{
+    int64_t best = -1;
+    for (int64_t i = 0; i < n; i++)
+        if (!mark[i] && (best < 0 || x[i] > x[best]))
+            best = i;
+    mark[best] = 1;
+    return best;
+}
+
+/* All but the `keep` best groups become -inf. */
+static void mask_groups(const mr_cpu_step *p, float *choice, int64_t n, char *mark, float *sums)
+{
+    int64_t size = n / p->route.groups;
+    for (int64_t g = 0; g < p->route.groups; g++) {
+        sums[g] = two_largest(choice + g * size, size);
+        mark[g] = 0;
+    }
+    for (int64_t i = 0; i < p->route.keep; i++)
+        take_largest(sums, p->route.groups, mark);
+    for (int64_t g = 0; g < p->route.groups; g++)
+        for (int64_t e = 0; !mark[g] && e < size; e++)
+            choice[g * size + e] = -INFINITY;
+}
+
+static void route_row(const routed *s, int64_t r, float *score)
+{
+    const mr_cpu_step *p = s->c->prep;
+    const mr_vec_kernels *vec = s->c->cpu->vec;
+    int64_t n = s->x.dim, k = p->route.k;
+    float *choice = score + n, *sums = choice + n, sum = 0, *w = s->w.p + r * s->w.row;
+    int32_t *ids = s->ids + r * k;
+    char *mark = (char *)(sums + n);
+    if (p->route.sigmoid)
+        vec->map(MR_OP_SIGMOID, 0, score, s->x.p + r * s->x.row, n);
+    else
+        vec->softmax(score, s->x.p + r * s->x.row, n);
+    for (int64_t e = 0; e < n; e++)
+        choice[e] = choice_of(s->bias ? score[e] + s->bias[e] : score[e]);
+    if (p->route.groups > 1)
+        mask_groups(p, choice, n, mark, sums);
+    memset(mark, 0, (size_t)n);
+    for (int64_t j = 0; j < k; j++) {
+        ids[j] = (int32_t)take_largest(choice, n, mark);
+        w[j] = score[ids[j]];
+        sum = sum + w[j];
+    }
+    for (int64_t j = 0; j < k; j++)
+        w[j] = (p->route.norm ? w[j] / (sum + p->route.eps) : w[j]) * p->route.scale;
+}
+
+static void run_route(const void *ctx, int64_t first, int64_t last, int worker)
+{
+    const routed *s = ctx;
+    float *own = (float *)(s->c->scratch + (size_t)worker * mr_route_scratch(s->x.dim));
+    for (int64_t r = first; r < last; r++)
+        route_row(s, r, own);
+}
+
+mr_err mr_run_route(const mr_cpu_call *c)
+{
+    routed s = {c, mr_cpu_in(c, 0), mr_cpu_out(c, 1), (int32_t *)mr_cpu_view(c, &c->step->out[0]).p,
+                mr_cpu_vector(c, 1)};
+    mr_cpu_split(c->cpu, s.x.rows, s.x.dim * (8 + c->prep->route.k), run_route, &s);
+    return MR_OK;
+}

@@ -1,0 +1,254 @@
+/* What the backend supports, and the decoding of a step's attributes: done once, when a plan is
+ * made, so that running it looks nothing up. */
+#include "backend/cpu/cpu.h"
+
+#include <assert.h>
+#include <string.h>
+
+static const mr_cpu_fn runners[MR_OP_COUNT] = {
+    [MR_OP_EMBED] = mr_run_embed,
+    [MR_OP_GATHER] = mr_run_gather,
+    [MR_OP_LINEAR] = mr_run_linear,
+    [MR_OP_LINEAR_HEADS] = mr_run_linear_heads,
+    [MR_OP_RMSNORM] = mr_run_rmsnorm,
+    [MR_OP_ADD] = mr_run_pairwise,
+    [MR_OP_MUL] = mr_run_pairwise,
+    [MR_OP_SCALE] = mr_run_map,
+    [MR_OP_SOFTCAP] = mr_run_map,
+    [MR_OP_SILU] = mr_run_map,
+    [MR_OP_GELU_TANH] = mr_run_map,
+    [MR_OP_GELU] = mr_run_map,
+    [MR_OP_SIGMOID] = mr_run_map,
+    [MR_OP_CONCAT] = mr_run_concat,
+    [MR_OP_ROPE_TABLE] = mr_run_rope_table,
+    [MR_OP_ROPE] = mr_run_rope,
+    [MR_OP_APPEND] = mr_run_append,
+    [MR_OP_ATTENTION] = mr_run_attention,
+    [MR_OP_ROUTE] = mr_run_route,
+    [MR_OP_EXPERT_LINEAR] = mr_run_expert_linear,
+    [MR_OP_COMBINE] = mr_run_combine,
+    [MR_OP_ADD_RMSNORM] = mr_run_add_rmsnorm,
+    [MR_OP_GATED_LINEAR] = mr_run_gated_linear,
+    [MR_OP_ROPE_APPEND] = mr_run_append,
+    [MR_OP_MOE] = mr_run_moe,
+};
+
+mr_cpu_fn mr_cpu_runner(mr_op op)
+{
+    return runners[op];
+}
+
+/* ---- supports ---- */
+
+enum { MAX_HEAD = 1024 }; /* a tile of f32 keys of this width is 256 KiB */
+
+static mr_err refuse(mr_op op, const char *attr, const char *why)
+{
+    return mr_fail(MR_EUNSUPPORTED, "cpu: %s: %s %s", mr_op_get(op)->name, attr, why);
+}
+
+static mr_err check_attention(const mr_graph *g, const mr_node *n)
+{
+    if (mr_graph_value(g, n->in[0])->dim[2].n > MAX_HEAD)
+        return refuse(n->op, "q", "has heads of more than 1024 values");
+    if (mr_attr_i(n, "dv") > MAX_HEAD)
+        return refuse(n->op, "dv", "is above 1024");
+    return MR_OK;
+}
+
+/* Angles must be ones that sine and cosine can reduce: |pos f| < 2^40. */
+static mr_err check_rope_table(const mr_node *n)
+{
+    if (mr_attr_f(n, "theta") < 1)
+        return refuse(n->op, "theta", "is below 1");
+    if (mr_attr_f(n, "factor") < 0x1p-8)
+        return refuse(n->op, "factor", "is below 1/256");
+    return MR_OK;
+}
+
+mr_err mr_cpu_supports(const mr_backend *b, const mr_graph *g, const mr_node *n)
+{
+    (void)b;
+    bool leaf = n->op == MR_OP_INPUT || n->op == MR_OP_WEIGHT || n->op == MR_OP_CACHE;
+    if (leaf || mr_op_is_view(n->op))
+        return MR_OK;
+    if (!runners[n->op])
+        return mr_fail(MR_EUNSUPPORTED, "cpu: %s is not implemented", mr_op_get(n->op)->name);
+    if (n->op == MR_OP_ATTENTION)
+        return check_attention(g, n);
+    if (n->op == MR_OP_ROPE_TABLE)
+        return check_rope_table(n);
+    return MR_OK;
+}
+
+/* ---- attributes ---- */
+
+static mr_op activation(const mr_node *n)
+{
+    const char *s = mr_attr_s(n, "fn");
+    return mr_op_find(s, strlen(s));
+}
+
+static mr_mask mask_named(const char *s)
+{
+    static const char *const names[] = {"causal", "window", "block", "full"};
+    int m = 0;
+    while (strcmp(s, names[m]))
+        m++;
+    return (mr_mask)m;
+}
+
+static void prepare_route(const mr_node *n, mr_cpu_step *p)
+{
+    p->route.k = mr_attr_i(n, "k");
+    p->route.groups = mr_attr_i(n, "groups");
+    p->route.keep = mr_attr_i(n, "keep");
+    p->route.sigmoid = !strcmp(mr_attr_s(n, "score"), "sigmoid");
+    p->route.norm = mr_attr_i(n, "norm") != 0;
+    p->route.eps = (float)mr_attr_f(n, "eps");
+    p->route.scale = (float)mr_attr_f(n, "scale");
+}
+
+static void prepare_attention(const mr_node *n, const mr_step *s, mr_cpu_step *p)
+{
+    p->att.mask = mask_named(mr_attr_s(n, "mask"));
+    p->att.span = p->att.mask == MR_MASK_WINDOW ? mr_attr_i(n, "window") : mr_attr_i(n, "block");
+    p->att.dv = (int)mr_attr_i(n, "dv");
+    p->att.scale = (float)mr_attr_f(n, "scale");
+    p->att.softcap = (float)mr_attr_f(n, "softcap");
+    p->att.per_thread = mr_attend_scratch((int)s->in[0].dim[2].n, p->att.dv);
+}
+
+static mr_err prepare_table(const mr_plan *plan, const mr_node *n, mr_cpu_step *p)
+{
+    p->table.half = mr_attr_i(n, "dim") / 2;
+    p->table.mscale = (float)mr_attr_f(n, "mscale");
+    float *f = mr_arena_alloc(plan->memory, (size_t)p->table.half * sizeof *f);
+    if (!f)
+        return MR_ENOMEM;
+    mr_rope_frequencies(n, f);
+    p->table.freq = f;
+    return MR_OK;
+}
+
+static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, mr_cpu_step *p)
+{
+    const mr_node *n = s->node;
+    p->op = s->op;
+    p->run = runners[s->op];
+    assert(p->run);
+    if (mr_attr_index(s->op, "act") >= 0) {
+        bool f32 = !strcmp(mr_attr_s(n, "act"), "f32");
+        p->mm = (mr_mm){cpu->pool, cpu->base.opts.isa, plan->precision, f32};
+    }
+    switch (s->op) {
+    case MR_OP_EMBED:
+        p->p = (float)mr_attr_f(n, "scale");
+        break;
+    case MR_OP_SCALE:
+        p->p = (float)mr_attr_f(n, "by");
+        break;
+    case MR_OP_SOFTCAP:
+        p->p = (float)mr_attr_f(n, "cap");
+        break;
+    case MR_OP_RMSNORM:
+    case MR_OP_ADD_RMSNORM:
+        p->eps = (float)mr_attr_f(n, "eps");
+        p->offset = (float)mr_attr_f(n, "offset");
+        break;
+    case MR_OP_ROPE:
+    case MR_OP_ROPE_APPEND:
+        p->rope.start = mr_attr_i(n, "start");
+        p->rope.interleaved = mr_attr_i(n, "interleaved") != 0;
+        break;
+    case MR_OP_GATED_LINEAR:
+    case MR_OP_MOE:
+        p->fn = activation(n);
+        break;
+    case MR_OP_ROUTE:
+        prepare_route(n, p);
+        break;
+    case MR_OP_ATTENTION:
+        prepare_attention(n, s, p);
+        break;
+    case MR_OP_ROPE_TABLE:
+        return prepare_table(plan, n, p);
+    default:
+        break;
+    }
+    return MR_OK;
+}
+
+/* ---- scratch ---- */
+
+static mr_fmt fmt_of(const mr_plan *p, const mr_step *s, int i)
+{
+    return mr_graph_value(p->graph, s->node->in[i])->fmt;
+}
+
+static size_t scratch_bytes(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s,
+                            const mr_cpu_step *p)
+{
+    const mr_operand_ref *in = s->in;
+    size_t threads = (size_t)cpu->threads;
+    int64_t rows = mr_dim_bind(in[0].dim[0], plan->row_cap, plan->out_cap);
+    switch (s->op) {
+    case MR_OP_LINEAR:
+    case MR_OP_GATED_LINEAR:
+        return mr_matmul_scratch(&p->mm, fmt_of(plan, s, 1), rows, in[1].dim[1].n);
+    case MR_OP_LINEAR_HEADS:
+        return mr_matmul_scratch(&p->mm, fmt_of(plan, s, 1), rows * in[1].dim[0].n, in[1].dim[2].n);
+    case MR_OP_EXPERT_LINEAR:
+        return mr_expert_scratch(&p->mm, fmt_of(plan, s, 1), in[1].dim[0].n, in[1].dim[1].n,
+                                 in[1].dim[2].n, rows, in[2].dim[1].n, in[0].rank == 3);
+    case MR_OP_MOE:
+        return mr_moe_scratch(&p->mm, fmt_of(plan, s, 3), fmt_of(plan, s, 5), in[3].dim[0].n,
+                              in[3].dim[2].n, in[3].dim[1].n, rows, in[1].dim[1].n);
+    case MR_OP_ROUTE:
+        return threads * mr_route_scratch(in[0].dim[1].n);
+    case MR_OP_ROPE_APPEND:
+        return threads * mr_append_scratch(in[1].dim[2].n);
+    case MR_OP_ATTENTION:
+        return mr_attention_segments(rows) + threads * p->att.per_thread;
+    default:
+        return 0;
+    }
+}
+
+/* "linear int8 q4 avx512", "rmsnorm avx2" */
+static const char *kernel_name(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s,
+                               const mr_cpu_step *p)
+{
+    const char *op = mr_op_get(s->op)->name;
+    if (p->mm.pool) {
+        int w = s->op == MR_OP_MOE ? 3 : 1;
+        return mr_arena_printf(plan->memory, "%s %s", op,
+                               mr_matmul_kernel(&p->mm, fmt_of(plan, s, w)));
+    }
+    return mr_arena_printf(plan->memory, "%s %s", op, mr_isa_name(cpu->base.opts.isa));
+}
+
+/* What mr_moe takes as plain rows must be plain rows. */
+static mr_err check_strides(const mr_step *s)
+{
+    if (s->op == MR_OP_MOE && s->in[2].stride[0] != s->in[2].dim[1].n)
+        return refuse(s->op, "weights", "is a slice");
+    return MR_OK;
+}
+
+mr_err mr_cpu_step_plan(const mr_backend *b, const mr_plan *plan, mr_step *s)
+{
+    const mr_cpu *cpu = (const mr_cpu *)b;
+    MR_TRY(check_strides(s));
+    mr_cpu_step *p = mr_arena_alloc(plan->memory, sizeof *p);
+    if (!p)
+        return MR_ENOMEM;
+    MR_TRY(prepare(cpu, plan, s, p));
+    size_t bytes = scratch_bytes(cpu, plan, s, p);
+    if (bytes > INT64_MAX / 2)
+        return mr_fail(MR_ELIMIT, "cpu: the scratch of %s is too large", mr_op_get(s->op)->name);
+    s->scratch_bytes = (int64_t)bytes;
+    s->prep = p;
+    s->kernel = kernel_name(cpu, plan, s, p);
+    return s->kernel ? MR_OK : MR_ENOMEM;
+}
