@@ -120,21 +120,20 @@ mr_err mr_file_read_all(const char *path, uint64_t max, mr_mem account, char **d
     *len = 0;
     mr_file f;
     MR_TRY(mr_file_open(&f, path));
-    mr_err err = MR_OK;
-    char *p = NULL;
-    if (f.size > max || f.size >= SIZE_MAX)
+    bool fits = f.size <= max && f.size < SIZE_MAX;
+    char *p = fits ? mr_alloc(account, (size_t)f.size + 1) : NULL;
+    mr_err err;
+    if (!fits)
         err = mr_fail(MR_EFORMAT, "%s: %" PRIu64 " bytes, at most %" PRIu64 " are allowed", path,
                       f.size, max);
-    else if (!(p = mr_alloc(account, (size_t)f.size + 1)))
+    else if (!p)
         err = MR_ENOMEM;
-    else
-        err = mr_file_pread(&f, 0, p, (size_t)f.size);
-    if (err == MR_OK) {
+    else if ((err = mr_file_pread(&f, 0, p, (size_t)f.size)) != MR_OK)
+        mr_free(p);
+    else {
         p[f.size] = '\0';
         *data = p;
         *len = (size_t)f.size;
-    } else {
-        mr_free(p);
     }
     mr_file_close(&f);
     return err;
