@@ -1,0 +1,85 @@
+/* Product kernels for AVX2.
+ *
+ * 4-bit weights and Q6_K (at most 63) multiply as unsigned by signed bytes: pairs of products fit
+ * int16 (63*127*2 = 16002).  8-bit ones do not (255*127*2), so their even and odd bytes go to int16
+ * and the values are prepared as int16 in the same order. */
+#include "backend/cpu/lanes_avx2.h"
+
+#include <stddef.h>
+
+#define LANES_ISA MR_ISA_AVX2
+#define TILE_NV 1
+#define TILE_F32_ROWS 6
+#define TILE_I8_ROWS 4
+#define U8_OFFSET 0
+#define U8_WIDE 1
+#define DIRECT_F32 4
+#define DIRECT_U4 4
+
+typedef struct x8 {
+    __m256i even, odd;
+} x8;
+typedef struct x4 {
+    __m256i v;
+} x4;
+typedef struct w8 {
+    v16i even, odd;
+} w8;
+
+static inline __m256i broadcast4(const uint8_t *p)
+{
+    int32_t quad;
+    memcpy(&quad, p, 4);
+    return _mm256_set1_epi32(quad);
+}
+
+static inline x8 x_u8(const uint8_t *p)
+{
+    return (x8){broadcast4(p), broadcast4(p + 4)};
+}
+
+static inline x4 x_u4(const uint8_t *p)
+{
+    return (x4){broadcast4(p)};
+}
+
+static inline x4 slot_u4(int32_t r)
+{
+    return (x4){_mm256_set1_epi32(r)};
+}
+
+static inline x8 slot_u8(int32_t r)
+{
+    __m256i v = _mm256_set1_epi32(r);
+    return (x8){_mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), _mm256_srai_epi16(v, 8)};
+}
+
+static inline w8 w_u8(v16i line)
+{
+    w8 w;
+    for (int h = 0; h < 2; h++) {
+        w.even.v[h] = _mm256_and_si256(line.v[h], _mm256_set1_epi16(255));
+        w.odd.v[h] = _mm256_srli_epi16(line.v[h], 8);
+    }
+    return w;
+}
+
+static inline v16i dot_u8(v16i acc, w8 w, x8 x)
+{
+    for (int h = 0; h < 2; h++) {
+        acc.v[h] = _mm256_add_epi32(acc.v[h], _mm256_madd_epi16(w.even.v[h], x.even));
+        acc.v[h] = _mm256_add_epi32(acc.v[h], _mm256_madd_epi16(w.odd.v[h], x.odd));
+    }
+    return acc;
+}
+
+static inline v16i dot_u4(v16i acc, v16i line, x4 x)
+{
+    for (int h = 0; h < 2; h++) {
+        __m256i pairs = _mm256_maddubs_epi16(line.v[h], x.v);
+        acc.v[h] = _mm256_add_epi32(acc.v[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    return acc;
+}
+
+#include "backend/cpu/matmul_lanes.h"

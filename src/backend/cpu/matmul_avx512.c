@@ -1,0 +1,46 @@
+/* Product kernels for AVX-512 with VNNI: one vpdpbusd per line of 64 weights. */
+#include "backend/cpu/lanes_avx512.h"
+
+#include <stddef.h>
+
+#define LANES_ISA MR_ISA_AVX512
+#define TILE_NV 4
+#define TILE_F32_ROWS 6
+#define TILE_I8_ROWS 6
+#define U8_OFFSET 0
+#define U8_WIDE 0
+#define DIRECT_F32 4
+#define DIRECT_U4 4
+
+typedef v16i x8, x4, w8;
+
+static inline x8 x_u8(const uint8_t *p)
+{
+    int32_t quad;
+    memcpy(&quad, p, 4);
+    return v16i_set1(quad);
+}
+
+static inline x8 slot_u8(int32_t r)
+{
+    return v16i_set1(r);
+}
+
+#define x_u4 x_u8
+#define slot_u4 slot_u8
+
+static inline w8 w_u8(v16i line)
+{
+    return line;
+}
+
+/* As assembly: gcc 12 spills accumulators around the intrinsic. */
+static inline v16i dot_u8(v16i acc, w8 w, x8 x)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(w.v), "v"(x.v));
+    return acc;
+}
+
+#define dot_u4 dot_u8
+
+#include "backend/cpu/matmul_lanes.h"

@@ -1,0 +1,328 @@
+/* Running a set of products: which columns, in which tasks, by which of the two kernel shapes.
+ *
+ * Few rows read the packed form directly.  More rows first turn a block of k of one column into a
+ * panel that stays in the L2 cache (bytes for int8 products of 4-bit weights, f32 for float
+ * products) and run register tiles over it.  Both continue the same chain per output, so the bits
+ * do not depend on which was taken.
+ */
+#include "backend/cpu/matmul_job.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "backend/cpu/vec.h"
+
+enum {
+    FEW_ROWS = 4,             /* so many need no memory of the worker */
+    BLOCK_ROWS = 256,         /* rows that meet one panel */
+    PANEL_K = 512,            /* of an f32 panel; a multiple of every k_unit */
+    PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
+    TASKS_PER_THREAD = 4
+};
+
+const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa)
+{
+    switch (isa) {
+#if defined(__x86_64__)
+    case MR_ISA_AVX2:
+        return &mr_mm_kernels_avx2;
+    case MR_ISA_AVX512:
+        return &mr_mm_kernels_avx512;
+#endif
+#if defined(__aarch64__)
+    case MR_ISA_NEON:
+        return &mr_mm_kernels_neon;
+#endif
+    default:
+        assert(isa == MR_ISA_C);
+        return &mr_mm_kernels_c;
+    }
+}
+
+mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k)
+{
+    mr_qform f = {.k = k, .group = l->act_group, .start_by = -l->zero};
+    if (l->kind == MR_PACK_U8) {
+        f.start_by += kernels->u8_offset;
+        f.wide = kernels->wide_u8;
+    }
+    f.halves = l->kind == MR_PACK_Q6;
+    f.step = sizeof(mr_qgroup) + (size_t)f.group * (f.wide ? 2 : 1);
+    /* An odd number of cache lines: rows of a tile then lie in different sets. */
+    f.stride = (MR_QROW_HEADER + (size_t)(k / f.group) * f.step + 63) / 64 * 64;
+    f.stride += f.stride / 64 % 2 ? 0 : 64;
+    return f;
+}
+
+static bool runs_int8(const mr_mm *mm, const mr_layout *l)
+{
+    return mr_layout_quantised(l) && mm->precision != MR_EXACT && !mm->act_f32;
+}
+
+static size_t round_line(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+
+/* Sums of both factors, then the panel. */
+static size_t worker_bytes(int64_t rows)
+{
+    int64_t block = rows < BLOCK_ROWS ? rows : BLOCK_ROWS;
+    if (rows <= FEW_ROWS)
+        return 0;
+    return 2 * (size_t)block * MR_TILE_OUT * sizeof(float) + PANEL_BYTES;
+}
+
+size_t mr_job_scratch(const mr_mm *mm, const mr_layout *l, int64_t vectors, int64_t rows, int64_t k)
+{
+    size_t bytes = worker_bytes(rows) * (size_t)mr_pool_threads(mm->pool);
+    if (runs_int8(mm, l))
+        bytes += round_line(mr_qform_of(mr_mm_kernels_for(mm->isa), l, k).stride * (size_t)vectors);
+    return bytes;
+}
+
+bool mr_job_same_form(const mr_mm *mm, const mr_matrix *a, const mr_matrix *b)
+{
+    const mr_mm_kernels *kernels = mr_mm_kernels_for(mm->isa);
+    bool int8 = runs_int8(mm, &a->layout);
+    if (int8 != runs_int8(mm, &b->layout) || a->k != b->k || a->n != b->n)
+        return false;
+    if (!int8)
+        return true;
+    mr_qform fa = mr_qform_of(kernels, &a->layout, a->k), fb = mr_qform_of(kernels, &b->layout, b->k);
+    return fa.group == fb.group && fa.start_by == fb.start_by && fa.halves == fb.halves && fa.wide == fb.wide;
+}
+
+/* ---- activations -------------------------------------------------------------------------- */
+
+typedef struct quantise_task {
+    const mr_job *job;
+    uint8_t *to;
+    int64_t vectors, each; /* vectors per task */
+} quantise_task;
+
+static int64_t job_vectors(const mr_job *job)
+{
+    return job->x_choice ? job->rows * job->choices : job->rows;
+}
+
+static void quantise_some(void *ctx, int task, int worker)
+{
+    const quantise_task *t = ctx;
+    const mr_job *job = t->job;
+    (void)worker;
+    for (int64_t i = task * t->each; i < (task + 1) * t->each && i < t->vectors; i++) {
+        int64_t r = job->x_choice ? i / job->choices : i, j = job->x_choice ? i % job->choices : 0;
+        job->kernels->quantise(job->x + r * job->x_row + j * job->x_choice, &job->form,
+                               t->to + (size_t)i * job->form.stride);
+    }
+}
+
+void mr_job_prepare(mr_job *job)
+{
+    const mr_mm *mm = job->mm;
+    uint8_t *at = job->scratch;
+    job->kernels = mr_mm_kernels_for(mm->isa);
+    job->form = (mr_qform){0};
+    job->memory_bytes = worker_bytes(job->together);
+    if (runs_int8(mm, &job->w[0]->layout)) {
+        int64_t vectors = job_vectors(job);
+        quantise_task t = {job, at, vectors, (vectors + mr_pool_threads(mm->pool) * 2 - 1) / (mr_pool_threads(mm->pool) * 2)};
+        job->form = mr_qform_of(job->kernels, &job->w[0]->layout, job->w[0]->k);
+        job->prepared = at;
+        if (vectors > 1)
+            mr_pool_run(mm->pool, (int)((vectors + t.each - 1) / t.each), quantise_some, &t);
+        else if (vectors == 1)
+            quantise_some(&t, 0, 0);
+        at += round_line(job->form.stride * (size_t)vectors);
+    }
+    job->memory = at;
+}
+
+/* ---- one column, one block of rows -------------------------------------------------------- */
+
+typedef struct block {
+    const mr_job *job;
+    int rows;
+    const uint8_t *x[BLOCK_ROWS]; /* floats, or prepared rows */
+    float *y[BLOCK_ROWS];
+    float *sums[2];
+    uint8_t *panel;
+} block;
+
+static void sums_f32(const block *b, const mr_column *c, int64_t k, float *sums)
+{
+    const mr_mm_kernels *kernels = b->job->kernels;
+    const float *x[BLOCK_ROWS];
+    mr_column part = *c;
+    static const mr_layout panel_layout = {.kind = MR_PACK_F32, .k_unit = 1};
+    size_t line = 16 * sizeof(float) * (size_t)c->nv;
+    mr_column panel = {&panel_layout, b->panel, line, line, c->nv};
+    for (int r = 0; r < b->rows; r++)
+        x[r] = (const float *)(const void *)b->x[r];
+    if (b->rows <= kernels->direct_f32 || c->layout->kind == MR_PACK_F32) {
+        kernels->tile_f32(c, k, x, b->rows, sums);
+        return;
+    }
+    for (int64_t k0 = 0; k0 < k; k0 += PANEL_K) {
+        int64_t len = k - k0 < PANEL_K ? k - k0 : PANEL_K;
+        kernels->unpack_f32(&part, len, (float *)(void *)b->panel);
+        kernels->tile_f32(&panel, len, x, b->rows, sums);
+        part.data += (size_t)(len / c->layout->k_unit) * c->unit;
+        for (int r = 0; r < b->rows; r++)
+            x[r] += len;
+    }
+}
+
+static void sums_i8(const block *b, const mr_column *c, int64_t units, float *sums)
+{
+    const mr_job *job = b->job;
+    const uint8_t *x[BLOCK_ROWS];
+    mr_layout bytes = mr_layout_bytes(c->layout);
+    mr_column part = *c, panel = {&bytes, b->panel, mr_layout_unit(&bytes, c->nv), mr_layout_lines(&bytes, c->nv), c->nv};
+    int64_t most = PANEL_BYTES / (int64_t)panel.unit;
+    for (int r = 0; r < b->rows; r++)
+        x[r] = b->x[r] + MR_QROW_HEADER;
+    if (b->rows <= job->kernels->direct_u4 || c->layout->kind != MR_PACK_U4) {
+        job->kernels->tile_i8(c, units, &job->form, x, b->rows, sums);
+        return;
+    }
+    for (int64_t u = 0; u < units; u += most) {
+        int64_t len = units - u < most ? units - u : most;
+        job->kernels->unpack_u4(&part, len, b->panel);
+        job->kernels->tile_i8(&panel, len, &job->form, x, b->rows, sums);
+        part.data += (size_t)len * c->unit;
+        for (int r = 0; r < b->rows; r++)
+            x[r] += (size_t)(len * (c->layout->k_unit / job->form.group)) * job->form.step;
+    }
+}
+
+/* Biases and the gate, from sums to y. */
+static void finish_row(const block *b, int r, int64_t first, int n)
+{
+    const mr_job *job = b->job;
+    const mr_vec_kernels *vec = mr_vec(job->mm->isa);
+    float by = 1.0f, *y = b->y[r] + first, *g = b->sums[0] + r * MR_TILE_OUT, *u = y;
+    const float *bias[2];
+    for (int i = 0; i < 2; i++)
+        bias[i] = job->bias[i] ? job->bias[i] + first : NULL;
+    if (job->form.k)
+        memcpy(&by, b->x[r], sizeof by);
+    if (job->fn == MR_OP_LINEAR) {
+        job->kernels->finish(g, by, bias[0], n, y);
+        return;
+    }
+    job->kernels->finish(g, by, bias[0], n, g);
+    if (job->w[1]) {
+        u = b->sums[1] + r * MR_TILE_OUT;
+        job->kernels->finish(u, by, bias[1], n, u);
+    }
+    vec->map(job->fn, 0.0f, g, g, n);
+    vec->mul(y, g, u, n);
+}
+
+static void run_column(const block *b, int64_t e, int64_t column)
+{
+    const mr_job *job = b->job;
+    int64_t first = 0;
+    int n = 0;
+    for (int i = 0; i < 2 && job->w[i]; i++) {
+        const mr_matrix *m = job->w[i];
+        mr_column c = mr_matrix_column(m, e, column, &first);
+        n = (int)(m->n - first < 16 * c.nv ? m->n - first : 16 * c.nv);
+        memset(b->sums[i], 0, (size_t)b->rows * MR_TILE_OUT * sizeof(float));
+        if (job->form.k)
+            sums_i8(b, &c, m->units, b->sums[i]);
+        else
+            sums_f32(b, &c, m->k, b->sums[i]);
+    }
+    for (int r = 0; r < b->rows; r++)
+        finish_row(b, r, first, n);
+}
+
+/* ---- tasks -------------------------------------------------------------------------------- */
+
+typedef struct schedule {
+    const mr_job *job;
+    int64_t columns, block_rows, items;
+    int tasks;
+} schedule;
+
+static int64_t rows_of(const mr_job *job, int64_t e)
+{
+    return job->first ? job->first[e + 1] - job->first[e] : job->rows;
+}
+
+static int64_t blocks_of(const schedule *s, int64_t e)
+{
+    return (rows_of(s->job, e) + s->block_rows - 1) / s->block_rows;
+}
+
+/* Rows row0.. of matrix e. */
+static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
+{
+    const mr_job *job = s->job;
+    int64_t left = rows_of(job, e) - row0;
+    b->rows = (int)(left < s->block_rows ? left : s->block_rows);
+    for (int i = 0; i < b->rows; i++) {
+        int64_t r = row0 + i, j = e;
+        if (job->pairs) {
+            int32_t pair = job->pairs[job->first[e] + r];
+            r = pair / job->choices;
+            j = pair % job->choices;
+        }
+        b->y[i] = job->y + r * job->y_row + j * job->y_choice;
+        if (job->form.k)
+            b->x[i] = job->prepared + (size_t)(job->x_choice ? r * job->choices + j : r) * job->form.stride;
+        else
+            b->x[i] = (const uint8_t *)(job->x + r * job->x_row + j * job->x_choice);
+    }
+}
+
+/* Items are numbered by matrix, block of rows, column; a task is a run of them. */
+static void run_items(void *ctx, int task, int worker)
+{
+    const schedule *s = ctx;
+    int64_t item = s->items * task / s->tasks, end = s->items * (task + 1) / s->tasks, base = 0, e = 0;
+    float few[2][FEW_ROWS * MR_TILE_OUT];
+    block b = {.job = s->job, .sums = {few[0], few[1]}};
+    if (s->job->memory_bytes) {
+        uint8_t *own = s->job->memory + (size_t)worker * s->job->memory_bytes;
+        b.sums[0] = (float *)(void *)own;
+        b.sums[1] = b.sums[0] + s->block_rows * MR_TILE_OUT;
+        b.panel = own + s->job->memory_bytes - PANEL_BYTES;
+    }
+    while (item < end) {
+        int64_t here = blocks_of(s, e) * s->columns;
+        if (item >= base + here) {
+            base += here;
+            e++;
+            continue;
+        }
+        int64_t row_block = (item - base) / s->columns, column = (item - base) % s->columns;
+        block_rows(s, e, row_block * s->block_rows, &b);
+        for (; item < end && column < s->columns; item++, column++)
+            run_column(&b, e, column);
+    }
+}
+
+void mr_job_run(const mr_job *job)
+{
+    int64_t threads = mr_pool_threads(job->mm->pool), largest = 0;
+    schedule s = {.job = job, .columns = mr_matrix_columns(job->w[0]), .block_rows = BLOCK_ROWS};
+    for (int64_t e = 0; e < job->w[0]->e; e++)
+        largest = rows_of(job, e) > largest ? rows_of(job, e) : largest;
+    if (largest < s.block_rows)
+        s.block_rows = largest > 0 ? largest : 1;
+    do {
+        s.items = 0;
+        for (int64_t e = 0; e < job->w[0]->e; e++)
+            s.items += blocks_of(&s, e) * s.columns;
+        if (threads == 1 || s.items >= threads * TASKS_PER_THREAD || s.block_rows <= 32)
+            break;
+        s.block_rows = (s.block_rows + 1) / 2;
+    } while (true);
+    s.tasks = (int)(threads == 1 ? 1 : s.items < threads * TASKS_PER_THREAD ? s.items : threads * TASKS_PER_THREAD);
+    if (s.tasks > 0)
+        mr_pool_run(job->mm->pool, s.tasks, run_items, &s);
+}

@@ -1,0 +1,48 @@
+/* Product kernels for NEON with sdot.  Both sides are signed: 4-bit and Q6_K weights are as they
+ * are, bytes lose 128, which the start of every group's sum makes up for. */
+#include "backend/cpu/lanes_neon.h"
+
+#include <stddef.h>
+
+#define LANES_ISA MR_ISA_NEON
+#define TILE_NV 1
+#define TILE_F32_ROWS 6
+#define TILE_I8_ROWS 6
+#define U8_OFFSET 128
+#define U8_WIDE 0
+#define DIRECT_F32 4
+#define DIRECT_U4 4
+
+typedef int8x16_t x8, x4;
+typedef v16i w8;
+
+static inline x8 x_u8(const uint8_t *p)
+{
+    int32_t quad;
+    memcpy(&quad, p, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(quad));
+}
+
+static inline x8 slot_u8(int32_t r)
+{
+    return vreinterpretq_s8_s32(vdupq_n_s32(r));
+}
+
+#define x_u4 x_u8
+#define slot_u4 slot_u8
+
+static inline w8 w_u8(v16i line)
+{
+    return v16i_xor(line, v16i_set1((int32_t)0x80808080));
+}
+
+static inline v16i dot_u4(v16i acc, v16i line, x4 x)
+{
+    for (int h = 0; h < 4; h++)
+        acc.v[h] = vdotq_s32(acc.v[h], vreinterpretq_s8_s32(line.v[h]), x);
+    return acc;
+}
+
+#define dot_u8 dot_u4
+
+#include "backend/cpu/matmul_lanes.h"
