@@ -1,6 +1,6 @@
 /* What ops.def says, as data.  The rows' strings are taken apart once, at first use; a malformed
  * row is a bug in the table and asserts. */
-#include "ir/graph.h"
+#include "ir/graph_internal.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -156,16 +156,12 @@ bool mr_op_is_view(mr_op op)
     return op == MR_OP_SLICE || op == MR_OP_HEADS;
 }
 
+bool mr_op_is_leaf(mr_op op)
+{
+    return op == MR_OP_INPUT || op == MR_OP_WEIGHT || op == MR_OP_CACHE;
+}
+
 bool mr_op_is_pure(mr_op op)
 {
-    switch (op) {
-    case MR_OP_INPUT:
-    case MR_OP_WEIGHT:
-    case MR_OP_CACHE:
-    case MR_OP_APPEND:
-    case MR_OP_ROPE_APPEND:
-        return false;
-    default:
-        return true;
-    }
+    return !mr_op_is_leaf(op) && op != MR_OP_APPEND && op != MR_OP_ROPE_APPEND;
 }

@@ -205,7 +205,7 @@ static mr_err declared_dims(mr_shape *s, bool rows)
     int64_t n = 1;
     for (int i = 0; i < s->y[0].rank; i++) {
         mr_dim d = s->y[0].dim[i];
-        if (d.sym == MR_NONE)
+        if (d.sym < 0 || d.sym >= MR_SYM_USER + s->g->n_symbols)
             return refuse(s, "axis %d has no valid symbol", i);
         if (d.sym != MR_SYM_NONE && (i > 0 || !rows))
             return refuse(s, "axis %d is not a number", i);
