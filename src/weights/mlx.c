@@ -23,6 +23,7 @@ typedef struct override {
 
 typedef struct quantization {
     mr_jval root;
+    spec usual; /* the root's own, read when first needed (bits 0: not yet) */
     override *at;
     override **order; /* by module */
     size_t n;
@@ -99,13 +100,17 @@ static mr_err read_spec(mr_jval from, bool strict, spec *s)
     return mr_jint(group, 1, 1 << 20, &s->group);
 }
 
-static mr_err find_spec(const quantization *q, const char *module, spec *s)
+static mr_err find_spec(quantization *q, const char *module, spec *s)
 {
     mr_jval o = find_override(q, module);
     if (mr_jtype(o) == MR_JFALSE)
         return mr_jfail(o, "is false, but the file holds \"%." MR_WNAME_SHOWN "s.scales\"", module);
-    bool own = mr_jtype(o) == MR_JOBJECT;
-    return read_spec(own ? o : q->root, own, s);
+    if (mr_jtype(o) == MR_JOBJECT)
+        return read_spec(o, true, s);
+    if (!q->usual.bits)
+        MR_TRY(read_spec(q->root, false, &q->usual));
+    *s = q->usual;
+    return MR_OK;
 }
 
 static mr_err check_spec(const char *file, const mr_winfo *t, const spec *s)
@@ -191,7 +196,7 @@ static mr_err find_part(const mr_wtable *t, mr_buf *name, size_t module, const c
     return MR_OK;
 }
 
-static mr_err join_one(mr_weights *w, const quantization *q, mr_winfo *scales, mr_buf *name)
+static mr_err join_one(mr_weights *w, quantization *q, mr_winfo *scales, mr_buf *name)
 {
     mr_winfo *weight, *biases;
     spec s = {0};

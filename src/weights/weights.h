@@ -39,10 +39,10 @@ typedef struct mr_winfo {
     mr_wpart data, scales, biases;
 } mr_winfo;
 
-/* path: a directory (model.safetensors, or model.safetensors.index.json and its shards, else the
- * only
- * *.gguf in it) or a .gguf file.  quantization: config.json's "quantization" (MLX) or absent.  GGUF
- * tensors of types that mr_dtype_is_weight does not know make open fail, by name. */
+/* path: a directory (model.safetensors.index.json and the files it names, or model.safetensors,
+ * else the only *.gguf in it) or a .gguf file.  quantization: config.json's "quantization" (MLX) or
+ * absent.  Affine bits other than 4 and 8, other modes, split GGUF, GGUF types that
+ * mr_dtype_is_weight does not know and safetensors of rank above 4 are MR_EUNSUPPORTED, by name. */
 mr_err mr_weights_open(mr_weights **out, const char *path, mr_jval quantization);
 void mr_weights_close(mr_weights *w);
 

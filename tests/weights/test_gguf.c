@@ -94,6 +94,12 @@ static void bad_keys(void **state)
     g_head(&b, 3, 0, 1);
     g_key(&b, "k", U64, 1, 4);
     refuse(&b, MR_EFORMAT, "\"k\": file ends inside its value");
+    /* A string that the (sparse) file does hold, but that no header needs. */
+    g_head(&b, 3, 0, 1);
+    g_key(&b, "k", STRING, UINT64_C(1) << 29, 8);
+    put(&b);
+    assert_int_equal(truncate(files_at(file), (off_t)1 << 30), 0);
+    refuse_path(files_at(file), (mr_jval){0}, MR_EFORMAT, "tensor table exceed 268435456 bytes");
     mr_buf_free(&b);
     files_clear();
 }

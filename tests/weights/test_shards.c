@@ -152,6 +152,7 @@ static void single_with_index(void **state)
 static void paths(void **state)
 {
     (void)state;
+    mr_weights_close(NULL);
     refuse_path(files_at("none"), (mr_jval){0}, MR_EIO, "no such file");
     refuse_dir(MR_EFORMAT, "holds no model.safetensors");
     files_text("a.safetensors", "x");
