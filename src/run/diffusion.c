@@ -8,7 +8,6 @@
  * when another block follows. */
 #include "run/generate.h"
 
-#include <string.h>
 
 typedef struct block {
     int64_t start, size; /* positions */
@@ -90,7 +89,8 @@ static void choose(loop *l, int64_t step)
     }
     if (high >= share)
         return;
-    memset(b->chosen, 0, (size_t)b->n_masked);
+    for (int64_t k = 0; k < b->n_masked; k++)
+        b->chosen[k] = false;
     for (int64_t left = share < b->n_masked ? share : b->n_masked; left > 0; left--) {
         int64_t best = -1;
         for (int64_t k = 0; k < b->n_masked; k++)
