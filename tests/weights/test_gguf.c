@@ -401,9 +401,7 @@ static void metadata(void **state)
     assert_int_equal(mr_gguf_arr(g, "t.words", &a), MR_OK);
     assert_int_equal(mr_gguf_arr_num(&a, &d), MR_EFORMAT);
     assert_true(contains(mr_error(), "is not a number"));
-    const char *const words[] = {"", "a",
-                                 "\xe2\x96\x81"
-                                 "b"};
+    const char *const words[] = {"", "a", "\342\226\201b"};
     for (int n = 0; n < 3; n++) {
         assert_int_equal(mr_gguf_arr_str(&a, &s), MR_OK);
         assert_true(mr_str_is(s, words[n]));
