@@ -98,6 +98,12 @@ static mr_mask mask_named(const char *s)
     return (mr_mask)m;
 }
 
+static bool is_product(mr_op op)
+{
+    return op == MR_OP_LINEAR || op == MR_OP_GATED_LINEAR || op == MR_OP_LINEAR_HEADS ||
+           op == MR_OP_EXPERT_LINEAR || op == MR_OP_MOE;
+}
+
 static void prepare_route(const mr_node *n, mr_cpu_step *p)
 {
     p->route.k = mr_attr_i(n, "k");
@@ -137,7 +143,7 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
     p->op = s->op;
     p->run = runners[s->op];
     assert(p->run);
-    if (mr_attr_index(s->op, "act") >= 0) {
+    if (is_product(s->op)) {
         bool f32 = !strcmp(mr_attr_s(n, "act"), "f32");
         p->mm = (mr_mm){cpu->pool, cpu->base.opts.isa, plan->precision, f32};
     }
@@ -220,7 +226,7 @@ static const char *kernel_name(const mr_cpu *cpu, const mr_plan *plan, const mr_
                                const mr_cpu_step *p)
 {
     const char *op = mr_op_get(s->op)->name;
-    if (p->mm.pool) {
+    if (is_product(s->op)) {
         int w = s->op == MR_OP_MOE ? 3 : 1;
         return mr_arena_printf(plan->memory, "%s %s", op,
                                mr_matmul_kernel(&p->mm, fmt_of(plan, s, w)));
