@@ -8,7 +8,7 @@
 #define MR_TESTS_BACKEND_PLAN_RUN_H
 
 #include "backend/backend.h"
-#include "checker.h"
+#include "kernel_check.h"
 #include "compile/compile.h"
 
 enum { CASE_INPUTS = 16, CASE_SLOTS = 4 };
