@@ -21,7 +21,10 @@ const char *mr_float_text(double f, char *buf)
 {
     pthread_once(&once, make_locale);
     locale_t old = uselocale(c_locale);
-    for (int digits = 1; digits <= 17; digits++) {
+    bool whole = fabs(f) < 1e15 && f == floor(f); /* 10000, not 1e+04 */
+    if (whole)
+        snprintf(buf, 32, "%.0f", f);
+    for (int digits = 1; !whole && digits <= 17; digits++) {
         snprintf(buf, 32, "%.*g", digits, f);
         if (strtod(buf, NULL) == f)
             break;

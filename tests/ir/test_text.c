@@ -63,8 +63,9 @@ static void prints_as_documented(void **state)
 static void floats_read_back(void **state)
 {
     (void)state;
-    static const char *const numbers[] = {"0.1",    "1e-05",  "-0", "0.08838834764831845",
-                                          "1e+300", "5e-324", "3",  "0.30000000000000004"};
+    static const char *const numbers[] = {
+        "0.1",    "1e-05", "-0",       "0.08838834764831845", "1e+300", "5e-324", "3",
+        "500000", "1e+15", "-70000.5", "0.30000000000000004"};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         char text[256], want[64];
         snprintf(text, sizeof text, "%s%%y = scale(%%x) by=%s output %%y as \"y\" }", X,
