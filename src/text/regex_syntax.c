@@ -14,11 +14,11 @@
 #include <string.h>
 
 #include "text/regex.h"
+#include "text/unicode_versions.h"
 
 #define SPACE_SET                                                                                  \
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
     "\\x{205f}\\x{3000}"
-#define WORD_SET "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 #define HEX_SET "0-9a-fA-F"
 
 enum { SET_DEPTH_MAX = 16, NAME_MAX_LEN = 48 };
@@ -41,62 +41,100 @@ static mr_err broken(const rewriter *r, const char *why)
 
 /* ---- named sets -------------------------------------------------------------------------- */
 
+/* What each name holds: words, each a category, +PROPERTY as PCRE2 spells it, or =TEXT of a
+ * bracket. Properties lack what is newer than PCRE2's Unicode; the category beside them brings it.
+ */
 static const struct {
-    const char *name, *set;
+    const char *name, *holds;
 } sets[] = {
-    {"alpha", "\\p{Alphabetic}"},
-    {"alphabetic", "\\p{Alphabetic}"},
-    {"alnum", "\\p{Alphabetic}\\p{Nd}"},
-    {"blank", "\\p{Zs}\\x{9}"},
-    {"cntrl", "\\p{Cc}"},
-    {"digit", "\\p{Nd}"},
-    {"lower", "\\p{Lowercase}"},
-    {"lowercase", "\\p{Lowercase}"},
-    {"upper", "\\p{Uppercase}"},
-    {"uppercase", "\\p{Uppercase}"},
-    {"punct", "\\p{P}$+<=>\\^`|~"},
-    {"space", SPACE_SET},
-    {"whitespace", SPACE_SET},
-    {"word", WORD_SET},
-    {"xdigit", HEX_SET},
-    {"ideographic", "\\p{Ideographic}"},
-    {"emoji", "\\p{Emoji}"},
-    {"extendedpictographic", "\\p{Extended_Pictographic}"},
-    {"letter", "\\p{L}"},
-    {"uppercaseletter", "\\p{Lu}"},
-    {"lowercaseletter", "\\p{Ll}"},
-    {"titlecaseletter", "\\p{Lt}"},
-    {"modifierletter", "\\p{Lm}"},
-    {"otherletter", "\\p{Lo}"},
-    {"mark", "\\p{M}"},
-    {"nonspacingmark", "\\p{Mn}"},
-    {"spacingmark", "\\p{Mc}"},
-    {"enclosingmark", "\\p{Me}"},
-    {"number", "\\p{N}"},
-    {"decimalnumber", "\\p{Nd}"},
-    {"letternumber", "\\p{Nl}"},
-    {"othernumber", "\\p{No}"},
-    {"punctuation", "\\p{P}"},
-    {"connectorpunctuation", "\\p{Pc}"},
-    {"dashpunctuation", "\\p{Pd}"},
-    {"openpunctuation", "\\p{Ps}"},
-    {"closepunctuation", "\\p{Pe}"},
-    {"initialpunctuation", "\\p{Pi}"},
-    {"finalpunctuation", "\\p{Pf}"},
-    {"otherpunctuation", "\\p{Po}"},
-    {"symbol", "\\p{S}"},
-    {"mathsymbol", "\\p{Sm}"},
-    {"currencysymbol", "\\p{Sc}"},
-    {"modifiersymbol", "\\p{Sk}"},
-    {"othersymbol", "\\p{So}"},
-    {"separator", "\\p{Z}"},
-    {"spaceseparator", "\\p{Zs}"},
-    {"lineseparator", "\\p{Zl}"},
-    {"paragraphseparator", "\\p{Zp}"},
-    {"other", "\\p{C}"},
-    {"control", "\\p{Cc}"},
-    {"format", "\\p{Cf}"},
+    {"alpha", "+Alphabetic L"},
+    {"alphabetic", "+Alphabetic L"},
+    {"alnum", "+Alphabetic L Nd"},
+    {"blank", "Zs =\\x{9}"},
+    {"cntrl", "Cc"},
+    {"digit", "Nd"},
+    {"lower", "+Lowercase Ll"},
+    {"lowercase", "+Lowercase Ll"},
+    {"upper", "+Uppercase Lu"},
+    {"uppercase", "+Uppercase Lu"},
+    {"punct", "P"},
+    {"space", "=" SPACE_SET},
+    {"whitespace", "=" SPACE_SET},
+    {"word", "+Alphabetic L M Nd Nl Pc"},
+    {"xdigit", "=" HEX_SET},
+    {"ideographic", "+Ideographic"},
+    {"emoji", "+Emoji"},
+    {"extendedpictographic", "+Extended_Pictographic"},
+    {"letter", "L"},
+    {"uppercaseletter", "Lu"},
+    {"lowercaseletter", "Ll"},
+    {"titlecaseletter", "Lt"},
+    {"modifierletter", "Lm"},
+    {"otherletter", "Lo"},
+    {"mark", "M"},
+    {"nonspacingmark", "Mn"},
+    {"spacingmark", "Mc"},
+    {"enclosingmark", "Me"},
+    {"number", "N"},
+    {"decimalnumber", "Nd"},
+    {"letternumber", "Nl"},
+    {"othernumber", "No"},
+    {"punctuation", "P"},
+    {"connectorpunctuation", "Pc"},
+    {"dashpunctuation", "Pd"},
+    {"openpunctuation", "Ps"},
+    {"closepunctuation", "Pe"},
+    {"initialpunctuation", "Pi"},
+    {"finalpunctuation", "Pf"},
+    {"otherpunctuation", "Po"},
+    {"symbol", "S"},
+    {"mathsymbol", "Sm"},
+    {"currencysymbol", "Sc"},
+    {"modifiersymbol", "Sk"},
+    {"othersymbol", "So"},
+    {"separator", "Z"},
+    {"spaceseparator", "Zs"},
+    {"lineseparator", "Zl"},
+    {"paragraphseparator", "Zp"},
+    {"other", "C"},
+    {"control", "Cc"},
+    {"format", "Cf"},
 };
+
+static void add_category(const char *name, size_t len, mr_buf *set)
+{
+    char category[3] = {(char)toupper((unsigned char)name[0]), 0, 0};
+    if (len > 1)
+        category[1] = name[1];
+    mr_buf_printf(set, "\\p{%s}", category);
+    mr_newer_set(category, set);
+}
+
+static void add_words(const char *holds, mr_buf *set)
+{
+    while (*holds) {
+        size_t n = strcspn(holds, " ");
+        if (*holds == '=')
+            mr_buf_add(set, holds + 1, n - 1);
+        else if (*holds == '+')
+            mr_buf_printf(set, "\\p{%.*s}", (int)n - 1, holds + 1);
+        else
+            add_category(holds, n, set);
+        holds += n;
+        holds += *holds == ' ';
+    }
+}
+
+/* Appends the inside of a bracket for a name of the table; false: not in it. */
+static bool add_set(const char *name, mr_buf *set)
+{
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
+        if (strcmp(sets[i].name, name) == 0) {
+            add_words(sets[i].holds, set);
+            return true;
+        }
+    return false;
+}
 
 /* One of Unicode's one- and two-letter general categories. */
 static bool is_category(const char *name)
@@ -117,15 +155,14 @@ static bool is_category(const char *name)
 static void named_set(const char *raw, const char *folded, mr_buf *set)
 {
     if (is_category(folded)) {
-        mr_buf_printf(set, "\\p{%c%s}", toupper((unsigned char)folded[0]), folded + 1);
+        add_category(folded, strlen(folded), set);
         return;
     }
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
-        if (strcmp(sets[i].name, folded) == 0) {
-            mr_buf_puts(set, sets[i].set);
-            return;
-        }
+    if (add_set(folded, set))
+        return;
     mr_buf_printf(set, "\\p{sc:%s}", raw); /* a script, or PCRE2 says that it knows none such */
+    if (strcmp(folded, "han") == 0)
+        mr_newer_han_set(set);
 }
 
 /* Reads {name}, {^name} or one letter after \p or \P. */
@@ -189,21 +226,21 @@ static mr_err code_point(rewriter *r, char letter, mr_buf *out)
 static mr_err set_escape(rewriter *r, mr_buf *set, bool *negative, bool *is_set)
 {
     char c = r->p[1];
-    const char *text = NULL;
+    const char *name = NULL;
     *is_set = true;
     *negative = isupper((unsigned char)c) != 0;
     switch (tolower((unsigned char)c)) {
     case 's':
-        text = SPACE_SET;
+        name = "space";
         break;
     case 'w':
-        text = WORD_SET;
+        name = "word";
         break;
     case 'd':
-        text = "\\p{Nd}";
+        name = "digit";
         break;
     case 'h':
-        text = HEX_SET;
+        name = "xdigit";
         break;
     case 'p':
         r->p += 2;
@@ -213,7 +250,7 @@ static mr_err set_escape(rewriter *r, mr_buf *set, bool *negative, bool *is_set)
         return MR_OK;
     }
     r->p += 2;
-    mr_buf_puts(set, text);
+    add_set(name, set);
     return MR_OK;
 }
 
@@ -242,10 +279,19 @@ static mr_err char_escape(rewriter *r, mr_buf *out, bool *known)
     return MR_OK;
 }
 
+/* \b and \B with Oniguruma's \w. */
+static void boundary(bool inside, mr_buf *out)
+{
+    mr_buf set = {0};
+    add_set("word", &set);
+    const char *w = set.data ? set.data : "";
+    mr_buf_puts(out, inside ? "(?!" : "(?:");
+    mr_buf_printf(out, "(?:(?<=[%s])(?![%s])|(?<![%s])(?=[%s])))", w, w, w, w);
+    mr_buf_free(&set);
+}
+
 static mr_err escape(rewriter *r, mr_buf *out)
 {
-    static const char boundary[] =
-        "(?:(?<=[" WORD_SET "])(?![" WORD_SET "])|(?<![" WORD_SET "])(?=[" WORD_SET "]))";
     const char *at = r->p;
     if (r->end - r->p < 2 || r->p[1] == 0)
         return broken(r, "it ends in a backslash");
@@ -263,7 +309,7 @@ static mr_err escape(rewriter *r, mr_buf *out)
     char c = r->p[1];
     r->p += 2;
     if (c == 'b' || c == 'B')
-        mr_buf_printf(out, "%s%s)", c == 'B' ? "(?!" : "(?:", boundary);
+        boundary(c == 'B', out);
     else if (strchr("AzZGRX123456789", c))
         mr_buf_add(out, at, 2);
     else {
@@ -327,20 +373,22 @@ static mr_err posix_bracket(rewriter *r, term *t)
         return refuse(r, "[: without a name and :]", at);
     memcpy(name, from, (size_t)(close - from));
     name[close - from] = 0;
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
-        if (strcmp(sets[i].name, name) != 0)
-            continue;
-        r->p = close + 2;
-        if (negative) {
-            mr_buf other = {0};
-            mr_buf_printf(&other, "[^%s]", sets[i].set);
-            term_other(t, other.data ? other.data : "");
-            mr_buf_free(&other);
-        } else {
-            mr_buf_puts(&t->items, sets[i].set);
-        }
-        return MR_OK;
+    mr_buf set = {0};
+    bool known = add_set(name, &set);
+    if (known && strcmp(name, "punct") == 0)
+        add_category("s", 1, &set); /* in brackets, and only there, it has the symbols too */
+    if (known && negative) {
+        mr_buf other = {0};
+        mr_buf_printf(&other, "[^%s]", set.data ? set.data : "");
+        term_other(t, other.data ? other.data : "");
+        mr_buf_free(&other);
+    } else if (known) {
+        mr_buf_add(&t->items, set.data, set.len);
     }
+    mr_buf_free(&set);
+    r->p = close + 2;
+    if (known)
+        return MR_OK;
     return refuse(r, "this POSIX bracket", at);
 }
 

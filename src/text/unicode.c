@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "text/unicode_versions.h"
 
 #ifndef MR_NO_TEXT
 #include <utf8proc.h>
@@ -94,6 +95,9 @@ bool mr_cp_is_numeric(uint32_t cp)
 {
     if (cp < 0x80)
         return cp >= '0' && cp <= '9';
+    const char *newer = mr_newer_category(cp);
+    if (newer)
+        return newer[0] == 'N';
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
     return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
 }
@@ -103,14 +107,20 @@ bool mr_cp_is_punct(uint32_t cp)
     if (cp < 0x80)
         return cp > ' ' && cp < 0x7F && !mr_cp_is_numeric(cp) &&
                !((cp | 32) >= 'a' && (cp | 32) <= 'z');
+    if (cp == 0x166D || cp == 0x111C9) /* were punctuation once */
+        return true;
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
+    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO &&
+           !mr_cp_is_late_punctuation(cp) && !mr_newer_category(cp);
 }
 
 /* Alphabetic is L, Nl and Other_Alphabetic; of the latter only the circled and squared letters are
  * not in M, which \w has anyway. */
 bool mr_cp_is_word(uint32_t cp)
 {
+    const char *newer = mr_newer_category(cp);
+    if (newer)
+        return newer[0] == 'L' || newer[0] == 'M' || (newer[0] == 'N' && newer[1] != 'o');
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
@@ -131,6 +141,13 @@ bool mr_cp_is_word(uint32_t cp)
     }
 }
 
+static unsigned combining_class(utf8proc_int32_t cp)
+{
+    if (mr_cp_is_unnormalized((uint32_t)cp))
+        return 0;
+    return utf8proc_get_property(cp)->combining_class & 255;
+}
+
 /* Stable sort by combining class of a run without starters. */
 static mr_err order_run(utf8proc_int32_t *cp, size_t n)
 {
@@ -143,11 +160,11 @@ static mr_err order_run(utf8proc_int32_t *cp, size_t n)
             return MR_ENOMEM;
     }
     for (size_t i = 0; i < n; i++)
-        at[(utf8proc_get_property(cp[i])->combining_class & 255) + 1]++;
+        at[combining_class(cp[i]) + 1]++;
     for (int c = 1; c < 257; c++)
         at[c] += at[c - 1];
     for (size_t i = 0; i < n; i++)
-        tmp[at[utf8proc_get_property(cp[i])->combining_class & 255]++] = cp[i];
+        tmp[at[combining_class(cp[i])]++] = cp[i];
     memcpy(cp, tmp, n * sizeof *tmp);
     if (tmp != stack)
         mr_free(tmp);
@@ -158,7 +175,7 @@ static mr_err order_marks(utf8proc_int32_t *cp, size_t n)
 {
     size_t start = 0;
     for (size_t i = 0; i <= n; i++) {
-        if (i < n && utf8proc_get_property(cp[i])->combining_class != 0)
+        if (i < n && combining_class(cp[i]) != 0)
             continue;
         if (i - start > 1)
             MR_TRY(order_run(cp + start, i - start));
@@ -193,6 +210,10 @@ static mr_err decompose(const char *s, size_t len, int options, utf8proc_int32_t
             }
             v = grown;
         }
+        if (mr_cp_is_unnormalized(cp)) {
+            v[used++] = (utf8proc_int32_t)cp;
+            continue;
+        }
         int last = 0;
         utf8proc_ssize_t got = utf8proc_decompose_char((utf8proc_int32_t)cp, v + used, DECOMP_MAX,
                                                        (utf8proc_option_t)options, &last);
@@ -202,6 +223,26 @@ static mr_err decompose(const char *s, size_t len, int options, utf8proc_int32_t
     *cps = v;
     *n = used;
     return MR_OK;
+}
+
+/* Composes in place, between characters that take no part in it; the new length. */
+static size_t compose(utf8proc_int32_t *cp, size_t n, int options)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < n;) {
+        size_t end = i;
+        while (end < n && !mr_cp_is_unnormalized((uint32_t)cp[end]))
+            end++;
+        utf8proc_ssize_t got = utf8proc_normalize_utf32(cp + i, (utf8proc_ssize_t)(end - i),
+                                                        (utf8proc_option_t)options);
+        assert(got >= 0);
+        memmove(cp + used, cp + i, (size_t)got * sizeof *cp);
+        used += (size_t)got;
+        if (end < n)
+            cp[used++] = cp[end++];
+        i = end;
+    }
+    return used;
 }
 
 mr_err mr_utf8_form(mr_form form, const char *s, size_t len, mr_buf *out)
@@ -222,7 +263,7 @@ mr_err mr_utf8_form(mr_form form, const char *s, size_t len, mr_buf *out)
     MR_TRY(decompose(s, len, options, &cp, &n));
     mr_err err = order_marks(cp, n);
     if (err == MR_OK && (options & UTF8PROC_COMPOSE))
-        n = (size_t)utf8proc_normalize_utf32(cp, (utf8proc_ssize_t)n, (utf8proc_option_t)options);
+        n = compose(cp, n, options);
     for (size_t i = 0; err == MR_OK && i < n; i++) {
         char b[4];
         mr_buf_add(out, b, (size_t)mr_utf8_encode((uint32_t)cp[i], b));
