@@ -1,14 +1,14 @@
-/* The list of passes, and running them.  The cleaning passes come first, so that all others see each
- * value once and no dead one; then weight preparation, because it decides which ops exist; fusion
- * last, from the most local to the widest. */
+/* The list of passes, and running them.  The cleaning passes come first, so that all others see
+ * each value once and no dead one; then weight preparation, because it decides which ops exist;
+ * fusion last, from the most local to the widest. */
 #include "compile/rewrite.h"
 
 #include <string.h>
 
 const mr_pass *const mr_passes[] = {
-    &mr_pass_cse,           &mr_pass_dce,       &mr_pass_norm_offset, &mr_pass_qkv,
-    &mr_pass_residual_norm, &mr_pass_gated_mlp, &mr_pass_rope_append, &mr_pass_moe,
-    NULL,
+    &mr_pass_cse,         &mr_pass_dce,           &mr_pass_norm_offset,
+    &mr_pass_qkv,         &mr_pass_residual_norm, &mr_pass_gated_mlp,
+    &mr_pass_rope_append, &mr_pass_moe,           NULL,
 };
 
 static bool is_off(const mr_pass_opts *o, const char *name)

@@ -3,13 +3,17 @@
 #include "compile/plan_internal.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 const char *mr_plan_float(double f, char *buf)
 {
-    for (int digits = 1; digits <= 17; digits++) {
+    bool whole = fabs(f) < 1e15 && f == floor(f); /* 10000, not 1e+04 */
+    if (whole)
+        snprintf(buf, 32, "%.0f", f);
+    for (int digits = 1; !whole && digits <= 17; digits++) {
         snprintf(buf, 32, "%.*g", digits, f);
         if (strtod(buf, NULL) == f) /* same locale both ways */
             break;

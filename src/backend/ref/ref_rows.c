@@ -83,17 +83,20 @@ mr_err mr_ref_LINEAR_HEADS(const mr_ref_step *s)
     return MR_OK;
 }
 
+/* w + offset is rounded to f32 by definition: a weight prepared with :plus1 is the same. */
 mr_err mr_ref_RMSNORM(const mr_ref_step *s)
 {
     const mr_ref_array *x = &s->in[0], *y = &s->out[0];
     const mr_weight *w = s->in[1].w;
-    double eps = mr_attr_f(s->node, "eps"), offset = mr_attr_f(s->node, "offset");
+    double eps = mr_attr_f(s->node, "eps");
+    float offset = (float)mr_attr_f(s->node, "offset");
     for (int64_t r = 0; r < y->rows; r++)
         for (int64_t h = 0; h < y->heads; h++) {
             const float *from = mr_ref_row(x, r, h);
             double inverse = 1 / sqrt(dot(from, from, x->width) / (double)x->width + eps);
             for (int64_t i = 0; i < y->width; i++)
-                mr_ref_row(y, r, h)[i] = (float)(from[i] * inverse * (w ? w->data[i] + offset : 1));
+                mr_ref_row(y, r, h)[i] =
+                    (float)(from[i] * inverse * (w ? w->data[i] + offset : 1.0f));
         }
     return MR_OK;
 }
