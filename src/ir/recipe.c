@@ -224,7 +224,6 @@ typedef struct binding {
 static mr_err apply(const mr_recipe *r, const char *name, const mod *m, int64_t *rows, int64_t *k)
 {
     int64_t period = m->kind == MOD_UNROPE ? 2 * m->arg[0] : m->arg[0];
-    size_t size;
     if (m->kind == MOD_PLUS1)
         return MR_OK;
     if (*rows % period)
@@ -232,9 +231,7 @@ static mr_err apply(const mr_recipe *r, const char *name, const mod *m, int64_t 
                     (long long)*rows, (long long)period, mods[m->kind].name);
     if (m->kind == MOD_ROWS)
         *rows = *rows / period * m->arg[2];
-    if (m->kind == MOD_T) {
-        if (!mr_mul_size((size_t)*rows, (size_t)*k, &size) || size > MR_MAX_ELEMENTS)
-            return fail(r->text, "%s is too large", name);
+    if (m->kind == MOD_T) { /* as many elements as before */
         *rows = *rows / period * *k;
         *k = period;
     }

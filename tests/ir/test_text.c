@@ -176,6 +176,7 @@ static void syntax_errors(void **state)
         {X "output %x as \"a\\q\" }", "bad escape"},
         {X "output %x as \"a\\u12\" }", "bad escape"},
         {X "output %x as \"a\\u0000\" }", "bad escape"},
+        {X "output %x as \"a\\u12\"", "bad escape"},
         {X "output %x as \"a\\ud800\" }", "unpaired surrogate"},
         {X "output %x as \"a\\ud800\\u0041\" }", "unpaired surrogate"},
         {X "output %x as \"a\\udc00\" }", "unpaired surrogate"},
@@ -257,6 +258,33 @@ static void long_graphs_are_quick(void **state)
     mr_graph_free(h);
 }
 
+/* Memory comes in blocks; a name of growing length moves the place where one is full. */
+static void allocations_fail_anywhere(void **state)
+{
+    (void)state;
+    enum { BLOCK = 1 << 16, STEP = 131 };
+    size_t held = mr_mem_held(MR_MEM_COMPILE), len = strlen(EVERY_OP);
+    char *text = malloc(BLOCK + len + 16);
+    for (size_t n = 0; n < BLOCK; n += STEP) {
+        memcpy(text, "graph \"", 7);
+        memset(text + 7, 'g', n);
+        const char *rest = strstr(EVERY_OP, "\" {");
+        strcpy(text + 7 + n, rest);
+        mr_err e = MR_ENOMEM;
+        for (uint64_t k = 2; e != MR_OK; k++) {
+            mr_graph *g = NULL;
+            mr_mem_fail_after(k);
+            e = mr_graph_parse(&g, "t", text, strlen(text));
+            mr_mem_fail_after(0);
+            assert_true(e == MR_OK || e == MR_ENOMEM);
+            if (e == MR_OK)
+                mr_graph_free(g);
+            assert_int_equal(mr_mem_held(MR_MEM_COMPILE), held);
+        }
+    }
+    free(text);
+}
+
 static void every_allocation_may_fail(void **state)
 {
     (void)state;
@@ -280,12 +308,19 @@ static void every_allocation_may_fail(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_op_is_there),     cmocka_unit_test(prints_and_parses_back),
-        cmocka_unit_test(prints_as_documented),  cmocka_unit_test(floats_read_back),
-        cmocka_unit_test(strings_read_back),     cmocka_unit_test(symbols_read_back),
-        cmocka_unit_test(syntax_errors),         cmocka_unit_test(nul_is_refused),
-        cmocka_unit_test(long_things),           cmocka_unit_test(too_many_symbols),
-        cmocka_unit_test(long_graphs_are_quick), cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(every_op_is_there),
+        cmocka_unit_test(prints_and_parses_back),
+        cmocka_unit_test(prints_as_documented),
+        cmocka_unit_test(floats_read_back),
+        cmocka_unit_test(strings_read_back),
+        cmocka_unit_test(symbols_read_back),
+        cmocka_unit_test(syntax_errors),
+        cmocka_unit_test(nul_is_refused),
+        cmocka_unit_test(long_things),
+        cmocka_unit_test(too_many_symbols),
+        cmocka_unit_test(long_graphs_are_quick),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(allocations_fail_anywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

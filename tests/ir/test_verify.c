@@ -1,6 +1,8 @@
 /* The verifier: each kind of damage that a wrong pass could do is found, by name. */
 #include "ir_util.h"
 
+#include "ir/graph_internal.h"
+
 /* A node or value to damage. */
 static mr_node *node_of(const mr_graph *g, const char *op)
 {
@@ -9,6 +11,11 @@ static mr_node *node_of(const mr_graph *g, const char *op)
             return (mr_node *)mr_graph_node(g, i);
     fail_msg("no %s", op);
     return NULL;
+}
+
+static int node_index(const mr_graph *g, const char *op)
+{
+    return mr_graph_value(g, node_of(g, op)->out[0])->node;
 }
 
 static mr_value *value_of(const mr_graph *g, const char *op)
@@ -89,6 +96,22 @@ static void other_cache(const mr_graph *g)
     n->in[0] = node_of(g, "rope_append")->out[0]; /* of other sizes */
 }
 
+static void cache_of_another(const mr_graph *g)
+{
+    ((graph_value *)value_of(g, "append"))->cache = node_index(g, "rope_append");
+}
+
+static void wild_output(const mr_graph *g)
+{
+    ((mr_graph *)g)->output[0].value = 1 << 30;
+}
+
+static void value_of_nobody(const mr_graph *g)
+{
+    ((mr_graph *)g)->n_nodes--;
+    ((mr_graph *)g)->n_outputs = 0;
+}
+
 static void same_name(const mr_graph *g)
 {
     value_of(g, "softcap")->name = "x";
@@ -120,6 +143,9 @@ static void damage_is_found(void **state)
         {wrong_type, "is not what its op gives"},
         {bad_format, "weight: format i64 is not one of weights"},
         {other_cache, "append: k is not [R,2,16]"},
+        {cache_of_another, "belongs to another cache"},
+        {wild_output, "output \"logits\" is not a value of numbers"},
+        {value_of_nobody, "values, the nodes define"},
         {same_name, "the name x is not value"},
         {unknown_name, "the name nobody is not value"},
     };
