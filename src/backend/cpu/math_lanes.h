@@ -51,7 +51,7 @@ static inline v16f v16f_tanh(v16f x)
     v16f small = v16f_fma(v16f_mul(p, z), x, x);
     v16f one = v16f_set1(1.0f), e = v16f_exp(v16f_add(a, a));
     v16f big = v16f_sub(one, v16f_div(v16f_set1(2.0f), v16f_add(e, one)));
-    return v16f_select(v16f_lt(a, v16f_set1(0.625f)), small, v16f_copysign(big, x));
+    return v16f_copysign(v16f_select(v16f_lt(a, v16f_set1(0.625f)), small, big), x);
 }
 
 /* |x| < 0.9296875: x + x p(x^2); else 1 - e^q(|x|), q fitted to log erfc on [0.9, 4]; 1 beyond. */
@@ -76,7 +76,7 @@ static inline v16f v16f_erf(v16f x)
     q = v16f_fma(q, t, v16f_set1(-0x1.212626p+0f));
     q = v16f_fma(q, t, v16f_set1(0x1.62d94ep-13f));
     v16f big = v16f_sub(v16f_set1(1.0f), v16f_exp(q));
-    return v16f_select(v16f_lt(a, v16f_set1(0.9296875f)), small, v16f_copysign(big, x));
+    return v16f_copysign(v16f_select(v16f_lt(a, v16f_set1(0.9296875f)), small, big), x);
 }
 
 static inline v16f v16f_sigmoid(v16f x)
