@@ -177,6 +177,28 @@ static void boxes_are_apart(void **state)
     mr_graph_free(g);
 }
 
+/* Two values that live at the same time run in two lanes; a third, later one takes a free lane. */
+static void lanes_are_shared_in_turn(void **state)
+{
+    (void)state;
+    mr_graph *g = parse_ok("graph \"g\" {%x: f32[ROWS,8] = input name=\"x\"\n"
+                           "%a = silu(%x)\n%b = silu(%a)\n%c = silu(%b)\n%d = add(%c, %a)\n"
+                           "%e = add(%d, %b)\n%f = silu(%e)\n%h = add(%f, %e)\n"
+                           "output %h as \"h\" }");
+    mr_buf b = drawn(g, mr_graph_svg);
+    int lanes[8], n = 0;
+    for (const char *s = b.data; (s = strstr(s, "<path d=")); s++) {
+        int x0, y0, y1, x, y2;
+        if (sscanf(s, "<path d=\"M%d %dV%dH%dV%d\"", &x0, &y0, &y1, &x, &y2) == 5)
+            lanes[n++] = x;
+    }
+    assert_int_equal(n, 3); /* a, b, e */
+    assert_int_not_equal(lanes[0], lanes[1]);
+    assert_int_equal(lanes[2], lanes[0]);
+    mr_buf_free(&b);
+    mr_graph_free(g);
+}
+
 static void too_large_a_picture(void **state)
 {
     (void)state;
@@ -223,6 +245,7 @@ int main(void)
         cmocka_unit_test(svg_escapes_and_cuts),
         cmocka_unit_test(svg_of_leaves),
         cmocka_unit_test(boxes_are_apart),
+        cmocka_unit_test(lanes_are_shared_in_turn),
         cmocka_unit_test(too_large_a_picture),
         cmocka_unit_test(every_allocation_may_fail),
     };
