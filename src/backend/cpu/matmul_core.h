@@ -31,7 +31,8 @@ typedef enum mr_pack_kind {
     MR_PACK_BF16,
     MR_PACK_U4,
     MR_PACK_U8,
-    MR_PACK_Q6
+    MR_PACK_Q6,
+    MR_PACK_U4_BYTES /* only in panels: U4 unpacked, the lines of U8 */
 } mr_pack_kind;
 
 typedef struct mr_layout {
@@ -45,7 +46,7 @@ typedef struct mr_layout {
 
 /* MR_EUNSUPPORTED names the format. */
 mr_err mr_layout_of(mr_fmt fmt, mr_layout *out);
-/* The layout of a U4 column unpacked to bytes: the same but U8. */
+/* The layout of a U4 column unpacked to bytes: the same but U4_BYTES. */
 mr_layout mr_layout_bytes(const mr_layout *l);
 static inline bool mr_layout_quantised(const mr_layout *l)
 {
@@ -129,7 +130,7 @@ typedef struct mr_mm_kernels {
     /* Quantised kinds; the first `units` of c->data; rows[r] points at the record of the first group. */
     void (*tile_i8)(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *rows, int n,
                     float *out);
-    /* The first `units` of a U4 column as U8 units. */
+    /* The first `units` of a U4 column as U4_BYTES units. */
     void (*unpack_u4)(const mr_column *c, int64_t units, uint8_t *panel);
     /* y[0..n) = acc*by (+ bias), NaN made canonical. */
     void (*finish)(const float *acc, float by, const float *bias, int n, float *y);

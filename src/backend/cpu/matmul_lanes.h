@@ -307,43 +307,58 @@ INLINE float record_a(const uint8_t *row)
 }
 
 /* Line of quad i, as bytes. */
-INLINE v16i quad_line(const uint8_t *lines, bool u4, int nv, int v, int i)
+INLINE v16i quad_line(const uint8_t *lines, mr_pack_kind kind, int nv, int v, int i)
 {
-    if (!u4)
+    if (kind != MR_PACK_U4)
         return load_line(lines + (size_t)(i * nv + v) * 64);
     v16i line = load_line(lines + (size_t)(i / 2 * nv + v) * 64);
     return v16i_and(v16i_shr(line, i % 2 * 4), v16i_set1(0x0f0f0f0f));
 }
 
-/* I of one group: the slot's high parts first, then every quad.  x[r] + at is the group's record. */
-INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, const uint8_t *const *x, size_t at, int rows,
-                       int nv, bool u4, v16i acc[MAX_ROWS][MAX_NV])
+/* The start of every sum: the slot's high parts times 128, and what the values' sum makes up for. */
+INLINE void group_slots(const uint8_t *lines, int stride, int v0, const uint8_t *const *x, size_t at, int rows, int nv,
+                        mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
 {
     UNROLL for (int r = 0; r < rows; r++) {
         const uint8_t *record = x[r] + at;
         int p = RECORD(record, p);
         v16i start = v16i_set1(RECORD(record, start));
         UNROLL for (int v = 0; v < nv; v++) {
-            v16i line = quad_line(lines, u4, stride, v0 + v, p), zero = v16i_zero();
-            v16i slot = u4 ? dot_u4(zero, line, slot_u4(RECORD(record, r)))
-                           : dot_u8(zero, w_u8(line), slot_u8(RECORD(record, r)));
+            v16i line = quad_line(lines, kind, stride, v0 + v, p), zero = v16i_zero();
+            v16i slot = kind == MR_PACK_U8 ? dot_u8(zero, w_u8(line), slot_u8(RECORD(record, r)))
+                                           : dot_u4(zero, line, slot_u4(RECORD(record, r)));
             acc[r][v] = v16i_add(v16i_shl(slot, 7), start);
         }
     }
-    at += sizeof(mr_qgroup);
-    for (int i = 0; i < quads; i += 2, at += u4 || !U8_WIDE ? 8 : 16) {
-        UNROLL for (int v = 0; v < nv; v++) {
-            if (u4) {
-                v16i line = load_line(lines + (size_t)(i / 2 * stride + v0 + v) * 64), m = v16i_set1(0x0f0f0f0f);
-                v16i low = v16i_and(line, m), high = v16i_and(v16i_shr(line, 4), m);
+}
+
+/* Then every quad; x[r] + at are the group's values. */
+INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, const uint8_t *const *x, size_t at, int rows,
+                       int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
+{
+    const uint8_t *line = lines + (size_t)v0 * 64;
+    size_t next = (size_t)stride * 64;
+    if (kind == MR_PACK_U4) {
+        for (int i = 0; i < quads; i += 2, at += 8, line += next) {
+            UNROLL for (int v = 0; v < nv; v++) {
+                v16i both = load_line(line + 64 * v), m = v16i_set1(0x0f0f0f0f);
+                v16i low = v16i_and(both, m), high = v16i_and(v16i_shr(both, 4), m);
                 UNROLL for (int r = 0; r < rows; r++) acc[r][v] = dot_u4(acc[r][v], low, x_u4(x[r] + at));
                 UNROLL for (int r = 0; r < rows; r++) acc[r][v] = dot_u4(acc[r][v], high, x_u4(x[r] + at + 4));
-            } else {
-                w8 a = w_u8(load_line(lines + (size_t)(i * stride + v0 + v) * 64));
-                UNROLL for (int r = 0; r < rows; r++) acc[r][v] = dot_u8(acc[r][v], a, x_u8(x[r] + at));
-                a = w_u8(load_line(lines + (size_t)((i + 1) * stride + v0 + v) * 64));
-                UNROLL for (int r = 0; r < rows; r++)
-                    acc[r][v] = dot_u8(acc[r][v], a, x_u8(x[r] + at + (U8_WIDE ? 8 : 4)));
+            }
+        }
+    } else if (kind == MR_PACK_U4_BYTES) {
+        for (int i = 0; i < quads; i++, at += 4, line += next) {
+            UNROLL for (int v = 0; v < nv; v++) {
+                v16i w = load_line(line + 64 * v);
+                UNROLL for (int r = 0; r < rows; r++) acc[r][v] = dot_u4(acc[r][v], w, x_u4(x[r] + at));
+            }
+        }
+    } else {
+        for (int i = 0; i < quads; i++, at += U8_WIDE ? 8 : 4, line += next) {
+            UNROLL for (int v = 0; v < nv; v++) {
+                w8 w = w_u8(load_line(line + 64 * v));
+                UNROLL for (int r = 0; r < rows; r++) acc[r][v] = dot_u8(acc[r][v], w, x_u8(x[r] + at));
             }
         }
     }
@@ -371,8 +386,8 @@ INLINE void group_scale(const mr_column *c, const uint8_t *after, int v0, const 
     }
 }
 
-INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, int rows, int nv, bool u4,
-                      float *out)
+INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, int rows, int nv,
+                      mr_pack_kind kind, float *out)
 {
     v16i acc[MAX_ROWS][MAX_NV];
     int quads = f->group / 4, per_unit = c->layout->k_unit / f->group;
@@ -381,7 +396,9 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f, cons
         const uint8_t *unit = c->data + (size_t)u * c->unit;
         for (int g = 0; g < per_unit; g++, at += f->step)
             for (int v = 0; v < c->nv; v += nv) {
-                group_dots(unit + (size_t)g * group, c->nv, v, quads, x, at, rows, nv, u4, acc);
+                const uint8_t *first = unit + (size_t)g * group;
+                group_slots(first, c->nv, v, x, at, rows, nv, kind, acc);
+                group_dots(first, c->nv, v, quads, x, at + sizeof(mr_qgroup), rows, nv, kind, acc);
                 group_scale(c, unit + lines, v, x, at, rows, nv, acc, out);
             }
     }
@@ -433,22 +450,26 @@ INLINE void q6_column(const mr_column *c, int64_t units, const mr_qform *f, cons
 
 typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, float *out);
 
-#define I8_ROWS(name, rows, u4)                                                                                        \
+#define I8_ROWS(name, rows, kind)                                                                                       \
     static __attribute__((noinline)) void name(const mr_column *c, int64_t units, const mr_qform *f,                   \
                                                const uint8_t *const *x, float *out)                                    \
     {                                                                                                                  \
         if (c->nv == 1)                                                                                                \
-            i8_column(c, units, f, x, rows, 1, u4, out);                                                               \
+            i8_column(c, units, f, x, rows, 1, kind, out);                                                               \
         else                                                                                                           \
-            i8_column(c, units, f, x, rows, TILE_NV, u4, out);                                                         \
+            i8_column(c, units, f, x, rows, TILE_NV, kind, out);                                                         \
     }
-I8_ROWS(u8_rows1, 1, false)
-I8_ROWS(u8_rows2, 2, false)
-I8_ROWS(u8_rows4, 4, false)
-I8_ROWS(u8_rows_most, TILE_I8_ROWS, false)
-I8_ROWS(u4_rows1, 1, true)
-I8_ROWS(u4_rows2, 2, true)
-I8_ROWS(u4_rows4, 4, true)
+I8_ROWS(u8_rows1, 1, MR_PACK_U8)
+I8_ROWS(u8_rows2, 2, MR_PACK_U8)
+I8_ROWS(u8_rows4, 4, MR_PACK_U8)
+I8_ROWS(u8_rows_most, TILE_I8_ROWS, MR_PACK_U8)
+I8_ROWS(u4_rows1, 1, MR_PACK_U4)
+I8_ROWS(u4_rows2, 2, MR_PACK_U4)
+I8_ROWS(u4_rows4, 4, MR_PACK_U4)
+I8_ROWS(bytes_rows1, 1, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_rows2, 2, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_rows4, 4, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_rows_most, TILE_I8_ROWS, MR_PACK_U4_BYTES)
 
 #define Q6_ROWS(name, rows)                                                                                            \
     static __attribute__((noinline)) void name(const mr_column *c, int64_t units, const mr_qform *f,                   \
@@ -462,14 +483,15 @@ Q6_ROWS(q6_rows4, 4)
 
 static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, int rows, float *out)
 {
-    static i8_fn *const fns[3][3] = {{u4_rows1, u4_rows2, u4_rows4},
-                                     {u8_rows1, u8_rows2, u8_rows4},
-                                     {q6_rows1, q6_rows2, q6_rows4}};
+    /* 1, 2, 4 and most rows, by kind. */
+    static i8_fn *const fns[4][4] = {{u4_rows1, u4_rows2, u4_rows4, NULL},
+                                     {u8_rows1, u8_rows2, u8_rows4, u8_rows_most},
+                                     {q6_rows1, q6_rows2, q6_rows4, NULL},
+                                     {bytes_rows1, bytes_rows2, bytes_rows4, bytes_rows_most}};
     i8_fn *const *fn = fns[c->layout->kind - MR_PACK_U4];
     int r = 0;
-    if (c->layout->kind == MR_PACK_U8)
-        for (; r + TILE_I8_ROWS <= rows; r += TILE_I8_ROWS)
-            u8_rows_most(c, units, f, x + r, out + r * MR_TILE_OUT);
+    for (; fn[3] && r + TILE_I8_ROWS <= rows; r += TILE_I8_ROWS)
+        fn[3](c, units, f, x + r, out + r * MR_TILE_OUT);
     for (; r + 4 <= rows; r += 4)
         fn[2](c, units, f, x + r, out + r * MR_TILE_OUT);
     for (; r + 2 <= rows; r += 2)

@@ -60,7 +60,7 @@ mr_err mr_layout_of(mr_fmt fmt, mr_layout *out)
 mr_layout mr_layout_bytes(const mr_layout *l)
 {
     mr_layout b = *l;
-    b.kind = MR_PACK_U8;
+    b.kind = MR_PACK_U4_BYTES;
     return b;
 }
 
