@@ -1,7 +1,8 @@
 /* What the subcommands share: options, output, input, exit codes.
  *
  * Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
- * Rules:  1. Results on stdout, everything else on stderr; no escapes, no progress unless stderr is a terminal.
+ * Rules:  1. Results on stdout, everything else on stderr; no escapes, no progress unless stderr is
+ * a terminal.
  *         2. A flag that is not known is said before a missing argument is.
  *         3. A failed command leaves no output file.
  */
@@ -24,7 +25,7 @@ typedef struct app_opt {
     const char *name;  /* "--threads" */
     const char *alias; /* "-t" or NULL */
     app_kind kind;
-    void *dest; /* bool, int64_t, double, const char *, app_list */
+    void *dest;      /* bool, int64_t, double, const char *, app_list */
     double min, max; /* numbers */
     const char *arg, *help;
     bool *given; /* set when it was; may be NULL */
@@ -35,16 +36,18 @@ typedef struct app_list {
 } app_list;
 
 typedef struct app_cmd {
-    const char *name, *args, *what; /* "run", "MODEL", one line */
+    const char *name, *args, *what;    /* "run", "MODEL", one line */
     int (*run)(int argc, char **argv); /* argv[0] is the command's name */
 } app_cmd;
 extern const app_cmd app_commands[];
 
-/* Parses argv[1..]; positional arguments to pos (as many as n_pos, all required).  Returns -1 to go on, else the exit code
- * (help was printed, or the usage was wrong and said). */
-int app_parse(const app_cmd *cmd, const app_opt *opts, int argc, char **argv, const char **pos, int n_pos);
+/* Parses argv[1..]; positional arguments to pos (as many as n_pos, all required).  Returns -1 to go
+ * on, else the exit code (help was printed, or the usage was wrong and said). */
+int app_parse(const app_cmd *cmd, const app_opt *opts, int argc, char **argv, const char **pos,
+              int n_pos);
 const app_cmd *app_command(const char *name);
-int app_usage(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* says it; APP_USAGE */
+int app_usage(const char *cmd, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3))); /* says it; APP_USAGE */
 
 /* ---- failing ---- */
 
@@ -53,7 +56,8 @@ int app_failed(mr_status s);
 
 /* ---- output ---- */
 
-/* To stdout, unbuffered. False once stdout is closed or failed; app_out_end gives the exit code for that (0 for a closed pipe). */
+/* To stdout, unbuffered. False once stdout is closed or failed; app_out_end gives the exit code for
+ * that (0 for a closed pipe). */
 bool app_write(const char *bytes, size_t len);
 int app_out_end(int code);
 /* JSON array of ids. */
@@ -84,17 +88,24 @@ typedef struct app_engine {
     app_list passes_off;
 } app_engine;
 /* Rows of an option table for them: APP_ENGINE_OPTS(variable). */
-#define APP_ENGINE_OPTS(e)                                                                                             \
-    {"--threads", "-t", APP_INT, &(e).threads, 1, 1024, "T", "compute threads (default: the CPUs available)", NULL},   \
-        {"--precision", NULL, APP_STR, &(e).precision, 0, 0, "P", "exact, fast (default) or native", NULL},            \
-        {"--no-pass", NULL, APP_LIST, &(e).passes_off, 0, 0, "NAME", "leave a compiler pass out", NULL}
-mr_status app_engine_open(const app_engine *a, const char *model, mr_engine_opts *o, mr_engine **out);
+#define APP_ENGINE_OPTS(e)                                                                           \
+    {"--threads", "-t", APP_INT, &(e).threads,                                                       \
+     1,           1024, "T",     "compute threads (default: the CPUs available)",                    \
+     NULL},                                                                                          \
+        {"--precision", NULL, APP_STR, &(e).precision, 0, 0, "P", "exact, fast (default) or native", \
+         NULL},                                                                                      \
+    {                                                                                                \
+        "--no-pass", NULL, APP_LIST, &(e).passes_off, 0, 0, "NAME", "leave a compiler pass out",     \
+            NULL                                                                                     \
+    }
+mr_status app_engine_open(const app_engine *a, const char *model, mr_engine_opts *o,
+                          mr_engine **out);
 /* Fills o from a; the arrays stay a's. */
 void app_engine_opts(const app_engine *a, mr_engine_opts *o);
 
 /* ---- interrupts ---- */
 
-void app_catch_interrupt(void);      /* SIGINT from now on sets the flag; a second one ends at once */
+void app_catch_interrupt(void); /* SIGINT from now on sets the flag; a second one ends at once */
 bool app_interrupted(void);
 
 int cmd_run(int argc, char **argv);

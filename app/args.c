@@ -30,11 +30,12 @@ int app_usage(const char *cmd, const char *fmt, ...)
 static int help(const app_cmd *cmd, const app_opt *opts)
 {
     mr_buf b = {0};
-    mr_buf_printf(&b, "usage: millrace %s %s [options]\n\n%s\n\noptions:\n", cmd->name, cmd->args, cmd->what);
+    mr_buf_printf(&b, "usage: millrace %s %s [options]\n\n%s\n\noptions:\n", cmd->name, cmd->args,
+                  cmd->what);
     for (const app_opt *o = opts; o->name; o++) {
         char left[64];
-        snprintf(left, sizeof left, "%s%s%s%s%s", o->alias ? o->alias : "", o->alias ? ", " : "", o->name, o->arg ? " " : "",
-                 o->arg ? o->arg : "");
+        snprintf(left, sizeof left, "%s%s%s%s%s", o->alias ? o->alias : "", o->alias ? ", " : "",
+                 o->name, o->arg ? " " : "", o->arg ? o->arg : "");
         mr_buf_printf(&b, "  %-28s %s\n", left, o->help);
     }
     mr_buf_printf(&b, "  %-28s %s\n", "--help", "this text");
@@ -119,7 +120,8 @@ static int take_option(const app_cmd *cmd, const app_opt *opts, int argc, char *
     return set(cmd, o, argv[++*i]);
 }
 
-int app_parse(const app_cmd *cmd, const app_opt *opts, int argc, char **argv, const char **pos, int n_pos)
+int app_parse(const app_cmd *cmd, const app_opt *opts, int argc, char **argv, const char **pos,
+              int n_pos)
 {
     int n = 0;
     bool only_args = false;

@@ -1,7 +1,8 @@
 /* millrace bench: prefill and decode speed, load, packing and warm-up excluded.
  *
- * prefill: P ids through an empty session, the last one's logits.  decode: N ids one by one from an empty session.  For a diffusion
- * model "decode" is denoising: forwards of one open block with all its logits, counted in rows. */
+ * prefill: P ids through an empty session, the last one's logits.  decode: N ids one by one from an
+ * empty session.  For a diffusion model "decode" is denoising: forwards of one open block with all
+ * its logits, counted in rows. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,10 +68,12 @@ static mr_status decode_once(job *j, double *rate)
     int64_t step = i->diffusion ? i->block_length : 1, done = 0;
     mr_session *s;
     MR_TRY(mr_session_new(&s, j->e));
-    mr_status st = mr_advance(s, j->ids, step, MR_WANT_ALL, NULL, 0, j->logits); /* warm: blocks reserved, pages touched */
+    mr_status st = mr_advance(s, j->ids, step, MR_WANT_ALL, NULL, 0,
+                              j->logits); /* warm: blocks reserved, pages touched */
     double begin = seconds();
     for (; !st && done < j->n; done += step) {
-        st = mr_advance(s, j->ids + (i->diffusion ? 0 : done), step, MR_WANT_ALL, NULL, 0, j->logits);
+        st = mr_advance(s, j->ids + (i->diffusion ? 0 : done), step, MR_WANT_ALL, NULL, 0,
+                        j->logits);
         if (!st && !i->diffusion)
             st = mr_commit(s, step);
     }
@@ -118,8 +121,11 @@ static mr_status prepare(job *j, const char *model)
 
 static void put_series(mr_buf *b, const char *name, const series *s, uint64_t bytes, uint64_t macs)
 {
-    mr_buf_printf(b, "\"%s\": {\"tokens_per_s\": %.3f, \"min\": %.3f, \"max\": %.3f, \"gb_per_s\": %.3f, \"gflop_per_s\": %.3f}", name,
-                  s->median, s->low, s->high, 1e-9 * (double)bytes * s->median, 2e-9 * (double)macs * s->median);
+    mr_buf_printf(b,
+                  "\"%s\": {\"tokens_per_s\": %.3f, \"min\": %.3f, \"max\": %.3f, \"gb_per_s\": "
+                  "%.3f, \"gflop_per_s\": %.3f}",
+                  name, s->median, s->low, s->high, 1e-9 * (double)bytes * s->median,
+                  2e-9 * (double)macs * s->median);
 }
 
 static void print_line(mr_buf *b, const char *name, const series *s, uint64_t bytes, uint64_t macs)
@@ -133,12 +139,15 @@ static void print_line(mr_buf *b, const char *name, const series *s, uint64_t by
 static int report(job *j)
 {
     const mr_engine_info *i = mr_engine_facts(j->e);
-    uint64_t bytes = i->diffusion ? 0 : mr_engine_bytes_per_token(j->e), macs = mr_engine_macs_per_token(j->e);
+    uint64_t bytes = i->diffusion ? 0 : mr_engine_bytes_per_token(j->e),
+             macs = mr_engine_macs_per_token(j->e);
     mr_buf b = {0};
     if (j->json) {
-        mr_buf_printf(&b, "{\"threads\": %d, \"cpu\": \"%s\", \"precision\": \"%s\", \"runs\": %lld", i->threads, i->cpu, i->precision,
-                      (long long)j->r);
-        mr_buf_printf(&b, ", \"weight_bytes_per_token\": %llu, \"macs_per_token\": %llu", (unsigned long long)mr_engine_bytes_per_token(j->e),
+        mr_buf_printf(&b,
+                      "{\"threads\": %d, \"cpu\": \"%s\", \"precision\": \"%s\", \"runs\": %lld",
+                      i->threads, i->cpu, i->precision, (long long)j->r);
+        mr_buf_printf(&b, ", \"weight_bytes_per_token\": %llu, \"macs_per_token\": %llu",
+                      (unsigned long long)mr_engine_bytes_per_token(j->e),
                       (unsigned long long)macs);
         if (j->p)
             put_series((mr_buf_puts(&b, ", "), &b), "prefill", &j->prefill, 0, macs);
@@ -146,7 +155,8 @@ static int report(job *j)
             put_series((mr_buf_puts(&b, ", "), &b), "decode", &j->decode, bytes, macs);
         mr_buf_puts(&b, "}\n");
     } else {
-        mr_buf_printf(&b, "%d threads, %s, %s, median of %lld\n", i->threads, i->cpu, i->precision, (long long)j->r);
+        mr_buf_printf(&b, "%d threads, %s, %s, median of %lld\n", i->threads, i->cpu, i->precision,
+                      (long long)j->r);
         if (j->p)
             print_line(&b, "prefill", &j->prefill, 0, macs);
         if (j->n)
@@ -167,11 +177,14 @@ int cmd_bench(int argc, char **argv)
     j->n = 64;
     j->r = 5;
     const app_opt opts[] = {
-        {"--prefill", "-p", APP_INT, &j->p, 0, 1 << 20, "N", "ids to prefill (default 512; 0: none)", NULL},
+        {"--prefill", "-p", APP_INT, &j->p, 0, 1 << 20, "N",
+         "ids to prefill (default 512; 0: none)", NULL},
         {"--n", "-n", APP_INT, &j->n, 0, 1 << 20, "N", "ids to decode (default 64; 0: none)", NULL},
-        {"--repeat", "-r", APP_INT, &j->r, 1, MAX_RUNS, "R", "measured runs of each (default 5)", NULL},
+        {"--repeat", "-r", APP_INT, &j->r, 1, MAX_RUNS, "R", "measured runs of each (default 5)",
+         NULL},
         {"--json", NULL, APP_FLAG, &j->json, 0, 0, NULL, "one JSON document", NULL},
-        {"--block-length", NULL, APP_INT, &j->engine.block_length, 1, 4096, "B", "diffusion: block length", NULL},
+        {"--block-length", NULL, APP_INT, &j->engine.block_length, 1, 4096, "B",
+         "diffusion: block length", NULL},
         APP_ENGINE_OPTS(j->engine),
         {0},
     };

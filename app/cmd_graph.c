@@ -9,9 +9,12 @@ int cmd_graph(int argc, char **argv)
     const app_opt opts[] = {
         {"--plan", NULL, APP_STR, &v.plan, 0, 0, "NAME", "decode (default) or prefill", NULL},
         {"--stage", NULL, APP_STR, &v.stage, 0, 0, "NAME", "built, fused (default) or plan", NULL},
-        {"--format", NULL, APP_STR, &v.format, 0, 0, "NAME", "text (default), dot, svg or json", NULL},
-        {"--report", NULL, APP_FLAG, &v.report, 0, 0, NULL, "what the passes did, and the kernel of each step", NULL},
-        {"--block-length", NULL, APP_INT, &engine.block_length, 1, 4096, "B", "diffusion: block length", NULL},
+        {"--format", NULL, APP_STR, &v.format, 0, 0, "NAME", "text (default), dot, svg or json",
+         NULL},
+        {"--report", NULL, APP_FLAG, &v.report, 0, 0, NULL,
+         "what the passes did, and the kernel of each step", NULL},
+        {"--block-length", NULL, APP_INT, &engine.block_length, 1, 4096, "B",
+         "diffusion: block length", NULL},
         APP_ENGINE_OPTS(engine),
         {0},
     };

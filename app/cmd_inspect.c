@@ -7,7 +7,8 @@ int cmd_inspect(int argc, char **argv)
     bool json = false;
     const char *model;
     const app_opt opts[] = {
-        {"--ctx", NULL, APP_INT, &context, 1, 1 << 30, "N", "context length to count memory for", NULL},
+        {"--ctx", NULL, APP_INT, &context, 1, 1 << 30, "N", "context length to count memory for",
+         NULL},
         {"--json", NULL, APP_FLAG, &json, 0, 0, NULL, "one JSON document", NULL},
         {0},
     };

@@ -15,7 +15,8 @@ typedef struct job {
 static mr_status npy_header(mr_out *o, int64_t rows, int64_t cols)
 {
     char head[128] = "\x93NUMPY\x01\x00";
-    int n = snprintf(head + 10, sizeof head - 10, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }",
+    int n = snprintf(head + 10, sizeof head - 10,
+                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }",
                      (long long)rows, (long long)cols);
     memset(head + 10 + n, ' ', sizeof head - 10 - (size_t)n);
     head[8] = (char)(sizeof head - 10);
@@ -24,7 +25,8 @@ static mr_status npy_header(mr_out *o, int64_t rows, int64_t cols)
     return (mr_status)mr_out_write(o, head, sizeof head);
 }
 
-/* Rows fed at once: what was asked for, whole blocks for diffusion; else as many as 256 MiB of logits hold. */
+/* Rows fed at once: what was asked for, whole blocks for diffusion; else as many as 256 MiB of
+ * logits hold. */
 static int64_t rows_at_once(const job *j, const mr_engine_info *i)
 {
     int64_t rows = j->chunk ? j->chunk : ((int64_t)64 << 20) / i->vocab;
@@ -82,9 +84,12 @@ int cmd_logits(int argc, char **argv)
         {"--ids", NULL, APP_STR, &j.ids_list, 0, 0, "LIST", "ids as 1,2,3", NULL},
         {"--ids-file", NULL, APP_STR, &j.ids_file, 0, 0, "F", "a JSON array of ids", NULL},
         {"--out", "-o", APP_STR, &j.out, 0, 0, "F.npy", "where the logits go (required)", NULL},
-        {"--chunk", NULL, APP_INT, &j.chunk, 1, 1 << 30, "N", "feed N ids at a time through the cache", NULL},
-        {"--block-length", NULL, APP_INT, &j.engine.block_length, 1, 4096, "B", "diffusion: block length", NULL},
-        {"--graph", NULL, APP_STR, &j.graph, 0, 0, "FILE", "run this text graph on the model's weights", NULL},
+        {"--chunk", NULL, APP_INT, &j.chunk, 1, 1 << 30, "N",
+         "feed N ids at a time through the cache", NULL},
+        {"--block-length", NULL, APP_INT, &j.engine.block_length, 1, 4096, "B",
+         "diffusion: block length", NULL},
+        {"--graph", NULL, APP_STR, &j.graph, 0, 0, "FILE",
+         "run this text graph on the model's weights", NULL},
         APP_ENGINE_OPTS(j.engine),
         {0},
     };
@@ -95,7 +100,8 @@ int cmd_logits(int argc, char **argv)
         return app_usage("logits", "--out F.npy is needed");
     if (!j.ids_list == !j.ids_file)
         return app_usage("logits", "give either --ids LIST or --ids-file F");
-    mr_status st = j.ids_list ? app_ids_list(j.ids_list, &j.ids) : app_ids_file(j.ids_file, false, &j.ids);
+    mr_status st =
+        j.ids_list ? app_ids_list(j.ids_list, &j.ids) : app_ids_file(j.ids_file, false, &j.ids);
     mr_engine *e = NULL;
     mr_engine_opts o = {.graph_file = j.graph};
     if (!st && j.ids.n > 8192)

@@ -1,8 +1,9 @@
 /* millrace perplexity: mean negative log-likelihood per token, in nats.
  *
- * The ids are cut into windows of the context; within a window every id but the first is predicted from those before it.  An ids file
- * may hold rows (an array of arrays): each is a text of its own.  --against exact runs both precisions over the same windows and adds
- * the mean KL divergence of this precision from exact, and how often both have the same likeliest id. */
+ * The ids are cut into windows of the context; within a window every id but the first is predicted
+ * from those before it.  An ids file may hold rows (an array of arrays): each is a text of its own.
+ * --against exact runs both precisions over the same windows and adds the mean KL divergence of
+ * this precision from exact, and how often both have the same likeliest id. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -86,8 +87,9 @@ static mr_status check_ids(const job *j)
     int64_t vocab = mr_engine_facts(j->e)->vocab;
     for (size_t i = 0; i < j->ids.n; i++)
         if (j->ids.id[i] >= vocab)
-            return (mr_status)mr_fail(MR_EFORMAT, "id %d (number %zu) is not in the vocabulary 0..%lld", j->ids.id[i], i,
-                                      (long long)vocab - 1);
+            return (mr_status)mr_fail(MR_EFORMAT,
+                                      "id %d (number %zu) is not in the vocabulary 0..%lld",
+                                      j->ids.id[i], i, (long long)vocab - 1);
     return MR_STATUS_OK;
 }
 
@@ -133,7 +135,8 @@ static mr_status open_engines(job *j, const char *model)
     MR_TRY(app_engine_open(&j->engine, model, &o, &j->e));
     const mr_engine_info *i = mr_engine_facts(j->e);
     if (i->diffusion)
-        return (mr_status)mr_fail(MR_EUSAGE, "perplexity does not apply: %s is a diffusion model", i->model_type);
+        return (mr_status)mr_fail(MR_EUSAGE, "perplexity does not apply: %s is a diffusion model",
+                                  i->model_type);
     if (j->against) {
         app_engine exact = j->engine;
         exact.precision = j->against;
@@ -150,16 +153,20 @@ static int report(const job *j)
     mr_buf b = {0};
     double n = (double)j->tokens, nll = j->nll / n;
     if (j->json) {
-        mr_buf_printf(&b, "{\"tokens\": %lld, \"nll\": %.9g, \"perplexity\": %.9g", (long long)j->tokens, nll, exp(nll));
+        mr_buf_printf(&b, "{\"tokens\": %lld, \"nll\": %.9g, \"perplexity\": %.9g",
+                      (long long)j->tokens, nll, exp(nll));
         if (j->base)
-            mr_buf_printf(&b, ", \"against\": \"%s\", \"against_nll\": %.9g, \"mean_kl\": %.9g, \"top1_agreement\": %.9g", j->against,
-                          j->base_nll / n, j->kl / n, (double)j->agree / n);
+            mr_buf_printf(&b,
+                          ", \"against\": \"%s\", \"against_nll\": %.9g, \"mean_kl\": %.9g, "
+                          "\"top1_agreement\": %.9g",
+                          j->against, j->base_nll / n, j->kl / n, (double)j->agree / n);
         mr_buf_puts(&b, "}\n");
     } else {
-        mr_buf_printf(&b, "nll         %.6f nats per token (%lld tokens)\nperplexity  %.4f\n", nll, (long long)j->tokens, exp(nll));
+        mr_buf_printf(&b, "nll         %.6f nats per token (%lld tokens)\nperplexity  %.4f\n", nll,
+                      (long long)j->tokens, exp(nll));
         if (j->base)
-            mr_buf_printf(&b, "against     %s: nll %.6f, mean KL %.4g, top-1 agreement %.2f %%\n", j->against, j->base_nll / n,
-                          j->kl / n, 100 * (double)j->agree / n);
+            mr_buf_printf(&b, "against     %s: nll %.6f, mean KL %.4g, top-1 agreement %.2f %%\n",
+                          j->against, j->base_nll / n, j->kl / n, 100 * (double)j->agree / n);
     }
     app_write(b.data, b.len);
     mr_buf_free(&b);
@@ -172,9 +179,12 @@ int cmd_perplexity(int argc, char **argv)
     const char *model;
     const app_opt opts[] = {
         {"--file", "-f", APP_STR, &j.file, 0, 0, "FILE", "a text (- for stdin)", NULL},
-        {"--ids-file", NULL, APP_STR, &j.ids_file, 0, 0, "F", "a JSON array of ids, or of rows of ids", NULL},
-        {"--ctx", NULL, APP_INT, &j.engine.context, 2, 1 << 30, "N", "window length (default: the model's, at most 8192)", NULL},
-        {"--against", NULL, APP_STR, &j.against, 0, 0, "P", "a precision (exact): adds mean KL and top-1 agreement to it", NULL},
+        {"--ids-file", NULL, APP_STR, &j.ids_file, 0, 0, "F",
+         "a JSON array of ids, or of rows of ids", NULL},
+        {"--ctx", NULL, APP_INT, &j.engine.context, 2, 1 << 30, "N",
+         "window length (default: the model's, at most 8192)", NULL},
+        {"--against", NULL, APP_STR, &j.against, 0, 0, "P",
+         "a precision (exact): adds mean KL and top-1 agreement to it", NULL},
         {"--json", NULL, APP_FLAG, &j.json, 0, 0, NULL, "one JSON document", NULL},
         APP_ENGINE_OPTS(j.engine),
         {0},

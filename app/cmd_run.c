@@ -9,7 +9,8 @@
 
 /* Which flags were given: some belong to one kind of model only. */
 typedef struct given {
-    bool temperature, top_k, top_p, min_p, repeat, block, steps, threshold, minimal, early, trace, mask, eos;
+    bool temperature, top_k, top_p, min_p, repeat, block, steps, threshold, minimal, early, trace,
+        mask, eos;
 } given;
 
 typedef struct job {
@@ -52,7 +53,8 @@ static int on_step(void *ctx, int64_t start, const int32_t *block, int64_t n)
 {
     job *j = ctx;
     if (start != j->trace_block)
-        mr_buf_printf(&j->trace, "%s{\"start\": %lld, \"steps\": [", j->trace_block < 0 ? "" : "]}, ", (long long)start);
+        mr_buf_printf(&j->trace, "%s{\"start\": %lld, \"steps\": [",
+                      j->trace_block < 0 ? "" : "]}, ", (long long)start);
     mr_buf_puts(&j->trace, start == j->trace_block ? ", {\"ids\": " : "{\"ids\": ");
     app_json_ids(&j->trace, block, (size_t)n);
     mr_buf_putc(&j->trace, '}');
@@ -69,10 +71,12 @@ static mr_status parse_bias(job *j)
         long id = strtol(j->bias.item[i], &end, 10);
         char *value = end + 1;
         if (end == j->bias.item[i] || *end != '=' || id < 0 || id > INT32_MAX)
-            return (mr_status)mr_fail(MR_EUSAGE, "--logit-bias: \"%s\" is not ID=VALUE", j->bias.item[i]);
+            return (mr_status)mr_fail(MR_EUSAGE, "--logit-bias: \"%s\" is not ID=VALUE",
+                                      j->bias.item[i]);
         double v = strtod(value, &end);
         if (end == value || *end || isnan(v))
-            return (mr_status)mr_fail(MR_EUSAGE, "--logit-bias: \"%s\" is not ID=VALUE", j->bias.item[i]);
+            return (mr_status)mr_fail(MR_EUSAGE, "--logit-bias: \"%s\" is not ID=VALUE",
+                                      j->bias.item[i]);
         j->logit_bias[i] = (mr_logit_bias){(int32_t)id, (float)v};
     }
     return MR_STATUS_OK;
@@ -85,13 +89,15 @@ static mr_status check_kind(const job *j, const mr_engine_info *i)
         bool given, diffusion;
         const char *flag;
     } only[] = {
-        {j->has.block, true, "--block-length"}, {j->has.steps, true, "--steps"}, {j->has.threshold, true, "--threshold"},
-        {j->has.minimal, true, "--minimal-topk"}, {j->has.early, true, "--eos-early-stop"}, {j->has.trace, true, "--trace"},
-        {j->has.mask, true, "--mask-id"}, {j->has.repeat, false, "--repeat-penalty"},
+        {j->has.block, true, "--block-length"},   {j->has.steps, true, "--steps"},
+        {j->has.threshold, true, "--threshold"},  {j->has.minimal, true, "--minimal-topk"},
+        {j->has.early, true, "--eos-early-stop"}, {j->has.trace, true, "--trace"},
+        {j->has.mask, true, "--mask-id"},         {j->has.repeat, false, "--repeat-penalty"},
     };
     for (size_t k = 0; k < sizeof only / sizeof *only; k++)
         if (only[k].given && only[k].diffusion != i->diffusion)
-            return (mr_status)mr_fail(MR_EUSAGE, "%s does not apply: %s is %s", only[k].flag, i->model_type,
+            return (mr_status)mr_fail(MR_EUSAGE, "%s does not apply: %s is %s", only[k].flag,
+                                      i->model_type,
                                       i->diffusion ? "a diffusion model" : "autoregressive");
     return MR_STATUS_OK;
 }
@@ -123,11 +129,16 @@ static mr_status encode_prompt(job *j)
 static void sampling(const job *j, const mr_engine_info *i, mr_generate_opts *o)
 {
     bool model = i->do_sample && !j->has.temperature;
-    o->temperature = j->has.temperature ? j->temperature : model ? (isnan(i->temperature) ? 1 : i->temperature) : 0;
+    o->temperature = j->has.temperature ? j->temperature
+                     : model            ? (isnan(i->temperature) ? 1 : i->temperature)
+                                        : 0;
     o->top_k = j->has.top_k ? j->top_k : model && !isnan(i->top_k) ? (int64_t)i->top_k : 0;
     o->top_p = j->has.top_p ? j->top_p : model && !isnan(i->top_p) ? i->top_p : 1;
     o->min_p = j->min_p;
-    o->repeat_penalty = j->has.repeat ? j->repeat : model && !i->diffusion && !isnan(i->repetition_penalty) ? i->repetition_penalty : 1;
+    o->repeat_penalty = j->has.repeat ? j->repeat
+                        : model && !i->diffusion && !isnan(i->repetition_penalty)
+                            ? i->repetition_penalty
+                            : 1;
     o->seed = (uint64_t)j->seed;
 }
 
@@ -156,14 +167,19 @@ static void stats_json(const job *j, const mr_result *r, mr_buf *b)
 {
     const mr_engine_info *i = mr_engine_facts(j->e);
     mr_counts c = mr_engine_counts(j->e);
-    mr_buf_printf(b, "{\"prompt_tokens\": %lld, \"generated_tokens\": %lld, \"steps\": %lld, \"load_s\": %.3f, \"prefill_s\": %.6f, "
-                     "\"decode_s\": %.6f, \"plans\": %llu, \"runs\": %llu, \"rows\": %llu, \"kv_bytes\": %llu, "
-                     "\"weight_bytes_read\": %llu, \"weight_bytes\": %llu, \"arena_bytes\": %llu, \"threads\": %d, "
-                     "\"cpu\": \"%s\", \"precision\": \"%s\"}",
-                  (long long)r->prompt, (long long)r->generated, (long long)r->steps, 1e-9 * (double)i->load_ns, r->prefill_s,
-                  r->decode_s, (unsigned long long)c.plans, (unsigned long long)c.runs, (unsigned long long)c.rows,
-                  (unsigned long long)c.kv_peak_bytes, (unsigned long long)c.weight_bytes, (unsigned long long)i->weight_bytes,
-                  (unsigned long long)i->arena_bytes, i->threads, i->cpu, i->precision);
+    mr_buf_printf(
+        b,
+        "{\"prompt_tokens\": %lld, \"generated_tokens\": %lld, \"steps\": %lld, \"load_s\": %.3f, "
+        "\"prefill_s\": %.6f, "
+        "\"decode_s\": %.6f, \"plans\": %llu, \"runs\": %llu, \"rows\": %llu, \"kv_bytes\": %llu, "
+        "\"weight_bytes_read\": %llu, \"weight_bytes\": %llu, \"arena_bytes\": %llu, \"threads\": "
+        "%d, "
+        "\"cpu\": \"%s\", \"precision\": \"%s\"}",
+        (long long)r->prompt, (long long)r->generated, (long long)r->steps,
+        1e-9 * (double)i->load_ns, r->prefill_s, r->decode_s, (unsigned long long)c.plans,
+        (unsigned long long)c.runs, (unsigned long long)c.rows, (unsigned long long)c.kv_peak_bytes,
+        (unsigned long long)c.weight_bytes, (unsigned long long)i->weight_bytes,
+        (unsigned long long)i->arena_bytes, i->threads, i->cpu, i->precision);
 }
 
 static double per_second(int64_t n, double s)
@@ -176,17 +192,21 @@ static void print_stats(const job *j, const mr_result *r)
     const mr_engine_info *i = mr_engine_facts(j->e);
     mr_counts c = mr_engine_counts(j->e);
     int64_t decoded = i->diffusion ? r->generated : r->generated - 1;
-    fprintf(stderr, "load     %.3f s, %d threads, %s, %s\n", 1e-9 * (double)i->load_ns, i->threads, i->cpu, i->precision);
-    fprintf(stderr, "prefill  %lld tokens in %.3f s: %.1f tok/s\n", (long long)r->prompt, r->prefill_s, per_second(r->prompt, r->prefill_s));
-    fprintf(stderr, "decode   %lld tokens in %.3f s: %.1f tok/s", (long long)(decoded < 0 ? 0 : decoded), r->decode_s,
+    fprintf(stderr, "load     %.3f s, %d threads, %s, %s\n", 1e-9 * (double)i->load_ns, i->threads,
+            i->cpu, i->precision);
+    fprintf(stderr, "prefill  %lld tokens in %.3f s: %.1f tok/s\n", (long long)r->prompt,
+            r->prefill_s, per_second(r->prompt, r->prefill_s));
+    fprintf(stderr, "decode   %lld tokens in %.3f s: %.1f tok/s",
+            (long long)(decoded < 0 ? 0 : decoded), r->decode_s,
             per_second(decoded < 0 ? 0 : decoded, r->decode_s));
     if (i->diffusion)
         fprintf(stderr, ", %lld denoising steps", (long long)r->steps);
-    fprintf(stderr, "\nplans    %llu compiled, %llu runs, %llu rows forwarded\n", (unsigned long long)c.plans,
-            (unsigned long long)c.runs, (unsigned long long)c.rows);
-    fprintf(stderr, "memory   weights %llu, KV %llu, activations %llu bytes; weight bytes read %llu\n",
-            (unsigned long long)i->weight_bytes, (unsigned long long)c.kv_peak_bytes, (unsigned long long)i->arena_bytes,
-            (unsigned long long)c.weight_bytes);
+    fprintf(stderr, "\nplans    %llu compiled, %llu runs, %llu rows forwarded\n",
+            (unsigned long long)c.plans, (unsigned long long)c.runs, (unsigned long long)c.rows);
+    fprintf(stderr,
+            "memory   weights %llu, KV %llu, activations %llu bytes; weight bytes read %llu\n",
+            (unsigned long long)i->weight_bytes, (unsigned long long)c.kv_peak_bytes,
+            (unsigned long long)i->arena_bytes, (unsigned long long)c.weight_bytes);
 }
 
 static mr_status write_trace(job *j)
@@ -211,7 +231,8 @@ static void print_result(job *j, const mr_result *r)
             mr_buf_json(&b, j->text.data ? j->text.data : "", j->text.len);
             mr_buf_puts(&b, ", ");
         }
-        mr_buf_printf(&b, "\"ids\": [%s], \"finish_reason\": \"%s\", \"stats\": ", j->out_ids.data ? j->out_ids.data : "", r->finish_reason);
+        mr_buf_printf(&b, "\"ids\": [%s], \"finish_reason\": \"%s\", \"stats\": ",
+                      j->out_ids.data ? j->out_ids.data : "", r->finish_reason);
         stats_json(j, r, &b);
         mr_buf_puts(&b, "}\n");
         app_write(b.data, b.len);
@@ -224,7 +245,8 @@ static void print_result(job *j, const mr_result *r)
         app_write("\n", 1);
     }
     if (strcmp(r->finish_reason, "length") == 0 && (j->n < 0 || r->generated < j->n))
-        fprintf(stderr, "finish_reason: length (the context of %lld is full)\n", (long long)mr_engine_facts(j->e)->context);
+        fprintf(stderr, "finish_reason: length (the context of %lld is full)\n",
+                (long long)mr_engine_facts(j->e)->context);
     if (j->stats)
         print_stats(j, r);
 }
@@ -293,30 +315,50 @@ int cmd_run(int argc, char **argv)
     const char *model;
     const app_opt opts[] = {
         {"--prompt", "-p", APP_STR, &j.prompt, 0, 0, "TEXT", "the prompt, as it is", NULL},
-        {"--file", "-f", APP_STR, &j.file, 0, 0, "FILE", "the prompt from a file (- for stdin, also read when piped)", NULL},
+        {"--file", "-f", APP_STR, &j.file, 0, 0, "FILE",
+         "the prompt from a file (- for stdin, also read when piped)", NULL},
         {"--ids", NULL, APP_STR, &j.ids_list, 0, 0, "LIST", "the prompt as ids: 1,2,3", NULL},
-        {"--chat", NULL, APP_FLAG, &j.chat, 0, 0, NULL, "the prompt is one user turn of the model's chat template", NULL},
-        {"--n", "-n", APP_INT, &j.n, 0, 1 << 30, "N", "new tokens at most (default: until an end id or the context's end)", NULL},
-        {"--temperature", NULL, APP_NUM, &j.temperature, 0, 1e6, "T", "0: argmax (default: the model's, else 0)", &j.has.temperature},
-        {"--top-k", NULL, APP_INT, &j.top_k, 0, 1 << 30, "K", "keep the K likeliest (0: all)", &j.has.top_k},
-        {"--top-p", NULL, APP_NUM, &j.top_p, 1e-9, 1, "P", "keep the likeliest that hold P of the probability", &j.has.top_p},
-        {"--min-p", NULL, APP_NUM, &j.min_p, 0, 1, "P", "keep what has at least P of the best's probability", &j.has.min_p},
-        {"--repeat-penalty", NULL, APP_NUM, &j.repeat, 1e-3, 1e6, "R", "divide logits of ids that were there before", &j.has.repeat},
+        {"--chat", NULL, APP_FLAG, &j.chat, 0, 0, NULL,
+         "the prompt is one user turn of the model's chat template", NULL},
+        {"--n", "-n", APP_INT, &j.n, 0, 1 << 30, "N",
+         "new tokens at most (default: until an end id or the context's end)", NULL},
+        {"--temperature", NULL, APP_NUM, &j.temperature, 0, 1e6, "T",
+         "0: argmax (default: the model's, else 0)", &j.has.temperature},
+        {"--top-k", NULL, APP_INT, &j.top_k, 0, 1 << 30, "K", "keep the K likeliest (0: all)",
+         &j.has.top_k},
+        {"--top-p", NULL, APP_NUM, &j.top_p, 1e-9, 1, "P",
+         "keep the likeliest that hold P of the probability", &j.has.top_p},
+        {"--min-p", NULL, APP_NUM, &j.min_p, 0, 1, "P",
+         "keep what has at least P of the best's probability", &j.has.min_p},
+        {"--repeat-penalty", NULL, APP_NUM, &j.repeat, 1e-3, 1e6, "R",
+         "divide logits of ids that were there before", &j.has.repeat},
         {"--seed", NULL, APP_INT, &j.seed, 0, 9e18, "S", "of the sampler (default 0)", NULL},
-        {"--stop", NULL, APP_LIST, &j.stop, 0, 0, "STR", "end before this text; may be given again", NULL},
-        {"--logit-bias", NULL, APP_LIST, &j.bias, 0, 0, "ID=X", "add X to the logit of ID; may be given again", NULL},
-        {"--ctx", NULL, APP_INT, &j.engine.context, 1, 1 << 30, "N", "context length (default: the model's, at most 8192)", NULL},
-        {"--print-ids", NULL, APP_FLAG, &j.print_ids, 0, 0, NULL, "print the generated ids as a JSON array, no text", NULL},
+        {"--stop", NULL, APP_LIST, &j.stop, 0, 0, "STR", "end before this text; may be given again",
+         NULL},
+        {"--logit-bias", NULL, APP_LIST, &j.bias, 0, 0, "ID=X",
+         "add X to the logit of ID; may be given again", NULL},
+        {"--ctx", NULL, APP_INT, &j.engine.context, 1, 1 << 30, "N",
+         "context length (default: the model's, at most 8192)", NULL},
+        {"--print-ids", NULL, APP_FLAG, &j.print_ids, 0, 0, NULL,
+         "print the generated ids as a JSON array, no text", NULL},
         {"--json", NULL, APP_FLAG, &j.json, 0, 0, NULL, "one JSON document at the end", NULL},
         {"--stats", NULL, APP_FLAG, &j.stats, 0, 0, NULL, "speed and counts on stderr", NULL},
-        {"--block-length", NULL, APP_INT, &j.engine.block_length, 1, 4096, "B", "diffusion: block length", &j.has.block},
-        {"--steps", NULL, APP_INT, &j.steps, 1, 1 << 20, "N", "diffusion: denoising steps a block (default 32)", &j.has.steps},
-        {"--threshold", NULL, APP_NUM, &j.threshold, 0, 1e6, "T", "diffusion: commit above this probability (default 0.95)", &j.has.threshold},
-        {"--minimal-topk", NULL, APP_INT, &j.minimal_topk, 1, 1 << 20, "K", "diffusion: bounds steps by new tokens / K (default 1)", &j.has.minimal},
-        {"--eos-early-stop", NULL, APP_FLAG, &j.early_stop, 0, 0, NULL, "diffusion: stop inside a block once the text before an end id stands", &j.has.early},
-        {"--trace", NULL, APP_STR, &j.trace_file, 0, 0, "F.json", "diffusion: the block's ids after every step", &j.has.trace},
-        {"--mask-id", NULL, APP_INT, &j.mask_id, 0, INT32_MAX, "N", "diffusion: mask id (default: the model's)", &j.has.mask},
-        {"--eos-id", NULL, APP_STR, &j.eos_list, 0, 0, "LIST", "end ids (default: the model's)", &j.has.eos},
+        {"--block-length", NULL, APP_INT, &j.engine.block_length, 1, 4096, "B",
+         "diffusion: block length", &j.has.block},
+        {"--steps", NULL, APP_INT, &j.steps, 1, 1 << 20, "N",
+         "diffusion: denoising steps a block (default 32)", &j.has.steps},
+        {"--threshold", NULL, APP_NUM, &j.threshold, 0, 1e6, "T",
+         "diffusion: commit above this probability (default 0.95)", &j.has.threshold},
+        {"--minimal-topk", NULL, APP_INT, &j.minimal_topk, 1, 1 << 20, "K",
+         "diffusion: bounds steps by new tokens / K (default 1)", &j.has.minimal},
+        {"--eos-early-stop", NULL, APP_FLAG, &j.early_stop, 0, 0, NULL,
+         "diffusion: stop inside a block once the text before an end id stands", &j.has.early},
+        {"--trace", NULL, APP_STR, &j.trace_file, 0, 0, "F.json",
+         "diffusion: the block's ids after every step", &j.has.trace},
+        {"--mask-id", NULL, APP_INT, &j.mask_id, 0, INT32_MAX, "N",
+         "diffusion: mask id (default: the model's)", &j.has.mask},
+        {"--eos-id", NULL, APP_STR, &j.eos_list, 0, 0, "LIST", "end ids (default: the model's)",
+         &j.has.eos},
         APP_ENGINE_OPTS(j.engine),
         {0},
     };

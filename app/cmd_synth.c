@@ -26,8 +26,10 @@ int cmd_synth(int argc, char **argv)
     const char *pos[2];
     mr_synth_opts o = {.quant = "bf16", .note = note, .ctx = &shown};
     const app_opt opts[] = {
-        {"--quant", NULL, APP_STR, &o.quant, 0, 0, "Q", "f32, bf16 (default), q8 or q4 (MLX affine)", NULL},
-        {"--group", NULL, APP_INT, &group, 1, 1024, "G", "quantisation group: 32, 64 (default) or 128", NULL},
+        {"--quant", NULL, APP_STR, &o.quant, 0, 0, "Q",
+         "f32, bf16 (default), q8 or q4 (MLX affine)", NULL},
+        {"--group", NULL, APP_INT, &group, 1, 1024, "G",
+         "quantisation group: 32, 64 (default) or 128", NULL},
         {"--seed", NULL, APP_INT, &seed, 0, 9e18, "S", "of the random weights (default 0)", NULL},
         {0},
     };

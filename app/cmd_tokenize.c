@@ -109,11 +109,14 @@ int cmd_tokenize(int argc, char **argv)
     const char *model;
     const app_opt opts[] = {
         {"--prompt", "-p", APP_STR, &j.prompt, 0, 0, "TEXT", "the text", NULL},
-        {"--file", "-f", APP_STR, &j.file, 0, 0, "FILE", "the text from a file (- for stdin, also read when piped)", NULL},
-        {"--no-special", NULL, APP_FLAG, &j.no_special, 0, 0, NULL, "add no special tokens (decoding: leave them out)", NULL},
+        {"--file", "-f", APP_STR, &j.file, 0, 0, "FILE",
+         "the text from a file (- for stdin, also read when piped)", NULL},
+        {"--no-special", NULL, APP_FLAG, &j.no_special, 0, 0, NULL,
+         "add no special tokens (decoding: leave them out)", NULL},
         {"--decode", NULL, APP_FLAG, &j.decode, 0, 0, NULL, "from ids to text", NULL},
         {"--ids", NULL, APP_STR, &j.ids_list, 0, 0, "LIST", "the ids to decode: 1,2,3", NULL},
-        {"--lines", NULL, APP_STR, &j.lines, 0, 0, "F.json", "many: a JSON array of strings (decoding: of id arrays)", NULL},
+        {"--lines", NULL, APP_STR, &j.lines, 0, 0, "F.json",
+         "many: a JSON array of strings (decoding: of id arrays)", NULL},
         {0},
     };
     int code = app_parse(app_command("tokenize"), opts, argc, argv, &model, 1);
@@ -124,7 +127,8 @@ int cmd_tokenize(int argc, char **argv)
     if (!j.decode && j.ids_list)
         return app_usage("tokenize", "--ids goes with --decode");
     if ((j.lines || j.decode) && (j.prompt || j.file))
-        return app_usage("tokenize", "-p and -f do not go with %s", j.lines ? "--lines" : "--decode");
+        return app_usage("tokenize", "-p and -f do not go with %s",
+                         j.lines ? "--lines" : "--decode");
     mr_status s = mr_text_open(&j.t, model);
     if (!s)
         s = j.lines ? run_lines(&j) : run_one(&j);

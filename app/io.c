@@ -101,7 +101,8 @@ mr_status app_read_text(const char *prompt, const char *file, char **text, size_
         return MR_STATUS_OK;
     }
     if (!file && isatty(STDIN_FILENO))
-        return (mr_status)mr_fail(MR_EUSAGE, "no prompt: give -p TEXT, -f FILE, --ids LIST, or pipe text in");
+        return (mr_status)mr_fail(MR_EUSAGE,
+                                  "no prompt: give -p TEXT, -f FILE, --ids LIST, or pipe text in");
     return app_read_file(file ? file : "-", text, len);
 }
 
@@ -147,9 +148,11 @@ static mr_status parse_list(const char *list, app_ids *out)
         errno = 0;
         long long v = strtoll(p, &end, 10);
         if (end == p || (*end && *end != ','))
-            return (mr_status)mr_fail(MR_EUSAGE, "--ids: \"%.40s\" is not a list of ids such as 1,2,3", list);
+            return (mr_status)mr_fail(MR_EUSAGE,
+                                      "--ids: \"%.40s\" is not a list of ids such as 1,2,3", list);
         if (errno || v < 0 || v > INT32_MAX)
-            return (mr_status)mr_fail(MR_EFORMAT, "--ids: id %.*s is out of range", (int)(end - p < 30 ? end - p : 30), p);
+            return (mr_status)mr_fail(MR_EFORMAT, "--ids: id %.*s is out of range",
+                                      (int)(end - p < 30 ? end - p : 30), p);
         mr_status s = push(out, &cap, v);
         if (s || !*end)
             return s ? s : one_row(out);
@@ -233,7 +236,8 @@ void app_engine_opts(const app_engine *a, mr_engine_opts *o)
     o->n_passes_off = a->passes_off.n;
 }
 
-mr_status app_engine_open(const app_engine *a, const char *model, mr_engine_opts *o, mr_engine **out)
+mr_status app_engine_open(const app_engine *a, const char *model, mr_engine_opts *o,
+                          mr_engine **out)
 {
     app_engine_opts(a, o);
     return mr_engine_open(out, model, o);

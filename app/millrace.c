@@ -21,7 +21,8 @@ static int help(void)
 {
     mr_buf b = {0};
     mr_buf_puts(&b, "usage: millrace COMMAND [options]\n\n"
-                    "Compiles and runs language models: a directory with config.json and safetensors, or a .gguf file.\n\n"
+                    "Compiles and runs language models: a directory with config.json and "
+                    "safetensors, or a .gguf file.\n\n"
                     "commands:\n");
     for (const app_cmd *c = app_commands; c->name; c++)
         mr_buf_printf(&b, "  %-11s %s\n", c->name, c->what);
@@ -39,7 +40,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2)
         return app_usage(NULL, "no command");
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0)
         return help();
     if (strcmp(argv[1], "--version") == 0) {
         const char *v = mr_version();
@@ -49,6 +51,7 @@ int main(int argc, char **argv)
     }
     const app_cmd *c = app_command(argv[1]);
     if (!c)
-        return app_usage(NULL, argv[1][0] == '-' ? "unknown option %s" : "unknown command \"%s\"", argv[1]);
+        return app_usage(NULL, argv[1][0] == '-' ? "unknown option %s" : "unknown command \"%s\"",
+                         argv[1]);
     return c->run(argc - 1, argv + 1);
 }

@@ -1,16 +1,15 @@
 /* Millrace: compile and run language models.
  *
- * Why:    one library for autoregressive and block-diffusion models, from safetensors, MLX and GGUF files, with output
- *         bits that depend on model, tokens, seed and precision alone.
- * Use:    mr_engine *e;   mr_engine_opts o = {0};   mr_engine_open(&e, "models/gemma3-stories", &o);
- *         mr_session *s;  mr_session_new(&s, e);
- *         mr_generate(s, ids, n, &opts, &result);          or by hand:
- *         mr_advance(s, ids, n, MR_WANT_LAST, NULL, 0, logits);  mr_commit(s, n);
- * Owns:   mr_X_open / mr_X_new is undone by mr_X_close / mr_X_free. A session borrows its engine. Arrays that a function
- *         gives to the caller are undone by mr_memory_free.
- * Threads: an engine is immutable after open, but its sessions share its compute threads: one call into an engine's
- *         sessions at a time.  Different engines are independent.  A tokenizer may be used by any number of threads.
- * Fails:  every fallible function returns 0 or an error code, and leaves one line for mr_error_text() in the calling thread.
+ * Why:    one library for autoregressive and block-diffusion models, from safetensors, MLX and GGUF
+ * files, with output bits that depend on model, tokens, seed and precision alone. Use:    mr_engine
+ * *e;   mr_engine_opts o = {0};   mr_engine_open(&e, "models/gemma3-stories", &o); mr_session *s;
+ * mr_session_new(&s, e); mr_generate(s, ids, n, &opts, &result);          or by hand: mr_advance(s,
+ * ids, n, MR_WANT_LAST, NULL, 0, logits);  mr_commit(s, n); Owns:   mr_X_open / mr_X_new is undone
+ * by mr_X_close / mr_X_free. A session borrows its engine. Arrays that a function gives to the
+ * caller are undone by mr_memory_free. Threads: an engine is immutable after open, but its sessions
+ * share its compute threads: one call into an engine's sessions at a time.  Different engines are
+ * independent.  A tokenizer may be used by any number of threads. Fails:  every fallible function
+ * returns 0 or an error code, and leaves one line for mr_error_text() in the calling thread.
  *         Nothing here prints, exits or reads the environment.
  * Units:  sizes in bytes, times in seconds, positions and counts in tokens, logits as float32.
  */
@@ -80,7 +79,8 @@ typedef struct mr_engine_info {
     int passes_applied;
 } mr_engine_info;
 
-/* model: a directory or a .gguf file. Refuses, with the itemised need, what does not fit the memory available. */
+/* model: a directory or a .gguf file. Refuses, with the itemised need, what does not fit the memory
+ * available. */
 MR_API mr_status mr_engine_open(mr_engine **out, const char *model, const mr_engine_opts *o);
 MR_API void mr_engine_close(mr_engine *e);
 MR_API const mr_engine_info *mr_engine_facts(const mr_engine *e);
@@ -90,8 +90,9 @@ MR_API uint64_t mr_engine_macs_per_token(const mr_engine *e);
 
 /* Deterministic counts since the engine was opened. */
 typedef struct mr_counts {
-    uint64_t runs, rows, outs;       /* plan runs, rows forwarded, rows whose logits were computed */
-    uint64_t weight_bytes;           /* read by those runs (experts: at most rows * top_k of them per layer and run) */
+    uint64_t runs, rows, outs; /* plan runs, rows forwarded, rows whose logits were computed */
+    uint64_t weight_bytes; /* read by those runs (experts: at most rows * top_k of them per layer
+                              and run) */
     uint64_t kv_bytes, kv_peak_bytes; /* held by sessions now, and the most at once */
     uint64_t plans;
 } mr_counts;
@@ -106,14 +107,16 @@ MR_API int64_t mr_session_length(const mr_session *s); /* committed positions */
 
 typedef enum mr_want { MR_WANT_NONE, MR_WANT_LAST, MR_WANT_ALL, MR_WANT_LIST } mr_want;
 
-/* Feeds n ids at positions length.. (open rows of an earlier call are rolled back first). Logits of the wanted rows go to
- * logits [wanted, vocab] in order; want_rows are indices into ids.  Row i's logits say what follows ids[i]
- * (diffusion: what stands at that position; there length must be a whole number of blocks). */
-MR_API mr_status mr_advance(mr_session *s, const int32_t *ids, int64_t n, mr_want want, const int32_t *want_rows,
-                            int64_t n_want, float *logits);
+/* Feeds n ids at positions length.. (open rows of an earlier call are rolled back first). Logits of
+ * the wanted rows go to logits [wanted, vocab] in order; want_rows are indices into ids.  Row i's
+ * logits say what follows ids[i] (diffusion: what stands at that position; there length must be a
+ * whole number of blocks). */
+MR_API mr_status mr_advance(mr_session *s, const int32_t *ids, int64_t n, mr_want want,
+                            const int32_t *want_rows, int64_t n_want, float *logits);
 /* Keeps the first k of the open rows (0 <= k <= n); the others are as if they had never been. */
 MR_API mr_status mr_commit(mr_session *s, int64_t k);
-/* Drops committed positions from `length` on.  Refused where a sliding window has already let go of what is needed. */
+/* Drops committed positions from `length` on.  Refused where a sliding window has already let go of
+ * what is needed. */
 MR_API mr_status mr_truncate(mr_session *s, int64_t length);
 
 /* ---- generation ---- */
@@ -124,11 +127,11 @@ typedef struct mr_logit_bias {
 } mr_logit_bias;
 
 typedef struct mr_generate_opts {
-    int64_t max_new;    /* negative: until an end id or the context's end */
-    double temperature; /* 0: argmax */
-    int64_t top_k;      /* 0: off */
-    double top_p;       /* 1: off */
-    double min_p;       /* 0: off */
+    int64_t max_new;       /* negative: until an end id or the context's end */
+    double temperature;    /* 0: argmax */
+    int64_t top_k;         /* 0: off */
+    double top_p;          /* 1: off */
+    double min_p;          /* 0: off */
     double repeat_penalty; /* 1: off */
     uint64_t seed;
     const char *const *stop; /* strings; needs text */
@@ -140,37 +143,46 @@ typedef struct mr_generate_opts {
     double threshold;     /* negative: 0.95 */
     int64_t minimal_topk; /* 0: 1 */
     bool eos_early_stop;
-    /* Called with each piece as it is certain; a non-zero return stops with MR_STATUS_CANCELLED. Any may be NULL. */
+    /* Called with each piece as it is certain; a non-zero return stops with MR_STATUS_CANCELLED.
+     * Any may be NULL. */
     int (*on_ids)(void *ctx, const int32_t *ids, size_t n);
-    int (*on_text)(void *ctx, const char *text, size_t len); /* loads the tokenizer; whole characters only */
-    int (*on_step)(void *ctx, int64_t block_start, const int32_t *block, int64_t n); /* diffusion: after each denoising step */
+    int (*on_text)(void *ctx, const char *text,
+                   size_t len); /* loads the tokenizer; whole characters only */
+    int (*on_step)(void *ctx, int64_t block_start, const int32_t *block,
+                   int64_t n); /* diffusion: after each denoising step */
     void *ctx;
 } mr_generate_opts;
 MR_API void mr_generate_defaults(mr_generate_opts *o);
 
 typedef struct mr_result {
-    const char *finish_reason; /* "stop": an end id or stop string; "length": max_new or the context's end */
+    const char *finish_reason; /* "stop": an end id or stop string; "length": max_new or the
+                                  context's end */
     int64_t prompt, generated; /* tokens */
     int64_t steps;             /* diffusion: denoising steps */
     double prefill_s, decode_s;
 } mr_result;
 
-/* Continues ids (a whole prompt: the session keeps what it shares with what it holds).  An id outside the vocabulary is
- * refused with its number. */
-MR_API mr_status mr_generate(mr_session *s, const int32_t *ids, size_t n, const mr_generate_opts *o, mr_result *r);
+/* Continues ids (a whole prompt: the session keeps what it shares with what it holds).  An id
+ * outside the vocabulary is refused with its number. */
+MR_API mr_status mr_generate(mr_session *s, const int32_t *ids, size_t n, const mr_generate_opts *o,
+                             mr_result *r);
 
 /* ---- text ---- */
 
 typedef struct mr_tokenizer mr_tokenizer;
-/* model: a directory with tokenizer.json, a tokenizer.json, or a .gguf file (its vocabulary suffices). */
+/* model: a directory with tokenizer.json, a tokenizer.json, or a .gguf file (its vocabulary
+ * suffices). */
 MR_API mr_status mr_text_open(mr_tokenizer **out, const char *model);
 MR_API void mr_text_close(mr_tokenizer *t);
 /* The engine's own, loaded at the first call. */
 MR_API mr_status mr_engine_text(mr_engine *e, mr_tokenizer **out);
-MR_API mr_status mr_encode(const mr_tokenizer *t, const char *text, size_t len, bool special, int32_t **ids, size_t *n);
-MR_API mr_status mr_decode(const mr_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, char **text, size_t *len);
+MR_API mr_status mr_encode(const mr_tokenizer *t, const char *text, size_t len, bool special,
+                           int32_t **ids, size_t *n);
+MR_API mr_status mr_decode(const mr_tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
+                           char **text, size_t *len);
 /* One user turn through the model's chat template, ready for mr_encode with special false. */
-MR_API mr_status mr_chat(const mr_tokenizer *t, const char *user, size_t len, char **text, size_t *out_len);
+MR_API mr_status mr_chat(const mr_tokenizer *t, const char *user, size_t len, char **text,
+                         size_t *out_len);
 
 /* ---- looking at models ---- */
 
@@ -183,8 +195,10 @@ typedef struct mr_view_opts {
 } mr_view_opts;
 /* model: also a config.json, without weights. */
 MR_API mr_status mr_view(const char *model, const mr_view_opts *o, char **text, size_t *len);
-/* Config, family, tensors, bytes by dtype, skipped tensors, tokenizer, memory for a context length. */
-MR_API mr_status mr_inspect(const char *model, int64_t context, bool json, char **text, size_t *len);
+/* Config, family, tensors, bytes by dtype, skipped tensors, tokenizer, memory for a context length.
+ */
+MR_API mr_status mr_inspect(const char *model, int64_t context, bool json, char **text,
+                            size_t *len);
 
 typedef struct mr_synth_opts {
     const char *quant; /* "f32" "bf16" (default) "q8" "q4" */

@@ -1,7 +1,7 @@
 /* Counting a run's work from its plan: weight bytes read and multiply-adds.
  *
- * A dense weight is read once per run; experts at most rows * top_k of them; an embedding only the rows asked for.  Steps after
- * the gather count only when logits are wanted. */
+ * A dense weight is read once per run; experts at most rows * top_k of them; an embedding only the
+ * rows asked for.  Steps after the gather count only when logits are wanted. */
 #include "run/session.h"
 
 static int64_t min64(int64_t a, int64_t b)
@@ -17,7 +17,8 @@ static int64_t elements(const mr_operand_ref *o)
     return n;
 }
 
-static mr_work weight_work(const mr_engine *e, const mr_plan *p, const mr_step *s, const mr_operand_ref *w, int64_t rows)
+static mr_work weight_work(const mr_engine *e, const mr_plan *p, const mr_step *s,
+                           const mr_operand_ref *w, int64_t rows)
 {
     uint64_t bytes = e->weight_bytes[p->weights[w->index]];
     int64_t all = elements(w);

@@ -1,7 +1,8 @@
 /* generation_config.json: end ids and sampling defaults.
  *
- * The file is optional.  What it says is reported in the engine's facts; the program applies sampling defaults only when asked
- * to sample as the model's makers do, so that plain runs stay argmax and repeatable. */
+ * The file is optional.  What it says is reported in the engine's facts; the program applies
+ * sampling defaults only when asked to sample as the model's makers do, so that plain runs stay
+ * argmax and repeatable. */
 #include <math.h>
 #include <string.h>
 
@@ -21,7 +22,8 @@ static mr_err read_eos(mr_jval v, mr_engine_info *info)
         return MR_OK;
     }
     if (mr_jcount(v) > sizeof info->eos / sizeof *info->eos)
-        return mr_jfail(v, "%u end ids are more than %zu", mr_jcount(v), sizeof info->eos / sizeof *info->eos);
+        return mr_jfail(v, "%u end ids are more than %zu", mr_jcount(v),
+                        sizeof info->eos / sizeof *info->eos);
     for (mr_jval c = mr_jfirst(v); c.doc; c = mr_jnext(c)) {
         MR_TRY(mr_jint(c, 0, INT32_MAX, &id));
         info->eos[info->n_eos++] = (int32_t)id;

@@ -2,12 +2,12 @@
  *
  * Source: inclusionAI/LLaDA2.0 `generate`, with temperature 0 meaning argmax.
  *
- * Blocks of B positions counted from 0; the first generated block holds the prompt's tail.  Attention is block-causal, so K and V of
- * a finished block never change and are kept exactly: each denoising step forwards the B rows of the open block alone.  A block is
- * committed with the K and V of its final tokens: for free when the last step wrote nothing, else by one more forward, made only
- * when another block follows. */
+ * Blocks of B positions counted from 0; the first generated block holds the prompt's tail.
+ * Attention is block-causal, so K and V of a finished block never change and are kept exactly: each
+ * denoising step forwards the B rows of the open block alone.  A block is committed with the K and
+ * V of its final tokens: for free when the last step wrote nothing, else by one more forward, made
+ * only when another block follows. */
 #include "run/generate.h"
-
 
 typedef struct block {
     int64_t start, size; /* positions */
@@ -38,18 +38,22 @@ static mr_err configure(loop *l)
     l->threshold = (float)(o->threshold < 0 ? 0.95 : o->threshold);
     l->mask = i->mask_id;
     if (i->block_length > MAX_BLOCK)
-        return mr_fail(MR_EUSAGE, "block_length: %lld is more than %d", (long long)i->block_length, MAX_BLOCK);
+        return mr_fail(MR_EUSAGE, "block_length: %lld is more than %d", (long long)i->block_length,
+                       MAX_BLOCK);
     if (l->mask < 0 || l->mask >= i->vocab)
-        return mr_fail(MR_EFORMAT, "mask id %d is not in the vocabulary 0..%lld (--mask-id)", l->mask, (long long)i->vocab - 1);
+        return mr_fail(MR_EFORMAT, "mask id %d is not in the vocabulary 0..%lld (--mask-id)",
+                       l->mask, (long long)i->vocab - 1);
     for (int k = 0; k < i->n_eos; k++)
         if (i->eos[k] >= i->vocab)
-            return mr_fail(MR_EFORMAT, "end id %d is not in the vocabulary 0..%lld (--eos-id)", i->eos[k], (long long)i->vocab - 1);
+            return mr_fail(MR_EFORMAT, "end id %d is not in the vocabulary 0..%lld (--eos-id)",
+                           i->eos[k], (long long)i->vocab - 1);
     if (l->steps < 1 || l->minimal_topk < 1)
         return mr_fail(MR_EUSAGE, "steps and minimal_topk are at least 1");
     if (l->steps > l->t->max_new / l->minimal_topk)
         l->steps = l->t->max_new / l->minimal_topk;
     if (l->steps < 1)
-        return mr_fail(MR_EUSAGE, "minimal_topk %lld leaves no step for %lld new tokens", (long long)l->minimal_topk, (long long)l->t->max_new);
+        return mr_fail(MR_EUSAGE, "minimal_topk %lld leaves no step for %lld new tokens",
+                       (long long)l->minimal_topk, (long long)l->t->max_new);
     return MR_OK;
 }
 
@@ -68,9 +72,11 @@ static mr_err predict(loop *l, int64_t step)
     block *b = &l->b;
     mr_task_state *t = l->t;
     int64_t vocab = t->s->engine->info.vocab;
-    MR_TRY((mr_err)mr_advance(t->s, t->ids + b->start, b->size, MR_WANT_LIST, b->masked, b->n_masked, t->logits));
+    MR_TRY((mr_err)mr_advance(t->s, t->ids + b->start, b->size, MR_WANT_LIST, b->masked,
+                              b->n_masked, t->logits));
     for (int64_t k = 0; k < b->n_masked; k++) {
-        mr_pick p = mr_sample(t->sampler, t->logits + k * vocab, NULL, 0, (uint64_t)(b->start + b->masked[k]), (uint64_t)step);
+        mr_pick p = mr_sample(t->sampler, t->logits + k * vocab, NULL, 0,
+                              (uint64_t)(b->start + b->masked[k]), (uint64_t)step);
         b->tok[k] = p.id;
         b->conf[k] = (float)p.p;
     }
@@ -78,7 +84,8 @@ static mr_err predict(loop *l, int64_t step)
     return MR_OK;
 }
 
-/* The reference's rule: all above the threshold, or, if they are fewer than the step's share, the most confident. */
+/* The reference's rule: all above the threshold, or, if they are fewer than the step's share, the
+ * most confident. */
 static void choose(loop *l, int64_t step)
 {
     block *b = &l->b;
@@ -161,7 +168,8 @@ static mr_err keep(loop *l)
 {
     block *b = &l->b;
     if (!b->fresh)
-        MR_TRY((mr_err)mr_advance(l->t->s, l->t->ids + b->start, b->size, MR_WANT_NONE, NULL, 0, NULL));
+        MR_TRY((mr_err)mr_advance(l->t->s, l->t->ids + b->start, b->size, MR_WANT_NONE, NULL, 0,
+                                  NULL));
     return (mr_err)mr_commit(l->t->s, b->size);
 }
 
@@ -178,13 +186,15 @@ static mr_err run_blocks(loop *l)
 {
     mr_task_state *t = l->t;
     mr_session *s = t->s;
-    int64_t size = s->engine->info.block_length, end = t->prompt + t->max_new, whole = t->prompt / size * size;
+    int64_t size = s->engine->info.block_length, end = t->prompt + t->max_new,
+            whole = t->prompt / size * size;
     double begin = mr_seconds();
     for (int64_t i = t->prompt; i < (end + size - 1) / size * size; i++)
         t->ids[i] = l->mask;
     MR_TRY(mr_session_sync(s, t->ids, whole));
     if (s->length < whole) {
-        MR_TRY((mr_err)mr_advance(s, t->ids + s->length, whole - s->length, MR_WANT_NONE, NULL, 0, NULL));
+        MR_TRY((mr_err)mr_advance(s, t->ids + s->length, whole - s->length, MR_WANT_NONE, NULL, 0,
+                                  NULL));
         MR_TRY((mr_err)mr_commit(s, whole - s->length));
     }
     t->prefill_s = mr_seconds() - begin;

@@ -1,8 +1,8 @@
 /* What generation gives out: ids, and text with stop strings cut.
  *
- * Why:    both kinds of generation (one by one, block by block) hand their ids to one place that calls the caller back,
- *         detokenises whole characters and watches for stop strings.
- * Rules:  1. An end id is given as an id and never as text.
+ * Why:    both kinds of generation (one by one, block by block) hand their ids to one place that
+ * calls the caller back, detokenises whole characters and watches for stop strings. Rules:  1. An
+ * end id is given as an id and never as text.
  *         2. Text that may yet become a stop string is held back; a stop string is never given out.
  */
 #ifndef MR_RUN_EMIT_H
@@ -20,7 +20,8 @@ typedef struct mr_emit {
 } mr_emit;
 
 mr_err mr_emit_open(mr_emit *m, mr_engine *e, const mr_generate_opts *o);
-mr_err mr_emit_ids(mr_emit *m, const int32_t *ids, int64_t n); /* stops inside at an end id or stop string */
+mr_err mr_emit_ids(mr_emit *m, const int32_t *ids,
+                   int64_t n); /* stops inside at an end id or stop string */
 mr_err mr_emit_finish(mr_emit *m);
 void mr_emit_close(mr_emit *m);
 bool mr_is_eos(const mr_engine *e, int32_t id);

@@ -60,8 +60,8 @@ int64_t mr_engine_decode_rows(const mr_model_info *m)
 
 /* ---- memory ---- */
 
-mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan *decode, const mr_plan *prefill,
-                     int64_t context, int64_t chunk)
+mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan *decode,
+                     const mr_plan *prefill, int64_t context, int64_t chunk)
 {
     *n = (mr_need){.available = mr_memory_available()};
     for (int i = 0; i < decode->n_weights; i++) {
@@ -80,11 +80,12 @@ mr_err mr_need_check(const mr_need *n, const char *path, int64_t context)
     uint64_t all = n->weights + n->arenas + n->kv;
     if (all <= n->available)
         return MR_OK;
-    return mr_fail(MR_ELIMIT,
-                   "%s: needs %.1f MiB and %.1f MiB are available: weights %.1f, KV of %lld positions %.1f, "
-                   "activations %.1f",
-                   path, (double)all / mib, (double)n->available / mib, (double)n->weights / mib,
-                   (long long)context, (double)n->kv / mib, (double)n->arenas / mib);
+    return mr_fail(
+        MR_ELIMIT,
+        "%s: needs %.1f MiB and %.1f MiB are available: weights %.1f, KV of %lld positions %.1f, "
+        "activations %.1f",
+        path, (double)all / mib, (double)n->available / mib, (double)n->weights / mib,
+        (long long)context, (double)n->kv / mib, (double)n->arenas / mib);
 }
 
 /* ---- graph ---- */
@@ -106,10 +107,11 @@ static mr_err check_logits(const mr_graph *g, const char *file, int64_t vocab)
         if (strcmp(mr_graph_output_name(g, i), "logits") != 0)
             continue;
         const mr_value *v = mr_graph_value(g, mr_graph_output_value(g, i));
-        if (v->type == MR_V_F32 && v->rank == 2 && v->dim[0].sym == MR_SYM_OUT && v->dim[1].n == vocab &&
-            v->dim[1].sym == MR_SYM_NONE)
+        if (v->type == MR_V_F32 && v->rank == 2 && v->dim[0].sym == MR_SYM_OUT &&
+            v->dim[1].n == vocab && v->dim[1].sym == MR_SYM_NONE)
             return MR_OK;
-        return mr_fail(MR_EFORMAT, "%s: output \"logits\" is not f32[OUT,%lld]", file, (long long)vocab);
+        return mr_fail(MR_EFORMAT, "%s: output \"logits\" is not f32[OUT,%lld]", file,
+                       (long long)vocab);
     }
     return mr_fail(MR_EFORMAT, "%s: no output named \"logits\"", file);
 }
@@ -149,7 +151,8 @@ static mr_err find_inputs(mr_lane *l)
         else if (strcmp(name, "out_rows") == 0)
             l->in_out_rows = i;
         else
-            return mr_fail(MR_EUNSUPPORTED, "graph input \"%s\" is none of ids, pos, out_rows", name);
+            return mr_fail(MR_EUNSUPPORTED, "graph input \"%s\" is none of ids, pos, out_rows",
+                           name);
     }
     l->logits = -1;
     for (int i = 0; i < l->plan->n_outputs; i++)
@@ -172,7 +175,8 @@ static mr_err make_plans(mr_engine *e, int64_t chunk)
     MR_TRY(make_lane(e, &e->decode, "decode", rows));
     MR_TRY(make_lane(e, &e->prefill, "prefill", chunk < rows ? rows : chunk));
     e->info.plans = (int)e->counts.plans;
-    e->info.arena_bytes = (uint64_t)e->decode.plan->arena_bytes + (uint64_t)e->prefill.plan->arena_bytes;
+    e->info.arena_bytes =
+        (uint64_t)e->decode.plan->arena_bytes + (uint64_t)e->prefill.plan->arena_bytes;
     return MR_OK;
 }
 
@@ -263,10 +267,15 @@ static mr_err take_facts(mr_engine *e, const char *path, const mr_engine_opts *o
             add_eos(i, o->eos[k]);
     }
     if ((o->has_mask_id || o->block_length) && !m->diffusion)
-        return mr_fail(MR_EUSAGE, "%s is not a diffusion model: a mask id or block length does not apply", path);
-    i->context = o->context ? o->context : m->max_positions < MR_DEFAULT_CONTEXT ? m->max_positions : MR_DEFAULT_CONTEXT;
+        return mr_fail(MR_EUSAGE,
+                       "%s is not a diffusion model: a mask id or block length does not apply",
+                       path);
+    i->context = o->context                              ? o->context
+                 : m->max_positions < MR_DEFAULT_CONTEXT ? m->max_positions
+                                                         : MR_DEFAULT_CONTEXT;
     if (i->context < 1 || i->context > ((int64_t)1 << 30))
-        return mr_fail(MR_EUSAGE, "context: %lld is not in 1..%lld", (long long)i->context, 1ll << 30);
+        return mr_fail(MR_EUSAGE, "context: %lld is not in 1..%lld", (long long)i->context,
+                       1ll << 30);
     return MR_OK;
 }
 
@@ -278,7 +287,8 @@ static mr_err open_engine(mr_engine *e, const char *path, const mr_engine_opts *
     mr_model_opts mo = {.block_length = o->block_length};
     MR_TRY(mr_model_open(&e->model, path, &mo));
     if (!mr_model_weights(e->model))
-        return mr_fail(MR_EUSAGE, "%s: a model directory or a .gguf file is needed, not a config alone", path);
+        return mr_fail(MR_EUSAGE,
+                       "%s: a model directory or a .gguf file is needed, not a config alone", path);
     MR_TRY(take_facts(e, path, o));
     MR_TRY(make_graph(e, o));
     int64_t chunk = o->chunk ? o->chunk : MR_DEFAULT_CHUNK;
@@ -286,8 +296,8 @@ static mr_err open_engine(mr_engine *e, const char *path, const mr_engine_opts *
         chunk = e->info.context;
     MR_TRY(make_plans(e, chunk));
     mr_need need;
-    MR_TRY(mr_need_count(&need, e->backend, e->graph, e->decode.plan, e->prefill.plan, e->info.context,
-                         e->prefill.plan->row_cap));
+    MR_TRY(mr_need_count(&need, e->backend, e->graph, e->decode.plan, e->prefill.plan,
+                         e->info.context, e->prefill.plan->row_cap));
     MR_TRY(mr_need_check(&need, path, e->info.context));
     MR_TRY(load_weights(e));
     e->info.load_ns = now_ns() - start;

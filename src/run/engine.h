@@ -2,8 +2,8 @@
  *
  * Why:    everything sessions share: packed weights, two plans, facts, the backend and its threads.
  * Owns:   model, graph, plans, weight handles, backend. A session borrows all of it.
- * Rules:  1. Exactly two plans, "decode" and "prefill", both of one fused graph: the same steps and the same bits, other
- *            row caps.
+ * Rules:  1. Exactly two plans, "decode" and "prefill", both of one fused graph: the same steps and
+ * the same bits, other row caps.
  *         2. Nothing is packed before the memory check has passed.
  *         3. Counters are the only thing that changes after open.
  */
@@ -21,9 +21,9 @@ enum { MR_DEFAULT_CONTEXT = 8192, MR_DEFAULT_CHUNK = 512, MR_DECODE_ROWS = 16 };
 /* A plan with what it runs on. */
 typedef struct mr_lane {
     mr_plan *plan;
-    mr_weight **weights; /* in the plan's order */
-    void *arena;         /* made at first use */
-    int logits;          /* which output */
+    mr_weight **weights;             /* in the plan's order */
+    void *arena;                     /* made at first use */
+    int logits;                      /* which output */
     int in_ids, in_pos, in_out_rows; /* indices of named inputs; -1 if the graph lacks one */
 } mr_lane;
 
@@ -31,8 +31,8 @@ struct mr_engine {
     mr_engine_info info;
     mr_model *model;
     mr_backend *backend;
-    mr_graph *graph; /* fused */
-    mr_weight **weights; /* by graph value; NULL for others */
+    mr_graph *graph;        /* fused */
+    mr_weight **weights;    /* by graph value; NULL for others */
     uint64_t *weight_bytes; /* by graph value */
     mr_lane decode, prefill;
     mr_tokenizer *text;
@@ -40,19 +40,22 @@ struct mr_engine {
     mr_arena *arena;
 };
 
-/* Packed bytes of all weights, arenas, and KV for `context` positions of one session, for the memory check and inspect. */
+/* Packed bytes of all weights, arenas, and KV for `context` positions of one session, for the
+ * memory check and inspect. */
 typedef struct mr_need {
     uint64_t weights, arenas, kv, available;
 } mr_need;
-mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan *decode, const mr_plan *prefill,
-                     int64_t context, int64_t chunk);
+mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan *decode,
+                     const mr_plan *prefill, int64_t context, int64_t chunk);
 mr_err mr_need_check(const mr_need *n, const char *path, int64_t context);
 
 /* Shared by engine, view and inspect. */
 mr_err mr_precision_parse(const char *name, mr_precision *out);
-mr_err mr_engine_backend(const mr_engine_opts *o, mr_backend **out); /* threads, isa, precision checked */
+mr_err mr_engine_backend(const mr_engine_opts *o,
+                         mr_backend **out); /* threads, isa, precision checked */
 mr_err mr_engine_pass_opts(const mr_engine_opts *o, mr_pass_opts *out);
-/* Rows whose logits one run gives at most: bounded so that the logits of a run take at most 64 MiB. */
+/* Rows whose logits one run gives at most: bounded so that the logits of a run take at most 64 MiB.
+ */
 int64_t mr_engine_out_cap(int64_t vocab, int64_t rows);
 int64_t mr_engine_decode_rows(const mr_model_info *m);
 

@@ -1,4 +1,5 @@
-/* mr_generate: one verb for both kinds of models.  Autoregressive generation is here; block diffusion in diffusion.c. */
+/* mr_generate: one verb for both kinds of models.  Autoregressive generation is here; block
+ * diffusion in diffusion.c. */
 #include "run/generate.h"
 
 #include <string.h>
@@ -17,7 +18,8 @@ void mr_generate_defaults(mr_generate_opts *o)
 }
 
 /* ids[0..n) to be continued, with room for all that the context holds. */
-static mr_err start(mr_task_state *t, mr_session *s, const int32_t *ids, size_t n, const mr_generate_opts *o)
+static mr_err start(mr_task_state *t, mr_session *s, const int32_t *ids, size_t n,
+                    const mr_generate_opts *o)
 {
     const mr_engine_info *info = &s->engine->info;
     *t = (mr_task_state){.s = s, .o = o, .prompt = (int64_t)n};
@@ -28,8 +30,8 @@ static mr_err start(mr_task_state *t, mr_session *s, const int32_t *ids, size_t 
                        (long long)info->context);
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= info->vocab)
-            return mr_fail(MR_EFORMAT, "id %d (number %zu) is not in the vocabulary 0..%lld", ids[i], i,
-                           (long long)info->vocab - 1);
+            return mr_fail(MR_EFORMAT, "id %d (number %zu) is not in the vocabulary 0..%lld",
+                           ids[i], i, (long long)info->vocab - 1);
     int64_t room = info->context - t->prompt;
     t->max_new = o->max_new < 0 || o->max_new > room ? room : o->max_new;
     int64_t rows = info->diffusion ? info->block_length : 1;
@@ -58,7 +60,8 @@ static mr_err one_by_one(mr_task_state *t)
         return MR_OK;
     MR_TRY(mr_session_sync(s, t->ids, t->prompt));
     int64_t n = t->prompt;
-    MR_TRY((mr_err)mr_advance(s, t->ids + s->length, n - s->length, MR_WANT_LAST, NULL, 0, t->logits));
+    MR_TRY(
+        (mr_err)mr_advance(s, t->ids + s->length, n - s->length, MR_WANT_LAST, NULL, 0, t->logits));
     MR_TRY((mr_err)mr_commit(s, n - s->length));
     t->prefill_s = mr_seconds() - begin;
     for (;;) {
@@ -74,7 +77,8 @@ static mr_err one_by_one(mr_task_state *t)
     return MR_OK;
 }
 
-mr_status mr_generate(mr_session *s, const int32_t *ids, size_t n, const mr_generate_opts *o, mr_result *r)
+mr_status mr_generate(mr_session *s, const int32_t *ids, size_t n, const mr_generate_opts *o,
+                      mr_result *r)
 {
     mr_task_state t;
     mr_err err = start(&t, s, ids, n, o);

@@ -32,7 +32,8 @@ static void look_at_tokenizer(look *l, const char *path)
         snprintf(l->tokenizer, sizeof l->tokenizer, "none: %s", mr_error());
         return;
     }
-    snprintf(l->tokenizer, sizeof l->tokenizer, "%s, %d ids", mr_tokenizer_kind(t), mr_tokenizer_size(t));
+    snprintf(l->tokenizer, sizeof l->tokenizer, "%s, %d ids", mr_tokenizer_kind(t),
+             mr_tokenizer_size(t));
     mr_text_close(t);
 }
 
@@ -41,12 +42,15 @@ static mr_err look_at_memory(look *l, int64_t context)
     const mr_model_info *m = mr_model_facts(l->model);
     int64_t limit = m->max_positions < MR_DEFAULT_CONTEXT ? m->max_positions : MR_DEFAULT_CONTEXT;
     l->context = context ? context : limit;
-    int64_t rows = mr_engine_decode_rows(m), chunk = l->context < MR_DEFAULT_CHUNK ? l->context : MR_DEFAULT_CHUNK;
+    int64_t rows = mr_engine_decode_rows(m),
+            chunk = l->context < MR_DEFAULT_CHUNK ? l->context : MR_DEFAULT_CHUNK;
     chunk = chunk < rows ? rows : chunk;
     mr_pass_opts passes = {0};
     MR_TRY(mr_passes_run(l->built, l->backend, &passes, &l->fused, NULL));
-    MR_TRY(mr_plan_compile(&l->decode, l->fused, l->backend, "decode", rows, mr_engine_out_cap(m->vocab, rows)));
-    MR_TRY(mr_plan_compile(&l->prefill, l->fused, l->backend, "prefill", chunk, mr_engine_out_cap(m->vocab, chunk)));
+    MR_TRY(mr_plan_compile(&l->decode, l->fused, l->backend, "decode", rows,
+                           mr_engine_out_cap(m->vocab, rows)));
+    MR_TRY(mr_plan_compile(&l->prefill, l->fused, l->backend, "prefill", chunk,
+                           mr_engine_out_cap(m->vocab, chunk)));
     return mr_need_count(&l->need, l->backend, l->fused, l->decode, l->prefill, l->context, chunk);
 }
 
@@ -101,10 +105,12 @@ static void text_facts(const look *l, const char *path, mr_buf *b)
     mr_buf_printf(b, "model       %s\n", path);
     mr_buf_printf(b, "model_type  %s (family %s, %s)\n", m->model_type, m->family,
                   m->diffusion ? "block diffusion" : "autoregressive");
-    mr_buf_printf(b, "shape       %lld layers, hidden %lld, vocabulary %lld, positions %lld\n", (long long)m->layers,
-                  (long long)m->hidden, (long long)m->vocab, (long long)m->max_positions);
+    mr_buf_printf(b, "shape       %lld layers, hidden %lld, vocabulary %lld, positions %lld\n",
+                  (long long)m->layers, (long long)m->hidden, (long long)m->vocab,
+                  (long long)m->max_positions);
     if (m->diffusion)
-        mr_buf_printf(b, "diffusion   block %lld, mask id %d\n", (long long)m->block_length, m->mask_id);
+        mr_buf_printf(b, "diffusion   block %lld, mask id %d\n", (long long)m->block_length,
+                      m->mask_id);
     mr_buf_puts(b, "end ids    ");
     for (int i = 0; i < m->n_eos; i++)
         mr_buf_printf(b, " %d", m->eos[i]);
@@ -115,10 +121,11 @@ static void text_memory(const look *l, mr_buf *b)
 {
     const double mib = 1024.0 * 1024.0;
     mr_buf_printf(b,
-                  "memory      %.1f MiB for a context of %lld: weights %.1f, KV %.1f, activations %.1f; available %.1f\n",
-                  (double)(l->need.weights + l->need.kv + l->need.arenas) / mib, (long long)l->context,
-                  (double)l->need.weights / mib, (double)l->need.kv / mib, (double)l->need.arenas / mib,
-                  (double)l->need.available / mib);
+                  "memory      %.1f MiB for a context of %lld: weights %.1f, KV %.1f, activations "
+                  "%.1f; available %.1f\n",
+                  (double)(l->need.weights + l->need.kv + l->need.arenas) / mib,
+                  (long long)l->context, (double)l->need.weights / mib, (double)l->need.kv / mib,
+                  (double)l->need.arenas / mib, (double)l->need.available / mib);
 }
 
 static mr_err put_text(const look *l, const char *path, mr_buf *b)
@@ -131,7 +138,8 @@ static mr_err put_text(const look *l, const char *path, mr_buf *b)
     mr_buf_printf(b, "\n%d tensors, %llu bytes\n", l->tensors, (unsigned long long)l->total);
     for (int t = 0; t < MR_DTYPE_COUNT; t++)
         if (l->by_type[t])
-            mr_buf_printf(b, "  %-10s %14llu bytes\n", mr_dtype_name((mr_dtype)t), (unsigned long long)l->by_type[t]);
+            mr_buf_printf(b, "  %-10s %14llu bytes\n", mr_dtype_name((mr_dtype)t),
+                          (unsigned long long)l->by_type[t]);
     if (l->skipped) {
         mr_buf_printf(b, "\nskipped (known, not used): %d tensors, %llu bytes\n", l->skipped,
                       (unsigned long long)l->skipped_bytes);
@@ -189,21 +197,25 @@ static void json_facts(const look *l, const char *path, mr_buf *b)
     put_z(b, m->model_type);
     mr_buf_puts(b, ", \"family\": ");
     put_z(b, m->family);
-    mr_buf_printf(b, ", \"diffusion\": %s, \"layers\": %lld, \"hidden\": %lld, \"vocab\": %lld, \"max_positions\": %lld",
-                  m->diffusion ? "true" : "false", (long long)m->layers, (long long)m->hidden, (long long)m->vocab,
-                  (long long)m->max_positions);
+    mr_buf_printf(b,
+                  ", \"diffusion\": %s, \"layers\": %lld, \"hidden\": %lld, \"vocab\": %lld, "
+                  "\"max_positions\": %lld",
+                  m->diffusion ? "true" : "false", (long long)m->layers, (long long)m->hidden,
+                  (long long)m->vocab, (long long)m->max_positions);
     if (m->diffusion)
-        mr_buf_printf(b, ", \"block_length\": %lld, \"mask_id\": %d", (long long)m->block_length, m->mask_id);
+        mr_buf_printf(b, ", \"block_length\": %lld, \"mask_id\": %d", (long long)m->block_length,
+                      m->mask_id);
     mr_buf_puts(b, ", \"eos\": [");
     for (int i = 0; i < m->n_eos; i++)
         mr_buf_printf(b, "%s%d", i ? ", " : "", m->eos[i]);
     mr_buf_puts(b, "], \"tokenizer\": ");
     put_z(b, l->tokenizer);
-    mr_buf_printf(b,
-                  ", \"memory\": {\"context\": %lld, \"weights\": %llu, \"kv\": %llu, \"activations\": %llu, "
-                  "\"available\": %llu}",
-                  (long long)l->context, (unsigned long long)l->need.weights, (unsigned long long)l->need.kv,
-                  (unsigned long long)l->need.arenas, (unsigned long long)l->need.available);
+    mr_buf_printf(
+        b,
+        ", \"memory\": {\"context\": %lld, \"weights\": %llu, \"kv\": %llu, \"activations\": %llu, "
+        "\"available\": %llu}",
+        (long long)l->context, (unsigned long long)l->need.weights, (unsigned long long)l->need.kv,
+        (unsigned long long)l->need.arenas, (unsigned long long)l->need.available);
 }
 
 static mr_err put_json(const look *l, const char *path, mr_buf *b)

@@ -1,8 +1,9 @@
 /* Sampling.
  *
- * Candidates are (id, scaled logit) pairs; filters shorten the list.  top_p pops a heap of probabilities, so its cost follows the
- * tokens kept and not the vocabulary.  All arithmetic that reaches a choice is double and our own exp (docs/numerics.md), in
- * ascending id order, so that a sample is the same on every machine. */
+ * Candidates are (id, scaled logit) pairs; filters shorten the list.  top_p pops a heap of
+ * probabilities, so its cost follows the tokens kept and not the vocabulary.  All arithmetic that
+ * reaches a choice is double and our own exp (docs/numerics.md), in ascending id order, so that a
+ * sample is the same on every machine. */
 #include "run/sample.h"
 
 #include <math.h>
@@ -40,7 +41,8 @@ static mr_err check_opts(const mr_generate_opts *o, int64_t vocab)
         return mr_fail(MR_EUSAGE, "repeat_penalty: %g is not in (0, 1e6]", o->repeat_penalty);
     for (int i = 0; i < o->n_bias; i++)
         if (o->bias[i].id < 0 || o->bias[i].id >= vocab)
-            return mr_fail(MR_EUSAGE, "logit bias: id %d is not in 0..%lld", o->bias[i].id, (long long)vocab - 1);
+            return mr_fail(MR_EUSAGE, "logit bias: id %d is not in 0..%lld", o->bias[i].id,
+                           (long long)vocab - 1);
     return MR_OK;
 }
 
@@ -212,8 +214,9 @@ static int64_t min_p(cand *list, int64_t n, double p)
 
 /* ---- the draw ---- */
 
-/* Inverse of the cumulative weights, in the list's order: ascending ids where no filter reordered it, else ascending
- * probability as the heap left it.  Either order is a function of the logits alone. */
+/* Inverse of the cumulative weights, in the list's order: ascending ids where no filter reordered
+ * it, else ascending probability as the heap left it.  Either order is a function of the logits
+ * alone. */
 static mr_pick draw_from(mr_sampler *s, int64_t n, uint64_t position, uint64_t draw)
 {
     double sum = 0, mass = 0;
@@ -228,8 +231,8 @@ static mr_pick draw_from(mr_sampler *s, int64_t n, uint64_t position, uint64_t d
     return (mr_pick){s->list[n - 1].id, s->list[n - 1].p / sum};
 }
 
-mr_pick mr_sample(mr_sampler *s, const float *logits, const int32_t *history, int64_t n_history, uint64_t position,
-                  uint64_t draw)
+mr_pick mr_sample(mr_sampler *s, const float *logits, const int32_t *history, int64_t n_history,
+                  uint64_t position, uint64_t draw)
 {
     memcpy(s->work, logits, (size_t)s->vocab * sizeof *logits);
     adjust(s, history, n_history);

@@ -1,7 +1,8 @@
 /* Sessions: advance, commit, truncate.
  *
- * An advance is cut into pieces that fit a plan: few rows run on the decode plan, many on the prefill plan.  Both give the same
- * bits, so where the cuts fall is invisible (tests/run checks it). */
+ * An advance is cut into pieces that fit a plan: few rows run on the decode plan, many on the
+ * prefill plan.  Both give the same bits, so where the cuts fall is invisible (tests/run checks
+ * it). */
 #include "run/session.h"
 
 #include <string.h>
@@ -81,10 +82,12 @@ static mr_err reserve(mr_session *s, int64_t len)
 }
 
 /* Runs rows ids[0..rows) at position `at`; `outs` row indices are in s->out. */
-static mr_err run_piece(mr_session *s, int64_t at, const int32_t *ids, int64_t rows, int64_t outs, float *logits)
+static mr_err run_piece(mr_session *s, int64_t at, const int32_t *ids, int64_t rows, int64_t outs,
+                        float *logits)
 {
     mr_engine *e = s->engine;
-    mr_lane *l = rows <= e->decode.plan->row_cap && outs <= e->decode.plan->out_cap ? &e->decode : &e->prefill;
+    mr_lane *l = rows <= e->decode.plan->row_cap && outs <= e->decode.plan->out_cap ? &e->decode
+                                                                                    : &e->prefill;
     if (!l->arena) {
         l->arena = e->backend->v->arena_alloc(e->backend, (size_t)l->plan->arena_bytes);
         if (!l->arena)
@@ -101,8 +104,15 @@ static mr_err run_piece(mr_session *s, int64_t at, const int32_t *ids, int64_t r
     if (l->in_out_rows >= 0)
         inputs[l->in_out_rows] = s->out;
     int64_t len = at + rows;
-    mr_run r = {.rows = rows, .outs = outs, .pos = s->pos, .slot = s->slot, .kv = &s->kv, .kv_len = &len,
-                .inputs = inputs, .weights = l->weights, .arena = l->arena};
+    mr_run r = {.rows = rows,
+                .outs = outs,
+                .pos = s->pos,
+                .slot = s->slot,
+                .kv = &s->kv,
+                .kv_len = &len,
+                .inputs = inputs,
+                .weights = l->weights,
+                .arena = l->arena};
     MR_TRY(e->backend->v->run(e->backend, l->plan, &r, 0, l->plan->n_steps));
     if (at + rows > s->written)
         s->written = at + rows;
@@ -122,8 +132,8 @@ static mr_err check_ids(const mr_session *s, const int32_t *ids, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= s->engine->info.vocab)
-            return mr_fail(MR_EFORMAT, "id %d (number %lld) is not in the vocabulary 0..%lld", ids[i],
-                           (long long)i, (long long)s->engine->info.vocab - 1);
+            return mr_fail(MR_EFORMAT, "id %d (number %lld) is not in the vocabulary 0..%lld",
+                           ids[i], (long long)i, (long long)s->engine->info.vocab - 1);
     return MR_OK;
 }
 
@@ -137,17 +147,20 @@ static mr_err check_advance(const mr_session *s, const int32_t *ids, int64_t n, 
         return mr_fail(MR_ELIMIT, "%lld positions do not fit the context of %lld (--ctx)",
                        (long long)(s->length + n), (long long)i->context);
     if (i->diffusion && s->length % i->block_length != 0)
-        return mr_fail(MR_EUSAGE, "a diffusion session advances from whole blocks of %lld, not from position %lld",
-                       (long long)i->block_length, (long long)s->length);
+        return mr_fail(
+            MR_EUSAGE,
+            "a diffusion session advances from whole blocks of %lld, not from position %lld",
+            (long long)i->block_length, (long long)s->length);
     if (want == MR_WANT_LIST)
         for (int64_t k = 0; k < n_want; k++)
             if (want_rows[k] < 0 || want_rows[k] >= n || (k && want_rows[k] <= want_rows[k - 1]))
-                return mr_fail(MR_EUSAGE, "wanted rows must ascend within 0..%lld", (long long)n - 1);
+                return mr_fail(MR_EUSAGE, "wanted rows must ascend within 0..%lld",
+                               (long long)n - 1);
     return check_ids(s, ids, n);
 }
 
-/* Where the next piece ends: as many rows as fit both caps.  Diffusion cuts at block ends only, since a block's rows see
- * each other. */
+/* Where the next piece ends: as many rows as fit both caps.  Diffusion cuts at block ends only,
+ * since a block's rows see each other. */
 static int64_t piece_end(const mr_session *s, int64_t from, int64_t n, mr_want want)
 {
     const mr_plan *p = s->engine->prefill.plan;
@@ -160,9 +173,10 @@ static int64_t piece_end(const mr_session *s, int64_t from, int64_t n, mr_want w
     return from + cap < n ? from + cap : n;
 }
 
-/* Fills s->out with the wanted rows among [from, to); gives how many, and moves *next along want_rows. */
-static int64_t wanted_in(mr_session *s, int64_t from, int64_t to, int64_t n, mr_want want, const int32_t *rows,
-                         int64_t n_want, int64_t *next)
+/* Fills s->out with the wanted rows among [from, to); gives how many, and moves *next along
+ * want_rows. */
+static int64_t wanted_in(mr_session *s, int64_t from, int64_t to, int64_t n, mr_want want,
+                         const int32_t *rows, int64_t n_want, int64_t *next)
 {
     int64_t outs = 0;
     if (want == MR_WANT_LAST && to == n)
@@ -176,8 +190,8 @@ static int64_t wanted_in(mr_session *s, int64_t from, int64_t to, int64_t n, mr_
     return outs;
 }
 
-mr_status mr_advance(mr_session *s, const int32_t *ids, int64_t n, mr_want want, const int32_t *want_rows,
-                     int64_t n_want, float *logits)
+mr_status mr_advance(mr_session *s, const int32_t *ids, int64_t n, mr_want want,
+                     const int32_t *want_rows, int64_t n_want, float *logits)
 {
     s->open = 0;
     MR_TRY(check_advance(s, ids, n, want, want_rows, n_want));
@@ -200,14 +214,17 @@ static mr_err check_floor(const mr_session *s, int64_t length)
 {
     if (length >= s->floor)
         return MR_OK;
-    return mr_fail(MR_ELIMIT, "cannot go back to position %lld: sliding layers have let go of what lies before %lld",
-                   (long long)length, (long long)s->floor);
+    return mr_fail(
+        MR_ELIMIT,
+        "cannot go back to position %lld: sliding layers have let go of what lies before %lld",
+        (long long)length, (long long)s->floor);
 }
 
 mr_status mr_commit(mr_session *s, int64_t k)
 {
     if (k < 0 || k > s->open)
-        return mr_fail(MR_EUSAGE, "commit of %lld rows; %lld are open", (long long)k, (long long)s->open);
+        return mr_fail(MR_EUSAGE, "commit of %lld rows; %lld are open", (long long)k,
+                       (long long)s->open);
     MR_TRY(check_floor(s, s->length + k));
     s->length += k;
     s->open = 0;
@@ -217,8 +234,8 @@ mr_status mr_commit(mr_session *s, int64_t k)
 mr_status mr_truncate(mr_session *s, int64_t length)
 {
     if (length < 0 || length > s->length)
-        return mr_fail(MR_EUSAGE, "cannot truncate to %lld: the session holds %lld positions", (long long)length,
-                       (long long)s->length);
+        return mr_fail(MR_EUSAGE, "cannot truncate to %lld: the session holds %lld positions",
+                       (long long)length, (long long)s->length);
     MR_TRY(check_floor(s, length));
     s->length = length;
     s->open = 0;

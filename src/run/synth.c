@@ -1,8 +1,9 @@
 /* mr_synth: a valid model directory of a config's shape with random weights, written as a stream.
  *
- * The family builds its graph from the config alone and so says which tensors it wants; each is then written in canonical names.  q4 and
- * q8 are MLX affine triplets: random integers with scales that give the wanted spread, so nothing is quantised and nothing large
- * is held.  Numbers are a pure function of (seed, tensor, element). */
+ * The family builds its graph from the config alone and so says which tensors it wants; each is
+ * then written in canonical names.  q4 and q8 are MLX affine triplets: random integers with scales
+ * that give the wanted spread, so nothing is quantised and nothing large is held.  Numbers are a
+ * pure function of (seed, tensor, element). */
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -63,7 +64,8 @@ static mr_err add_asked(synth *s, const mr_asked *a)
     if (sscanf(open, "{%d..%d}%n", &from, &to, &used) != 2)
         return mr_fail(MR_EFORMAT, "tensor name \"%s\" has a malformed range", a->name);
     for (int i = from; i <= to; i++) {
-        const char *name = mr_arena_printf(s->arena, "%.*s%d%s", (int)(open - a->name), a->name, i, open + used);
+        const char *name =
+            mr_arena_printf(s->arena, "%.*s%d%s", (int)(open - a->name), a->name, i, open + used);
         if (!name)
             return MR_ENOMEM;
         MR_TRY(add_tensor(s, name, a->rank - 1, a->dim + 1));
@@ -88,7 +90,8 @@ static bool has_suffix(const char *s, const char *end)
 /* MLX quantises linear layers and embeddings; a router stays as it is. */
 static bool is_matrix(const tensor *t)
 {
-    return t->rank == 2 && has_suffix(t->name, ".weight") && !has_suffix(t->name, "mlp.gate.weight");
+    return t->rank == 2 && has_suffix(t->name, ".weight") &&
+           !has_suffix(t->name, "mlp.gate.weight");
 }
 
 static void mark(synth *s, tensor *t)
@@ -97,8 +100,8 @@ static void mark(synth *s, tensor *t)
     if (!s->bits || !is_matrix(t) || t->quantised || !s->o->note)
         return;
     mr_buf line = {0};
-    mr_buf_printf(&line, "%s [%lld, %lld] stays unquantised: %lld is no multiple of %d", t->name, (long long)t->dim[0],
-                  (long long)t->dim[1], (long long)t->dim[1], s->o->group);
+    mr_buf_printf(&line, "%s [%lld, %lld] stays unquantised: %lld is no multiple of %d", t->name,
+                  (long long)t->dim[0], (long long)t->dim[1], (long long)t->dim[1], s->o->group);
     if (!mr_buf_check(&line))
         s->o->note(s->o->ctx, line.data);
     mr_buf_free(&line);
@@ -118,7 +121,8 @@ static mr_err list_tensors(synth *s)
 
 static const char *stem(synth *s, const tensor *t, const char *end)
 {
-    return mr_arena_printf(s->arena, "%.*s%s", (int)(strlen(t->name) - strlen(".weight")), t->name, end);
+    return mr_arena_printf(s->arena, "%.*s%s", (int)(strlen(t->name) - strlen(".weight")), t->name,
+                           end);
 }
 
 static mr_dtype plain_type(const synth *s)
@@ -126,7 +130,8 @@ static mr_dtype plain_type(const synth *s)
     return strcmp(s->o->quant, "f32") == 0 ? MR_F32 : MR_BF16;
 }
 
-static mr_err declare_one(synth *s, mr_st_writer *w, const char *name, mr_dtype t, int rank, const int64_t *dim)
+static mr_err declare_one(synth *s, mr_st_writer *w, const char *name, mr_dtype t, int rank,
+                          const int64_t *dim)
 {
     uint64_t bytes = (uint64_t)mr_dtype_block_bytes(t);
     for (int i = 0; i < rank; i++)
@@ -139,7 +144,8 @@ static mr_err declare(synth *s, mr_st_writer *w, const tensor *t)
 {
     if (!t->quantised)
         return declare_one(s, w, t->name, plain_type(s), t->rank, t->dim);
-    int64_t q[2] = {t->dim[0], t->dim[1] * s->bits / 32}, g[2] = {t->dim[0], t->dim[1] / s->o->group};
+    int64_t q[2] = {t->dim[0], t->dim[1] * s->bits / 32},
+            g[2] = {t->dim[0], t->dim[1] / s->o->group};
     MR_TRY(declare_one(s, w, t->name, MR_U32, 2, q));
     MR_TRY(declare_one(s, w, stem(s, t, ".scales"), MR_BF16, 2, g));
     return declare_one(s, w, stem(s, t, ".biases"), MR_BF16, 2, g);
@@ -210,10 +216,12 @@ static mr_err write_random_bytes(synth *s, mr_st_writer *w, uint64_t n, int inde
 }
 
 /* Scales vary by a quarter; the bias centres the integers: w = scale * (q - middle). */
-static mr_err write_scales(synth *s, mr_st_writer *w, const tensor *t, int index, bool biases, uint8_t *buf)
+static mr_err write_scales(synth *s, mr_st_writer *w, const tensor *t, int index, bool biases,
+                           uint8_t *buf)
 {
     int64_t n = t->dim[0] * (t->dim[1] / s->o->group);
-    float levels = (float)((1 << s->bits) - 1), unit = sqrtf(12.0f) / levels / sqrtf((float)t->dim[1]);
+    float levels = (float)((1 << s->bits) - 1),
+          unit = sqrtf(12.0f) / levels / sqrtf((float)t->dim[1]);
     for (int64_t at = 0; at < n;) {
         size_t used = 0;
         for (; at < n && used < CHUNK; at++, used += 2) {
@@ -233,7 +241,8 @@ static mr_err write_tensor(synth *s, mr_st_writer *w, int index, uint8_t *buf)
     const tensor *t = &s->list[index];
     if (!t->quantised)
         return write_plain(s, w, t, index, buf);
-    MR_TRY(write_random_bytes(s, w, (uint64_t)(t->dim[0] * t->dim[1]) * (uint64_t)s->bits / 8, index, buf));
+    MR_TRY(write_random_bytes(s, w, (uint64_t)(t->dim[0] * t->dim[1]) * (uint64_t)s->bits / 8,
+                              index, buf));
     MR_TRY(write_scales(s, w, t, index, false, buf));
     return write_scales(s, w, t, index, true, buf);
 }
@@ -298,8 +307,9 @@ static mr_err write_config(synth *s)
         len--;
     mr_buf_add(&out, text, len);
     if (s->bits)
-        mr_buf_printf(&out, ",\n  \"quantization\": {\"group_size\": %d, \"bits\": %d, \"mode\": \"affine\"}", s->o->group,
-                      s->bits);
+        mr_buf_printf(
+            &out, ",\n  \"quantization\": {\"group_size\": %d, \"bits\": %d, \"mode\": \"affine\"}",
+            s->o->group, s->bits);
     mr_buf_puts(&out, "\n}\n");
     mr_err err = write_file(s->outdir, "config.json", &out);
     mr_buf_free(&out);
@@ -312,13 +322,18 @@ static mr_err write_tokenizer(synth *s)
 {
     int64_t vocab = mr_model_facts(s->model)->vocab;
     mr_buf b = {0};
-    mr_buf_puts(&b, "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"added_tokens\": [], "
-                    "\"normalizer\": null, \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false, "
-                    "\"trim_offsets\": true, \"use_regex\": false}, \"post_processor\": null, "
-                    "\"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, "
-                    "\"use_regex\": true}, \"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, "
-                    "\"continuing_subword_prefix\": null, \"end_of_word_suffix\": null, \"fuse_unk\": false, "
-                    "\"byte_fallback\": false, \"vocab\": {");
+    mr_buf_puts(
+        &b,
+        "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"added_tokens\": [], "
+        "\"normalizer\": null, \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": "
+        "false, "
+        "\"trim_offsets\": true, \"use_regex\": false}, \"post_processor\": null, "
+        "\"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": "
+        "true, "
+        "\"use_regex\": true}, \"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": "
+        "null, "
+        "\"continuing_subword_prefix\": null, \"end_of_word_suffix\": null, \"fuse_unk\": false, "
+        "\"byte_fallback\": false, \"vocab\": {");
     int moved = 0;
     for (int64_t i = 0; i < vocab; i++) {
         char z[24];

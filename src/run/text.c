@@ -64,8 +64,8 @@ static mr_err get_numbers(const mr_gguf *g, const char *key, int32_t n, float **
         return MR_OK;
     MR_TRY(mr_gguf_arr(g, key, &a));
     if (a.count != (uint64_t)n)
-        return mr_fail(MR_EFORMAT, "%s: \"%s\" has %llu entries for %d tokens", mr_gguf_path(g), key,
-                       (unsigned long long)a.count, n);
+        return mr_fail(MR_EFORMAT, "%s: \"%s\" has %llu entries for %d tokens", mr_gguf_path(g),
+                       key, (unsigned long long)a.count, n);
     void *p = mr_alloc(MR_MEM_TOKENIZER, (size_t)(n + 1) * 4);
     if (!p)
         return MR_ENOMEM;
@@ -93,7 +93,8 @@ static mr_err get_id(const mr_gguf *g, const char *key, int32_t n, int32_t *out)
         return MR_OK;
     MR_TRY(mr_gguf_int(g, key, &v));
     if (v < 0 || v >= n)
-        return mr_fail(MR_EFORMAT, "%s: \"%s\": %lld is not in 0..%d", mr_gguf_path(g), key, (long long)v, n - 1);
+        return mr_fail(MR_EFORMAT, "%s: \"%s\": %lld is not in 0..%d", mr_gguf_path(g), key,
+                       (long long)v, n - 1);
     *out = (int32_t)v;
     return MR_OK;
 }
@@ -182,7 +183,8 @@ mr_status mr_engine_text(mr_engine *e, mr_tokenizer **out)
     return MR_OK;
 }
 
-mr_status mr_encode(const mr_tokenizer *t, const char *text, size_t len, bool special, int32_t **ids, size_t *n)
+mr_status mr_encode(const mr_tokenizer *t, const char *text, size_t len, bool special,
+                    int32_t **ids, size_t *n)
 {
     mr_ids got = {0};
     *ids = NULL;
@@ -213,7 +215,8 @@ static mr_status give_buf(mr_err err, mr_buf *b, char **text, size_t *len)
     return MR_OK;
 }
 
-mr_status mr_decode(const mr_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, char **text, size_t *len)
+mr_status mr_decode(const mr_tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
+                    char **text, size_t *len)
 {
     mr_buf b = {0};
     mr_err err = mr_detokenize(t, ids, n, skip_special, &b);

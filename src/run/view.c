@@ -1,6 +1,7 @@
 /* mr_view: the graph at every stage, as text, dot, SVG or JSON, and the compiler's reports.
  *
- * Works without weights on a config.json: shapes come from the config, formats are taken as bf16. */
+ * Works without weights on a config.json: shapes come from the config, formats are taken as bf16.
+ */
 #include <string.h>
 
 #include "run/engine.h"
@@ -46,7 +47,8 @@ static mr_err print_plan(const mr_plan *p, const char *format, mr_buf *out)
 static mr_err make_plan(view *v, const mr_view_opts *o, bool prefill)
 {
     const mr_model_info *m = mr_model_facts(v->model);
-    int64_t rows = mr_engine_decode_rows(m), chunk = o->engine.chunk ? o->engine.chunk : MR_DEFAULT_CHUNK;
+    int64_t rows = mr_engine_decode_rows(m),
+            chunk = o->engine.chunk ? o->engine.chunk : MR_DEFAULT_CHUNK;
     if (prefill && chunk > rows)
         rows = chunk;
     return mr_plan_compile(&v->plan, v->fused, v->backend, prefill ? "prefill" : "decode", rows,
@@ -55,7 +57,8 @@ static mr_err make_plan(view *v, const mr_view_opts *o, bool prefill)
 
 static mr_err make_view(view *v, const char *path, const mr_view_opts *o, mr_buf *out)
 {
-    static const char *const plans[] = {"decode", "prefill", NULL}, *const stages[] = {"built", "fused", "plan", NULL},
+    static const char *const plans[] = {"decode", "prefill", NULL},
+                             *const stages[] = {"built", "fused", "plan", NULL},
                              *const formats[] = {"text", "dot", "svg", "json", NULL};
     const char *plan = o->plan ? o->plan : "decode", *stage = o->stage ? o->stage : "fused";
     const char *format = o->format ? o->format : "text";

@@ -1,11 +1,13 @@
-/* Family vectors: tiny random models against what their reference implementation says (tests/vectors/README.md).
+/* Family vectors: tiny random models against what their reference implementation says
+ * (tests/vectors/README.md).
  *
  *     test_vectors [--cpu NAME] [--dir DIR] [--quick] [CASE...]
  *
- * For every case: logits in exact precision for the whole prompt, in chunks of 1 and 7, within 1e-4 * (1 + |reference|); greedy
- * continuations; for diffusion the block's ids after every denoising step.  Then the bits: logits must be byte-identical for chunks of 1, 7
- * and all, for 1, 2 and 4 threads, and for every instruction set this CPU has, within exact and within fast.  --quick: one instruction set, logits only.
- * No cmocka: this test also runs on emulated machines. */
+ * For every case: logits in exact precision for the whole prompt, in chunks of 1 and 7, within 1e-4
+ * * (1 + |reference|); greedy continuations; for diffusion the block's ids after every denoising
+ * step.  Then the bits: logits must be byte-identical for chunks of 1, 7 and all, for 1, 2 and 4
+ * threads, and for every instruction set this CPU has, within exact and within fast.  --quick: one
+ * instruction set, logits only. No cmocka: this test also runs on emulated machines. */
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
@@ -20,16 +22,16 @@
 static int failed, passed;
 static const char *case_name;
 
-#define CHECK(ok, ...)                                                                                                 \
-    do {                                                                                                               \
-        if (ok) {                                                                                                      \
-            passed++;                                                                                                  \
-        } else {                                                                                                       \
-            failed++;                                                                                                  \
-            printf("FAILED %s: ", case_name);                                                                          \
-            printf(__VA_ARGS__);                                                                                       \
-            printf("\n");                                                                                              \
-        }                                                                                                              \
+#define CHECK(ok, ...)                                                                             \
+    do {                                                                                           \
+        if (ok) {                                                                                  \
+            passed++;                                                                              \
+        } else {                                                                                   \
+            failed++;                                                                              \
+            printf("FAILED %s: ", case_name);                                                      \
+            printf(__VA_ARGS__);                                                                   \
+            printf("\n");                                                                          \
+        }                                                                                          \
     } while (0)
 
 typedef struct doc {
@@ -41,7 +43,8 @@ static bool doc_open(doc *d, const char *path)
 {
     size_t len;
     *d = (doc){0};
-    return mr_file_exists(path) == 1 && !mr_file_read_all(path, 1 << 28, MR_MEM_OTHER, &d->text, &len) &&
+    return mr_file_exists(path) == 1 &&
+           !mr_file_read_all(path, 1 << 28, MR_MEM_OTHER, &d->text, &len) &&
            !mr_json_parse(&d->json, path, d->text, len);
 }
 
@@ -65,7 +68,8 @@ static int32_t *ints(mr_jval v, int64_t *n)
 static int64_t get_int(mr_jval o, const char *key, int64_t def)
 {
     int64_t x;
-    return mr_jhas(mr_jget(o, key)) && !mr_jint(mr_jget(o, key), INT32_MIN, INT32_MAX, &x) ? x : def;
+    return mr_jhas(mr_jget(o, key)) && !mr_jint(mr_jget(o, key), INT32_MIN, INT32_MAX, &x) ? x
+                                                                                           : def;
 }
 
 /* float32 .npy as numpy writes it, version 1. */
@@ -93,8 +97,14 @@ typedef struct setup {
 
 static mr_engine *open_engine(const setup *s, int32_t mask, const int32_t *eos, int n_eos)
 {
-    mr_engine_opts o = {.threads = s->threads, .cpu = s->cpu, .precision = s->precision, .block_length = s->block,
-                        .has_mask_id = mask >= 0, .mask_id = mask, .eos = eos, .n_eos = n_eos};
+    mr_engine_opts o = {.threads = s->threads,
+                        .cpu = s->cpu,
+                        .precision = s->precision,
+                        .block_length = s->block,
+                        .has_mask_id = mask >= 0,
+                        .mask_id = mask,
+                        .eos = eos,
+                        .n_eos = n_eos};
     mr_engine *e = NULL;
     if (mr_engine_open(&e, s->dir, &o)) {
         CHECK(false, "open (%s, %s): %s", s->precision, s->cpu ? s->cpu : "best", mr_error_text());
@@ -123,7 +133,8 @@ static float *run_logits(mr_engine *e, const int32_t *ids, int64_t n, int64_t ch
     return out;
 }
 
-static void compare(const float *got, const float *ref, int64_t n, int64_t n_ref, int64_t vocab, const char *what)
+static void compare(const float *got, const float *ref, int64_t n, int64_t n_ref, int64_t vocab,
+                    const char *what)
 {
     double worst = 0;
     int64_t at = 0;
@@ -138,8 +149,8 @@ static void compare(const float *got, const float *ref, int64_t n, int64_t n_ref
             at = i;
         }
     }
-    CHECK(worst <= 1e-4, "%s: error %.3g at row %lld id %lld (got %g, expected %g)", what, worst, (long long)(at / vocab),
-          (long long)(at % vocab), (double)got[at], (double)ref[at]);
+    CHECK(worst <= 1e-4, "%s: error %.3g at row %lld id %lld (got %g, expected %g)", what, worst,
+          (long long)(at / vocab), (long long)(at % vocab), (double)got[at], (double)ref[at]);
 }
 
 static void check_logits(const setup *base, const int32_t *ids, int64_t n, const char *ref_path)
@@ -155,7 +166,8 @@ static void check_logits(const setup *base, const int32_t *ids, int64_t n, const
             char what[64];
             snprintf(what, sizeof what, "exact, chunk %lld", (long long)chunks[c]);
             float *got = run_logits(e, ids, n, chunks[c] < n ? chunks[c] : n);
-            compare(got, ref, n * mr_engine_facts(e)->vocab, n_ref, mr_engine_facts(e)->vocab, what);
+            compare(got, ref, n * mr_engine_facts(e)->vocab, n_ref, mr_engine_facts(e)->vocab,
+                    what);
             free(got);
         }
     }
@@ -174,8 +186,8 @@ static void check_same(const setup *s, const int32_t *ids, int64_t n, int64_t ch
     if (!*first) {
         *first = got;
     } else {
-        CHECK(memcmp(got, *first, bytes) == 0, "bits differ: %s, %s, %d threads, chunk %lld", s->precision, s->cpu, s->threads,
-              (long long)chunk);
+        CHECK(memcmp(got, *first, bytes) == 0, "bits differ: %s, %s, %d threads, chunk %lld",
+              s->precision, s->cpu, s->threads, (long long)chunk);
         free(got);
     }
     mr_engine_close(e);
@@ -221,13 +233,14 @@ static int hear_ids(void *ctx, const int32_t *ids, size_t n)
     return 0;
 }
 
-static void check_ids(const int32_t *got, int64_t n_got, const int32_t *want, int64_t n, const char *what)
+static void check_ids(const int32_t *got, int64_t n_got, const int32_t *want, int64_t n,
+                      const char *what)
 {
     int64_t same = 0;
     while (same < n && same < n_got && got[same] == want[same])
         same++;
-    CHECK(same == n && n_got == n, "%s: ids differ from number %lld on (%lld given, %lld expected)", what, (long long)same,
-          (long long)n_got, (long long)n);
+    CHECK(same == n && n_got == n, "%s: ids differ from number %lld on (%lld given, %lld expected)",
+          what, (long long)same, (long long)n_got, (long long)n);
 }
 
 static void check_greedy(const setup *s, mr_jval c, const int32_t *ids)
@@ -242,7 +255,8 @@ static void check_greedy(const setup *s, mr_jval c, const int32_t *ids)
             want = ints(mr_jget(g, "ids"), &n_want);
         } else {
             prompt = ints(mr_jget(g, "ids"), &n_prompt);
-            want = ints(mr_jhas(mr_jget(g, "out")) ? mr_jget(g, "out") : mr_jget(g, "output"), &n_want);
+            want = ints(mr_jhas(mr_jget(g, "out")) ? mr_jget(g, "out") : mr_jget(g, "output"),
+                        &n_want);
         }
         heard h = {.id = calloc((size_t)n_want + 1, 4), .cap = n_want};
         mr_generate_opts o;
@@ -277,7 +291,8 @@ static int hear_step(void *ctx, int64_t start, const int32_t *block, int64_t n)
         h->step = mr_jfirst(mr_jget(h->block, "steps"));
     }
     int32_t *want = ints(mr_jget(h->step, "ids"), &n_want);
-    bool ok = h->step.doc && get_int(h->block, "start", -1) == start && n == n_want && memcmp(want, block, (size_t)n * 4) == 0;
+    bool ok = h->step.doc && get_int(h->block, "start", -1) == start && n == n_want &&
+              memcmp(want, block, (size_t)n * 4) == 0;
     if (!ok && !h->wrong)
         CHECK(false, "denoising: block at %lld differs", (long long)start);
     h->wrong |= !ok;
@@ -299,7 +314,8 @@ static void diffusion_opts(mr_generate_opts *o, mr_jval args)
 static void check_trace_run(const setup *base, mr_jval run)
 {
     int64_t n_prompt, n_want, n_eos;
-    int32_t *prompt = ints(mr_jget(run, "prompt"), &n_prompt), *eos = ints(mr_jget(run, "eos_ids"), &n_eos);
+    int32_t *prompt = ints(mr_jget(run, "prompt"), &n_prompt),
+            *eos = ints(mr_jget(run, "eos_ids"), &n_eos);
     int32_t *want = ints(mr_jget(run, "final"), &n_want);
     mr_jval args = mr_jget(run, "args");
     setup s = *base;
@@ -319,7 +335,8 @@ static void check_trace_run(const setup *base, mr_jval run)
         mr_result r;
         mr_status st = mr_generate(session, prompt, (size_t)n_prompt, &o, &r);
         CHECK(!st || h.wrong, "generate: %s", mr_error_text());
-        CHECK(h.wrong || r.steps == get_int(run, "forwards", -1), "%lld denoising steps, %lld expected", (long long)r.steps,
+        CHECK(h.wrong || r.steps == get_int(run, "forwards", -1),
+              "%lld denoising steps, %lld expected", (long long)r.steps,
               (long long)get_int(run, "forwards", -1));
         if (!h.wrong)
             check_ids(h.id, h.n, want, n_want, "diffusion");
@@ -392,7 +409,11 @@ static void check_case(const char *root, const char *name, const char *cpu, bool
     model_path(dir, model, sizeof model);
     mr_jval c = mr_json_root(d.json);
     int32_t *ids = ints(mr_jget(c, "ids"), &n);
-    setup s = {.dir = model, .precision = "exact", .cpu = cpu, .threads = 2, .block = get_int(c, "block_length", 0)};
+    setup s = {.dir = model,
+               .precision = "exact",
+               .cpu = cpu,
+               .threads = 2,
+               .block = get_int(c, "block_length", 0)};
     snprintf(path, sizeof path, "%s/logits.npy", dir);
     check_logits(&s, ids, n, path);
     if (!quick) {
@@ -409,7 +430,8 @@ static void check_case(const char *root, const char *name, const char *cpu, bool
 
 static int is_case(const struct dirent *d)
 {
-    return d->d_name[0] != '.' && strcmp(d->d_name, "stories") != 0 && strcmp(d->d_name, "README.md") != 0;
+    return d->d_name[0] != '.' && strcmp(d->d_name, "stories") != 0 &&
+           strcmp(d->d_name, "README.md") != 0;
 }
 
 int main(int argc, char **argv)
