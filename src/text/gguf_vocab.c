@@ -305,10 +305,10 @@ static mr_err fill(mr_tokenizer *t, const mr_vocab *v)
     if (!is_llama(v) && strcmp(v->model, "gpt2") != 0)
         return mr_fail(MR_EUNSUPPORTED, "%s: tokenizer.ggml.model \"%.60s\" is not supported",
                        v->file, v->model);
+    MR_TRY(read_tokens(t, v));
     MR_TRY(check_special(v, "bos", v->bos));
     MR_TRY(check_special(v, "eos", v->eos));
     MR_TRY(check_special(v, "unknown", v->unk));
-    MR_TRY(read_tokens(t, v));
     if (is_llama(v))
         MR_TRY(read_llama(t, v));
     else

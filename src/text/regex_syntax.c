@@ -285,6 +285,7 @@ static void boundary(bool inside, mr_buf *out)
     mr_buf set = {0};
     add_set("word", &set);
     const char *w = set.data ? set.data : "";
+    out->failed |= set.failed;
     mr_buf_puts(out, inside ? "(?!" : "(?:");
     mr_buf_printf(out, "(?:(?<=[%s])(?![%s])|(?<![%s])(?=[%s])))", w, w, w, w);
     mr_buf_free(&set);
@@ -298,6 +299,8 @@ static mr_err escape(rewriter *r, mr_buf *out)
     bool is_set, negative, known;
     mr_buf set = {0};
     mr_err err = set_escape(r, &set, &negative, &is_set);
+    if (err == MR_OK)
+        err = mr_buf_check(&set);
     if (err == MR_OK && is_set)
         mr_buf_printf(out, "[%s%s]", negative ? "^" : "", set.data ? set.data : "");
     mr_buf_free(&set);
@@ -332,11 +335,29 @@ static void term_free(term *t)
     mr_buf_free(&t->others);
 }
 
-static void term_other(term *t, const char *expr)
+/* A failed buffer makes the one it goes into fail: no set may lose a part on the way. */
+static void term_other(term *t, const mr_buf *expr)
 {
+    t->others.failed |= expr->failed;
     if (t->others.len)
         mr_buf_putc(&t->others, '|');
-    mr_buf_puts(&t->others, expr);
+    mr_buf_add(&t->others, expr->data, expr->len);
+}
+
+static void term_without(term *t, const mr_buf *set)
+{
+    t->others.failed |= set->failed;
+    if (t->others.len)
+        mr_buf_putc(&t->others, '|');
+    mr_buf_puts(&t->others, "[^");
+    mr_buf_add(&t->others, set->data, set->len);
+    mr_buf_putc(&t->others, ']');
+}
+
+static void term_items(term *t, const mr_buf *items)
+{
+    t->items.failed |= items->failed;
+    mr_buf_add(&t->items, items->data, items->len);
 }
 
 static mr_err term_close(const rewriter *r, const term *t, mr_buf *expr)
@@ -377,14 +398,10 @@ static mr_err posix_bracket(rewriter *r, term *t)
     bool known = add_set(name, &set);
     if (known && strcmp(name, "punct") == 0)
         add_category("s", 1, &set); /* in brackets, and only there, it has the symbols too */
-    if (known && negative) {
-        mr_buf other = {0};
-        mr_buf_printf(&other, "[^%s]", set.data ? set.data : "");
-        term_other(t, other.data ? other.data : "");
-        mr_buf_free(&other);
-    } else if (known) {
-        mr_buf_add(&t->items, set.data, set.len);
-    }
+    if (known && negative)
+        term_without(t, &set);
+    else if (known)
+        term_items(t, &set);
     mr_buf_free(&set);
     r->p = close + 2;
     if (known)
@@ -401,9 +418,9 @@ static mr_err nested_set(rewriter *r, int depth, term *t)
     r->p++;
     mr_err err = parse_set(r, depth + 1, &expr, &items, &plain);
     if (err == MR_OK && plain)
-        mr_buf_add(&t->items, items.data, items.len);
+        term_items(t, &items);
     else if (err == MR_OK)
-        term_other(t, expr.data ? expr.data : "");
+        term_other(t, &expr);
     mr_buf_free(&expr);
     mr_buf_free(&items);
     return err;
@@ -417,14 +434,12 @@ static mr_err set_item_escape(rewriter *r, set_parse *sp)
     mr_buf set = {0};
     bool negative, is_set, known;
     mr_err err = set_escape(r, &set, &negative, &is_set);
-    if (err == MR_OK && is_set && negative) {
-        mr_buf other = {0};
-        mr_buf_printf(&other, "[^%s]", set.data ? set.data : "");
-        term_other(&sp->now, other.data ? other.data : "");
-        mr_buf_free(&other);
-    } else if (err == MR_OK && is_set) {
-        mr_buf_add(&sp->now.items, set.data, set.len);
-    }
+    if (err == MR_OK)
+        err = mr_buf_check(&set);
+    if (err == MR_OK && is_set && negative)
+        term_without(&sp->now, &set);
+    else if (err == MR_OK && is_set)
+        term_items(&sp->now, &set);
     mr_buf_free(&set);
     sp->after_set = is_set;
     if (err || is_set)
@@ -508,6 +523,8 @@ static mr_err parse_set(rewriter *r, int depth, mr_buf *expr, mr_buf *items, boo
         err = term_close(r, &sp.now, &side);
     if (err == MR_OK)
         err = mr_buf_check(&side);
+    if (err == MR_OK)
+        err = mr_buf_check(&sp.left);
     if (err == MR_OK) {
         bool simple = !sp.sides && sp.now.others.len == 0;
         *plain = simple && !negative;
