@@ -1,8 +1,8 @@
 /* Random weights in every format, and the written formulas done the plain way.
  *
- * Why:    the kernels are judged by code that shares nothing with them: weights are decoded here from
- *         the file's bytes, sums are scalar loops over one output.
- * Use:    weights w = weights_new(fmt, rows, k, &rng); w.rows feeds mr_matrix_fill; expected_* judge.
+ * Why:    the kernels are judged by code that shares nothing with them: weights are decoded here
+ * from the file's bytes, sums are scalar loops over one output. Use:    weights w =
+ * weights_new(fmt, rows, k, &rng); w.rows feeds mr_matrix_fill; expected_* judge.
  */
 #ifndef MR_TESTS_BACKEND_MATMUL_CASES_H
 #define MR_TESTS_BACKEND_MATMUL_CASES_H
@@ -15,14 +15,14 @@
 enum { NAN_BITS = 0x7fc00000 };
 
 static const mr_fmt all_formats[] = {
-    {MR_F32, 0, 0, MR_F32},       {MR_F16, 0, 0, MR_F32},       {MR_BF16, 0, 0, MR_F32},
-    {MR_Q8_0, 0, 0, MR_F32},      {MR_Q4_0, 0, 0, MR_F32},      {MR_Q4_1, 0, 0, MR_F32},
-    {MR_Q6_K, 0, 0, MR_F32},      {MR_AFFINE, 4, 32, MR_F16},   {MR_AFFINE, 4, 64, MR_BF16},
-    {MR_AFFINE, 4, 128, MR_F32},  {MR_AFFINE, 8, 32, MR_BF16},  {MR_AFFINE, 8, 64, MR_F16},
-    {MR_AFFINE, 8, 128, MR_BF16}, {MR_AFFINE, 4, 32, MR_F32},   {MR_AFFINE, 4, 64, MR_F16},
-    {MR_AFFINE, 4, 128, MR_BF16}, {MR_AFFINE, 8, 32, MR_F32},   {MR_AFFINE, 8, 64, MR_F32},
-    {MR_AFFINE, 8, 128, MR_F16},  {MR_AFFINE, 4, 32, MR_BF16},  {MR_AFFINE, 4, 64, MR_F32},
-    {MR_AFFINE, 4, 128, MR_F16},  {MR_AFFINE, 8, 32, MR_F16},   {MR_AFFINE, 8, 64, MR_BF16},
+    {MR_F32, 0, 0, MR_F32},       {MR_F16, 0, 0, MR_F32},      {MR_BF16, 0, 0, MR_F32},
+    {MR_Q8_0, 0, 0, MR_F32},      {MR_Q4_0, 0, 0, MR_F32},     {MR_Q4_1, 0, 0, MR_F32},
+    {MR_Q6_K, 0, 0, MR_F32},      {MR_AFFINE, 4, 32, MR_F16},  {MR_AFFINE, 4, 64, MR_BF16},
+    {MR_AFFINE, 4, 128, MR_F32},  {MR_AFFINE, 8, 32, MR_BF16}, {MR_AFFINE, 8, 64, MR_F16},
+    {MR_AFFINE, 8, 128, MR_BF16}, {MR_AFFINE, 4, 32, MR_F32},  {MR_AFFINE, 4, 64, MR_F16},
+    {MR_AFFINE, 4, 128, MR_BF16}, {MR_AFFINE, 8, 32, MR_F32},  {MR_AFFINE, 8, 64, MR_F32},
+    {MR_AFFINE, 8, 128, MR_F16},  {MR_AFFINE, 4, 32, MR_BF16}, {MR_AFFINE, 4, 64, MR_F32},
+    {MR_AFFINE, 4, 128, MR_F16},  {MR_AFFINE, 8, 32, MR_F16},  {MR_AFFINE, 8, 64, MR_BF16},
     {MR_AFFINE, 8, 128, MR_F32},
 };
 enum { N_FORMATS = sizeof all_formats / sizeof all_formats[0] };
@@ -66,8 +66,13 @@ static inline weights weights_new(mr_fmt fmt, int64_t n, int64_t k, checker_rng 
     w.data = malloc(bytes);
     for (size_t i = 0; i < bytes; i++)
         w.data[i] = (uint8_t)(checker_next(r) >> 32);
-    w.rows = (mr_rows){.dtype = fmt.dtype, .bits = fmt.bits, .group = fmt.group, .scale_dtype = fmt.scale_dtype,
-                       .n = n, .k = k, .data = w.data};
+    w.rows = (mr_rows){.dtype = fmt.dtype,
+                       .bits = fmt.bits,
+                       .group = fmt.group,
+                       .scale_dtype = fmt.scale_dtype,
+                       .n = n,
+                       .k = k,
+                       .data = w.data};
     if (fmt.dtype == MR_F32 || fmt.dtype == MR_F16 || fmt.dtype == MR_BF16) {
         size_t size = fmt.dtype == MR_F32 ? 4 : 2;
         for (size_t i = 0; i < bytes; i += size)
@@ -121,7 +126,9 @@ static inline number weight_number(const weights *w, int64_t row, int64_t i)
     if (w->fmt.dtype == MR_AFFINE) {
         size_t size = w->fmt.scale_dtype == MR_F32 ? 4 : 2;
         size_t at = (size_t)(row * (w->rows.k / w->fmt.group) + i / w->fmt.group) * size;
-        return (number){.q = w->fmt.bits == 8 ? p[i] : p[i / 2] >> i % 2 * 4 & 15, .sub = 1, .bias = true,
+        return (number){.q = w->fmt.bits == 8 ? p[i] : p[i / 2] >> i % 2 * 4 & 15,
+                        .sub = 1,
+                        .bias = true,
                         .s = float_at(w->fmt.scale_dtype, w->scales + at),
                         .b = float_at(w->fmt.scale_dtype, w->biases + at)};
     }
@@ -129,16 +136,24 @@ static inline number weight_number(const weights *w, int64_t row, int64_t i)
     int j = (int)(i % mr_dtype_block(w->fmt.dtype)), up = j / 16 * 4;
     switch (w->fmt.dtype) {
     case MR_Q4_0:
-        return (number){.q = p[2 + j % 16] >> up & 15, .zero = 8, .sub = 1, .s = float_at(MR_F16, p)};
+        return (number){
+            .q = p[2 + j % 16] >> up & 15, .zero = 8, .sub = 1, .s = float_at(MR_F16, p)};
     case MR_Q4_1:
-        return (number){.q = p[4 + j % 16] >> up & 15, .sub = 1, .s = float_at(MR_F16, p), .bias = true,
+        return (number){.q = p[4 + j % 16] >> up & 15,
+                        .sub = 1,
+                        .s = float_at(MR_F16, p),
+                        .bias = true,
                         .b = float_at(MR_F16, p + 2)};
     case MR_Q8_0:
         return (number){.q = (int8_t)p[2 + j], .sub = 1, .s = float_at(MR_F16, p)};
     default: { /* Q6_K */
         int half = j / 128, part = j % 128 / 32, l = j % 32;
-        int low = p[64 * half + part % 2 * 32 + l] >> part / 2 * 4 & 15, high = p[128 + 32 * half + l] >> 2 * part & 3;
-        return (number){.q = low + 16 * high, .zero = 32, .sub = (int8_t)p[192 + j / 16], .s = float_at(MR_F16, p + 208)};
+        int low = p[64 * half + part % 2 * 32 + l] >> part / 2 * 4 & 15,
+            high = p[128 + 32 * half + l] >> 2 * part & 3;
+        return (number){.q = low + 16 * high,
+                        .zero = 32,
+                        .sub = (int8_t)p[192 + j / 16],
+                        .s = float_at(MR_F16, p + 208)};
     }
     }
 }
@@ -205,7 +220,8 @@ static inline float plain_quantise(const float *x, int64_t k, int group, plain_g
 }
 
 /* Steps 4 and 5 for one output. */
-static inline float plain_int8(const weights *w, int64_t row, float D, const plain_group *groups, int group, bool finite)
+static inline float plain_int8(const weights *w, int64_t row, float D, const plain_group *groups,
+                               int group, bool finite)
 {
     float y = 0.0f, nan;
     uint32_t u = NAN_BITS;

@@ -3,11 +3,12 @@
  * Runs from anywhere, needs no framework (it is also run under emulation).
  *   test_matmul            all checks
  *   test_matmul small      fewer sizes, for emulation
- *   test_matmul --bench    speeds of the same calls (bench_matmul.h)
+ *   test_matmul --bench [format [rows]]   speeds of the same calls (bench_matmul.h)
  */
 #include "backend/cpu/matmul_core.h"
 #include "backend/cpu/vec.h"
 #include "base/pool.h"
+#include "bench_matmul.h"
 #include "matmul_cases.h"
 
 enum { MAX_ROWS_TESTED = 64 };
@@ -24,7 +25,8 @@ static mr_matrix *packed(const weights *w, int64_t e, int64_t n)
     }
     for (int64_t row = 0; row < w->rows.n;) { /* in uneven pieces */
         mr_rows part = w->rows;
-        size_t at = (size_t)row * mr_row_bytes(part.dtype, part.bits, part.k), size = part.scale_dtype == MR_F32 ? 4 : 2;
+        size_t at = (size_t)row * mr_row_bytes(part.dtype, part.bits, part.k),
+               size = part.scale_dtype == MR_F32 ? 4 : 2;
         part.n = w->rows.n - row < 37 ? w->rows.n - row : 37;
         part.data = w->data + at;
         if (w->scales) {
@@ -38,10 +40,12 @@ static mr_matrix *packed(const weights *w, int64_t e, int64_t n)
 }
 
 /* mr_linear with x, y and scratch that all end at a guard page; y rows are n + 3 apart. */
-static void run_linear(const mr_mm *mm, const mr_matrix *m, const float *bias, const float *x, int64_t rows, float *out)
+static void run_linear(const mr_mm *mm, const mr_matrix *m, const float *bias, const float *x,
+                       int64_t rows, float *out)
 {
     int64_t n = mr_matrix_n(m), k = mr_matrix_k(m), ldx = k + 1, ldy = n + 3;
-    size_t x_bytes = 4 * (size_t)((rows - 1) * ldx + k), y_bytes = 4 * (size_t)((rows - 1) * ldy + n);
+    size_t x_bytes = 4 * (size_t)((rows - 1) * ldx + k),
+           y_bytes = 4 * (size_t)((rows - 1) * ldy + n);
     size_t scratch_bytes = mr_matmul_scratch(mm, m->fmt, rows, k);
     float *gx = checker_guarded(x_bytes), *gy = checker_guarded(y_bytes);
     void *scratch = checker_guarded(scratch_bytes); /* multiples of 64 end on a line */
@@ -78,11 +82,11 @@ static void check_exact(const weights *w, const float *x, int64_t rows, const fl
             }
             uint32_t u;
             memcpy(&u, &got, 4);
-            CHECK(chain != chain ? u == NAN_BITS : got == chain, "row %d output %d: %a, chain %a", (int)r, (int)o,
-                  (double)got, (double)chain);
+            CHECK(chain != chain ? u == NAN_BITS : got == chain, "row %d output %d: %a, chain %a",
+                  (int)r, (int)o, (double)got, (double)chain);
             if (isfinite(sum) && isfinite(chain))
-                CHECK(fabs((double)got - sum) <= (double)k * 0x1p-24 * size + 0x1p-140, "row %d output %d: %g, sum %g",
-                      (int)r, (int)o, (double)got, sum);
+                CHECK(fabs((double)got - sum) <= (double)k * 0x1p-24 * size + 0x1p-140,
+                      "row %d output %d: %g, sum %g", (int)r, (int)o, (double)got, sum);
         }
     }
     free(row);
@@ -100,19 +104,20 @@ static void check_int8(const weights *w, const float *x, int64_t rows, const flo
         float D = finite ? plain_quantise(x + r * k, k, group, groups) : 0.0f;
         for (int64_t o = 0; o < n; o++) {
             float want = plain_int8(w, o, D, groups, group, finite), got = y[r * n + o];
-            CHECK(memcmp(&want, &got, 4) == 0, "row %d output %d: %a, formula %a", (int)r, (int)o, (double)got,
-                  (double)want);
+            CHECK(memcmp(&want, &got, 4) == 0, "row %d output %d: %a, formula %a", (int)r, (int)o,
+                  (double)got, (double)want);
             if (r || o % 16)
                 continue;
-            double sum = 0.0, bound = 0.0; /* half a step per value, steps as the group's largest needs */
+            double sum = 0.0,
+                   bound = 0.0; /* half a step per value, steps as the group's largest needs */
             mr_dequant_row(&w->rows, o, row);
             for (int64_t i = 0; i < k; i++) {
                 int64_t at = i / group;
                 sum += (double)row[i] * (double)x[i];
                 bound += fabs((double)row[i]) * 0.51 * (double)D * (double)(1 << groups[at].e);
             }
-            CHECK(fabs((double)got - sum) <= bound + (double)k * 0x1p-20 * fabs(sum), "output %d: %g, sum %g", (int)o,
-                  (double)got, sum);
+            CHECK(fabs((double)got - sum) <= bound + (double)k * 0x1p-20 * fabs(sum),
+                  "output %d: %g, sum %g", (int)o, (double)got, sum);
         }
     }
     free(row);
@@ -120,7 +125,8 @@ static void check_int8(const weights *w, const float *x, int64_t rows, const flo
 }
 
 /* One weight matrix, one precision: C row by row is judged, then everything must equal it. */
-static void check_linear(const weights *w, const mr_matrix *m, mr_precision precision, checker_rng *rng)
+static void check_linear(const weights *w, const mr_matrix *m, mr_precision precision,
+                         checker_rng *rng)
 {
     static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 64};
     int64_t n = w->rows.n, k = w->rows.k, most = small_run ? 10 : MAX_ROWS_TESTED;
@@ -142,20 +148,21 @@ static void check_linear(const weights *w, const mr_matrix *m, mr_precision prec
     for (int isa = 0; isa < MR_ISA_COUNT; isa++) {
         if (!mr_isa_have((mr_isa)isa))
             continue;
-        for (size_t i = 0; i < sizeof row_counts / sizeof row_counts[0] && row_counts[i] <= most; i++) {
+        for (size_t i = 0; i < sizeof row_counts / sizeof row_counts[0] && row_counts[i] <= most;
+             i++) {
             int rows = row_counts[i], threads = (int)(checker_next(rng) % 3);
             mm = (mr_mm){pools[threads], (mr_isa)isa, precision, false};
             run_linear(&mm, m, NULL, x, rows, y);
-            CHECK(!memcmp(y, base, 4 * (size_t)(rows * n)), "%s n %d k %d rows %d %s on %s, %d threads",
-                  mr_fmt_name(w->fmt, name), (int)n, (int)k, rows, int8 ? "int8" : "f32", mr_isa_name((mr_isa)isa),
-                  1 << threads);
+            CHECK(!memcmp(y, base, 4 * (size_t)(rows * n)),
+                  "%s n %d k %d rows %d %s on %s, %d threads", mr_fmt_name(w->fmt, name), (int)n,
+                  (int)k, rows, int8 ? "int8" : "f32", mr_isa_name((mr_isa)isa), 1 << threads);
         }
         mm.pool = pools[1];
         run_linear(&mm, m, bias, x, 5, y);
         for (int64_t i = 0; i < 5 * n; i++) {
             float want = base[i] + bias[i % n];
-            CHECK(base[i] != base[i] ? y[i] != y[i] : y[i] == want, "%s bias on %s: %a, want %a", mr_fmt_name(w->fmt, name),
-                  mr_isa_name((mr_isa)isa), (double)y[i], (double)want);
+            CHECK(base[i] != base[i] ? y[i] != y[i] : y[i] == want, "%s bias on %s: %a, want %a",
+                  mr_fmt_name(w->fmt, name), mr_isa_name((mr_isa)isa), (double)y[i], (double)want);
         }
     }
     free(x);
@@ -174,10 +181,12 @@ static void check_act_f32(const mr_matrix *m, checker_rng *rng)
     for (int isa = 0; isa < MR_ISA_COUNT; isa++) {
         if (!mr_isa_have((mr_isa)isa))
             continue;
-        mr_mm exact = {pools[0], (mr_isa)isa, MR_EXACT, false}, act = {pools[0], (mr_isa)isa, MR_FAST, true};
+        mr_mm exact = {pools[0], (mr_isa)isa, MR_EXACT, false},
+              act = {pools[0], (mr_isa)isa, MR_FAST, true};
         run_linear(&exact, m, NULL, x, 2, a);
         run_linear(&act, m, NULL, x, 2, b);
-        CHECK(!memcmp(a, b, 8 * (size_t)n), "act f32 differs from exact on %s", mr_isa_name((mr_isa)isa));
+        CHECK(!memcmp(a, b, 8 * (size_t)n), "act f32 differs from exact on %s",
+              mr_isa_name((mr_isa)isa));
     }
     free(x);
     free(a);
@@ -186,13 +195,15 @@ static void check_act_f32(const mr_matrix *m, checker_rng *rng)
 
 static void check_format(mr_fmt fmt, int index, checker_rng *rng)
 {
-    static const int ns[] = {1, 15, 16, 17, 63, 64, 65, 100, 323}, ks[] = {1, 31, 32, 33, 64, 72, 576, 1152};
+    static const int ns[] = {1, 15, 16, 17, 63, 64, 65, 100, 323},
+                     ks[] = {1, 31, 32, 33, 64, 72, 576, 1152};
     static const int groups_k[] = {1, 2, 3, 5, 9, 18, 36};
     int group = format_group(fmt);
     for (int i = 0; i < 9; i++) {
         if (small_run && (i + index) % 4)
             continue;
-        int64_t k = group ? group * groups_k[(i * 3 + index) % (small_run ? 4 : 7)] : ks[(i * 3 + index) % 8];
+        int64_t k = group ? group * groups_k[(i * 3 + index) % (small_run ? 4 : 7)]
+                          : ks[(i * 3 + index) % 8];
         if (k > 2304)
             k = 2304;
         weights w = weights_new(fmt, ns[i], k, rng);
@@ -222,20 +233,22 @@ static void check_sizes(mr_fmt fmt)
     mr_matrix *m;
     CHECK(mr_matrix_bytes(fmt, 2, 256, 1024, &bytes) == MR_OK, "%s", mr_error());
     CHECK(mr_matrix_new(&m, fmt, 2, 256, 1024) == MR_OK, "%s", mr_error());
-    CHECK(mr_mem_held(MR_MEM_WEIGHTS) - before <= bytes + 128, "%s: held %zu, told %zu", mr_fmt_name(fmt, name),
-          mr_mem_held(MR_MEM_WEIGHTS) - before, bytes);
+    CHECK(mr_mem_held(MR_MEM_WEIGHTS) - before <= bytes + 128, "%s: held %zu, told %zu",
+          mr_fmt_name(fmt, name), mr_mem_held(MR_MEM_WEIGHTS) - before, bytes);
     size_t file = 512 * mr_row_bytes(fmt.dtype, fmt.bits, 1024);
     if (fmt.dtype == MR_AFFINE)
         file += 512 * (1024 / (size_t)fmt.group) * (fmt.scale_dtype == MR_F32 ? 8 : 4);
     if (fmt.dtype != MR_Q6_K)
-        CHECK(bytes <= file + file / 50, "%s: packed %zu, file %zu", mr_fmt_name(fmt, name), bytes, file);
+        CHECK(bytes <= file + file / 50, "%s: packed %zu, file %zu", mr_fmt_name(fmt, name), bytes,
+              file);
     mr_matrix_free(m);
 }
 
 static void check_refused(void)
 {
     size_t bytes;
-    mr_fmt odd = {MR_AFFINE, 3, 64, MR_F16}, group = {MR_AFFINE, 4, 48, MR_F16}, type = {MR_I8, 0, 0, MR_F32};
+    mr_fmt odd = {MR_AFFINE, 3, 64, MR_F16}, group = {MR_AFFINE, 4, 48, MR_F16},
+           type = {MR_I8, 0, 0, MR_F32};
     mr_fmt q8 = {MR_Q8_0, 0, 0, MR_F32};
     CHECK(mr_matrix_bytes(odd, 1, 64, 64, &bytes) == MR_EUNSUPPORTED, "3 bits");
     CHECK(mr_matrix_bytes(group, 1, 64, 96, &bytes) == MR_EUNSUPPORTED, "groups of 48");
@@ -251,7 +264,8 @@ static void check_quantise(checker_rng *rng)
     int64_t k = 576;
     for (int group = 32; group <= 64; group += 32)
         for (int shape = 0; shape < 3; shape++) {
-            mr_qform f = {.k = k, .group = group, .start_by = -8, .halves = shape == 1, .wide = shape == 2};
+            mr_qform f = {
+                .k = k, .group = group, .start_by = -8, .halves = shape == 1, .wide = shape == 2};
             f.step = sizeof(mr_qgroup) + (size_t)group * (f.wide ? 2 : 1);
             f.stride = MR_QROW_HEADER + f.step * (size_t)(k / group);
             uint8_t *base = calloc(1, f.stride), *other = calloc(1, f.stride);
@@ -263,8 +277,8 @@ static void check_quantise(checker_rng *rng)
                     if (!mr_isa_have((mr_isa)isa))
                         continue;
                     mr_mm_kernels_for((mr_isa)isa)->quantise(x, &f, other);
-                    CHECK(!memcmp(base, other, f.stride), "quantise group %d shape %d row %d on %s", group, shape, r,
-                          mr_isa_name((mr_isa)isa));
+                    CHECK(!memcmp(base, other, f.stride), "quantise group %d shape %d row %d on %s",
+                          group, shape, r, mr_isa_name((mr_isa)isa));
                 }
                 checker_unguard(x, 4 * (size_t)k);
             }
@@ -289,7 +303,8 @@ static void *scratch_of(size_t bytes)
     return mr_alloc(MR_MEM_OTHER, bytes);
 }
 
-static void linear_plain(const mr_mm *mm, const mr_matrix *m, const float *bias, const float *x, int64_t rows, float *y)
+static void linear_plain(const mr_mm *mm, const mr_matrix *m, const float *bias, const float *x,
+                         int64_t rows, float *y)
 {
     void *scratch = scratch_of(mr_matmul_scratch(mm, m->fmt, rows, m->k));
     mr_linear(mm, m, bias, x, m->k, rows, y, m->n, scratch);
@@ -302,7 +317,8 @@ static void check_gated(const mr_mm *mm, mr_fmt fg, mr_fmt fu, int64_t rows, che
     int64_t n = 100, k = 512;
     weights wg = weights_new(fg, n, k, rng), wu = weights_new(fu, n, k, rng);
     mr_matrix *g = packed(&wg, 1, n), *u = packed(&wu, 1, n);
-    float *x = malloc(4 * (size_t)(rows * k)), *a = malloc(4 * (size_t)(rows * n)), *b = malloc(4 * (size_t)(rows * n));
+    float *x = malloc(4 * (size_t)(rows * k)), *a = malloc(4 * (size_t)(rows * n)),
+          *b = malloc(4 * (size_t)(rows * n));
     float *y = malloc(4 * (size_t)(rows * n)), bias[100];
     for (int64_t r = 0; r < rows; r++)
         fill_activations(x + r * k, k, r, rng);
@@ -337,7 +353,8 @@ static mr_matrix *single(const weights *w, int64_t e, int64_t i)
     size_t size = w->fmt.scale_dtype == MR_F32 ? 4 : 2;
     weights part = *w;
     part.rows.n = n;
-    part.rows.data = part.data = w->data + (size_t)(i * n) * mr_row_bytes(w->fmt.dtype, w->fmt.bits, w->rows.k);
+    part.rows.data = part.data =
+        w->data + (size_t)(i * n) * mr_row_bytes(w->fmt.dtype, w->fmt.bits, w->rows.k);
     if (groups) {
         part.rows.scales = part.scales = w->scales + (size_t)(i * n * groups) * size;
         part.rows.biases = part.biases = w->biases + (size_t)(i * n * groups) * size;
@@ -350,7 +367,8 @@ static void check_heads(const mr_mm *mm, mr_fmt fmt, int64_t rows, checker_rng *
     int64_t h = 3, n = 40, k = 256;
     weights w = weights_new(fmt, h * n, k, rng);
     mr_matrix *m = packed(&w, h, n);
-    float *x = malloc(4 * (size_t)(rows * h * k)), *y = malloc(4 * (size_t)(rows * h * n)), *one = malloc(4 * (size_t)n);
+    float *x = malloc(4 * (size_t)(rows * h * k)), *y = malloc(4 * (size_t)(rows * h * n)),
+          *one = malloc(4 * (size_t)n);
     for (int64_t r = 0; r < rows * h; r++)
         fill_activations(x + r * k, k, r, rng);
     void *scratch = scratch_of(mr_matmul_scratch(mm, fmt, rows * h, k));
@@ -359,7 +377,8 @@ static void check_heads(const mr_mm *mm, mr_fmt fmt, int64_t rows, checker_rng *
         mr_matrix *s = single(&w, h, i);
         for (int64_t r = 0; r < rows; r++) {
             linear_plain(mm, s, NULL, x + (r * h + i) * k, 1, one);
-            CHECK(!memcmp(one, y + (r * h + i) * n, 4 * (size_t)n), "head %d row %d", (int)i, (int)r);
+            CHECK(!memcmp(one, y + (r * h + i) * n, 4 * (size_t)n), "head %d row %d", (int)i,
+                  (int)r);
         }
         mr_matrix_free(s);
     }
@@ -378,12 +397,15 @@ static void check_experts(const mr_mm *mm, mr_fmt fmt, int64_t rows, bool each_j
     int64_t n = 72, k = 256, pairs = rows * TOP;
     weights w = weights_new(fmt, EXPERTS * n, k, rng);
     mr_matrix *m = packed(&w, EXPERTS, n), *s[EXPERTS];
-    float *x = malloc(4 * (size_t)(pairs * k)), *y = malloc(4 * (size_t)(pairs * n)), *one = malloc(4 * (size_t)n);
+    float *x = malloc(4 * (size_t)(pairs * k)), *y = malloc(4 * (size_t)(pairs * n)),
+          *one = malloc(4 * (size_t)n);
     int32_t *ids = malloc(sizeof *ids * (size_t)pairs);
     for (int64_t i = 0; i < pairs; i++) {
         fill_activations(x + i * k, k, i, rng);
-        ids[i] = (int32_t)(i % TOP ? (ids[i - 1] + 1 + (int32_t)(checker_next(rng) % (EXPERTS - 1))) % EXPERTS
-                                   : (int32_t)(checker_next(rng) % EXPERTS));
+        ids[i] =
+            (int32_t)(i % TOP ? (ids[i - 1] + 1 + (int32_t)(checker_next(rng) % (EXPERTS - 1))) %
+                                    EXPERTS
+                              : (int32_t)(checker_next(rng) % EXPERTS));
     }
     for (int i = 0; i < EXPERTS; i++)
         s[i] = single(&w, EXPERTS, i);
@@ -410,9 +432,12 @@ static void check_moe(const mr_mm *mm, mr_fmt fmt, mr_fmt down, int64_t rows, ch
     const mr_vec_kernels *vec = mr_vec(mm->isa);
     weights wg = weights_new(fmt, EXPERTS * f, h, rng), wu = weights_new(fmt, EXPERTS * f, h, rng);
     weights wd = weights_new(down, EXPERTS * h, f, rng);
-    mr_matrix *g = packed(&wg, EXPERTS, f), *u = packed(&wu, EXPERTS, f), *d = packed(&wd, EXPERTS, h);
-    float *x = malloc(4 * (size_t)(rows * h)), *a = malloc(4 * (size_t)(pairs * f)), *b = malloc(4 * (size_t)(pairs * f));
-    float *out = malloc(4 * (size_t)(pairs * h)), *want = malloc(4 * (size_t)h), *y = malloc(4 * (size_t)(rows * h));
+    mr_matrix *g = packed(&wg, EXPERTS, f), *u = packed(&wu, EXPERTS, f),
+              *d = packed(&wd, EXPERTS, h);
+    float *x = malloc(4 * (size_t)(rows * h)), *a = malloc(4 * (size_t)(pairs * f)),
+          *b = malloc(4 * (size_t)(pairs * f));
+    float *out = malloc(4 * (size_t)(pairs * h)), *want = malloc(4 * (size_t)h),
+          *y = malloc(4 * (size_t)(rows * h));
     int32_t *ids = malloc(sizeof *ids * (size_t)pairs);
     float *weight = malloc(4 * (size_t)pairs);
     for (int64_t i = 0; i < pairs; i++) {
@@ -432,7 +457,8 @@ static void check_moe(const mr_mm *mm, mr_fmt fmt, mr_fmt down, int64_t rows, ch
     mr_moe(mm, g, u, d, MR_OP_SILU, x, h, ids, weight, rows, TOP, y, h, s3);
     for (int64_t r = 0; r < rows; r++) {
         vec->combine(want, out + r * TOP * h, h, weight + r * TOP, TOP, h);
-        CHECK(same_numbers(want, y + r * h, h), "moe row %d of %d on %s", (int)r, (int)rows, mr_isa_name(mm->isa));
+        CHECK(same_numbers(want, y + r * h, h), "moe row %d of %d on %s", (int)r, (int)rows,
+              mr_isa_name(mm->isa));
     }
     void *held[] = {x, a, b, out, want, y, ids, weight};
     for (size_t i = 0; i < sizeof held / sizeof held[0]; i++)
@@ -450,7 +476,9 @@ static void check_moe(const mr_mm *mm, mr_fmt fmt, mr_fmt down, int64_t rows, ch
 
 static void check_combined(checker_rng *rng)
 {
-    static const mr_fmt fmts[] = {{MR_BF16, 0, 0, MR_F32}, {MR_AFFINE, 4, 64, MR_BF16}, {MR_Q8_0, 0, 0, MR_F32},
+    static const mr_fmt fmts[] = {{MR_BF16, 0, 0, MR_F32},
+                                  {MR_AFFINE, 4, 64, MR_BF16},
+                                  {MR_Q8_0, 0, 0, MR_F32},
                                   {MR_Q6_K, 0, 0, MR_F32}};
     static const int row_counts[] = {1, 3, 9, 40};
     for (int isa = 0; isa < MR_ISA_COUNT; isa++)
@@ -479,6 +507,10 @@ int main(int argc, char **argv)
             fprintf(stderr, "%s\n", mr_error());
             return 1;
         }
+    if (argc > 1 && !strcmp(argv[1], "--bench")) {
+        bench_matmul(pools[0], argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : NULL);
+        return 0;
+    }
     check_refused();
     check_quantise(&rng);
     for (int i = 0; i < N_FORMATS; i++) {

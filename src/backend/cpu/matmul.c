@@ -15,13 +15,19 @@ size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k)
 
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
 {
-#define ISAS(text, tail) {text " c" tail, text " avx2" tail, text " avx512" tail, text " neon" tail}
+#define ISAS(text, tail)                                                                           \
+    {                                                                                              \
+        text " c" tail, text " avx2" tail, text " avx512" tail, text " neon" tail                  \
+    }
 #define NO_DOTS " (native: no bf16 dots in this build)"
-    static const char *const floats[3][MR_ISA_COUNT] = {ISAS("f32 f32", ""), ISAS("f32 f16", ""), ISAS("f32 bf16", "")};
-    static const char *const native[3][MR_ISA_COUNT] = {ISAS("f32 f32", NO_DOTS), ISAS("f32 f16", NO_DOTS),
-                                                        ISAS("f32 bf16", NO_DOTS)};
-    static const char *const wide[3][MR_ISA_COUNT] = {ISAS("f32 q4", ""), ISAS("f32 q8", ""), ISAS("f32 q6", "")};
-    static const char *const int8[3][MR_ISA_COUNT] = {ISAS("int8 q4", ""), ISAS("int8 q8", ""), ISAS("int8 q6", "")};
+    static const char *const floats[3][MR_ISA_COUNT] = {ISAS("f32 f32", ""), ISAS("f32 f16", ""),
+                                                        ISAS("f32 bf16", "")};
+    static const char *const native[3][MR_ISA_COUNT] = {
+        ISAS("f32 f32", NO_DOTS), ISAS("f32 f16", NO_DOTS), ISAS("f32 bf16", NO_DOTS)};
+    static const char *const wide[3][MR_ISA_COUNT] = {ISAS("f32 q4", ""), ISAS("f32 q8", ""),
+                                                      ISAS("f32 q6", "")};
+    static const char *const int8[3][MR_ISA_COUNT] = {ISAS("int8 q4", ""), ISAS("int8 q8", ""),
+                                                      ISAS("int8 q6", "")};
 #undef ISAS
 #undef NO_DOTS
     mr_layout l;
@@ -32,8 +38,8 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
     return (mm->precision == MR_EXACT || mm->act_f32 ? wide : int8)[l.kind - MR_PACK_U4][mm->isa];
 }
 
-static mr_job job_of(const mr_mm *mm, const mr_matrix *w, const float *bias, const float *x, int64_t ldx, int64_t rows,
-                     float *y, int64_t ldy, void *scratch)
+static mr_job job_of(const mr_mm *mm, const mr_matrix *w, const float *bias, const float *x,
+                     int64_t ldx, int64_t rows, float *y, int64_t ldy, void *scratch)
 {
     return (mr_job){.mm = mm,
                     .w = {w, NULL},
@@ -49,8 +55,8 @@ static mr_job job_of(const mr_mm *mm, const mr_matrix *w, const float *bias, con
                     .scratch = scratch};
 }
 
-void mr_linear(const mr_mm *mm, const mr_matrix *w, const float *bias, const float *x, int64_t ldx, int64_t rows, float *y,
-               int64_t ldy, void *scratch)
+void mr_linear(const mr_mm *mm, const mr_matrix *w, const float *bias, const float *x, int64_t ldx,
+               int64_t rows, float *y, int64_t ldy, void *scratch)
 {
     mr_job job = job_of(mm, w, bias, x, ldx, rows, y, ldy, scratch);
     assert(w->e == 1);
@@ -59,8 +65,9 @@ void mr_linear(const mr_mm *mm, const mr_matrix *w, const float *bias, const flo
 }
 
 /* Both factors read the same prepared rows, or u goes to y first and is read back. */
-void mr_gated_linear(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const float *bg, const float *bu, mr_op fn,
-                     const float *x, int64_t ldx, int64_t rows, float *y, int64_t ldy, void *scratch)
+void mr_gated_linear(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const float *bg,
+                     const float *bu, mr_op fn, const float *x, int64_t ldx, int64_t rows, float *y,
+                     int64_t ldy, void *scratch)
 {
     mr_job job = job_of(mm, wg, bg, x, ldx, rows, y, ldy, scratch);
     assert(wg->e == 1 && wu->e == 1 && wg->n == wu->n && wg->k == wu->k);
@@ -75,8 +82,9 @@ void mr_gated_linear(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, 
     mr_job_run(&job);
 }
 
-void mr_linear_heads(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx_row, int64_t ldx_head, int64_t rows,
-                     float *y, int64_t ldy_row, int64_t ldy_head, void *scratch)
+void mr_linear_heads(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx_row,
+                     int64_t ldx_head, int64_t rows, float *y, int64_t ldy_row, int64_t ldy_head,
+                     void *scratch)
 {
     mr_job job = job_of(mm, w, NULL, x, ldx_row, rows, y, ldy_row, scratch);
     job.x_choice = ldx_head;

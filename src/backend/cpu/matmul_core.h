@@ -4,13 +4,11 @@
  * Packed: a matrix is columns of 64 outputs, then at most three of 16 (outputs are padded with
  *         zeros to a multiple of 16).  A column is its units in ascending k, one after the other:
  *
- *           kind   k per unit        lines of 64 bytes, each for 16 outputs o (a column of 64: four in a row)
- *           F32    1                 one float per output
- *           F16    1                 one half per output (lines of 32 bytes)
- *           BF16   2                 per output the pair (k, k+1)
- *           U4     group             per 8 k: byte 4*o+j = q[k+j] low nibble, q[k+4+j] high nibble
- *           U8     group             per 4 k: byte 4*o+j = q[k+j]
- *           Q6     256               as U8, q in 0..63
+ *           kind   k per unit        lines of 64 bytes, each for 16 outputs o (a column of 64: four
+ * in a row) F32    1                 one float per output F16    1                 one half per
+ * output (lines of 32 bytes) BF16   2                 per output the pair (k, k+1) U4     group per
+ * 8 k: byte 4*o+j = q[k+j] low nibble, q[k+4+j] high nibble U8     group             per 4 k: byte
+ * 4*o+j = q[k+j] Q6     256               as U8, q in 0..63
  *
  *         After the lines of a quantised unit: one scale per output in the file's type, then (bias)
  *         one bias per output.  Q6: 16 sub-scales (int8, [16][outputs]), then one f16 per output.
@@ -60,9 +58,10 @@ struct mr_matrix {
     mr_fmt fmt;
     mr_layout layout;
     int64_t e, n, k;
-    int64_t wide, narrow;    /* columns of 64 and of 16 outputs per matrix */
-    int64_t units;           /* per column */
-    size_t unit[2], lines[2], matrix; /* bytes: unit (and its lines) of a narrow and a wide column, one matrix */
+    int64_t wide, narrow; /* columns of 64 and of 16 outputs per matrix */
+    int64_t units;        /* per column */
+    size_t unit[2], lines[2],
+        matrix; /* bytes: unit (and its lines) of a narrow and a wide column, one matrix */
     uint8_t *data;
 };
 
@@ -119,24 +118,27 @@ typedef struct mr_qform {
  * chain of every output is continued: zero it first, then give ascending ranges of k. */
 typedef struct mr_mm_kernels {
     mr_isa isa;
-    int u8_offset;             /* what its dots subtract from bytes (128 where both sides are signed) */
-    bool wide_u8;              /* wants mr_qform.wide for U8 */
-    int direct_f32, direct_u4; /* up to so many rows straight from the packed form; more: by panel */
+    int u8_offset; /* what its dots subtract from bytes (128 where both sides are signed) */
+    bool wide_u8;  /* wants mr_qform.wide for U8 */
+    int direct_f32,
+        direct_u4; /* up to so many rows straight from the packed form; more: by panel */
     void (*quantise)(const float *x, const mr_qform *f, uint8_t *row);
     /* Any kind; the first k (whole units; BF16 also half a one at the end of a row) of c->data. */
     void (*tile_f32)(const mr_column *c, int64_t k, const float *const *x, int rows, float *out);
     /* The first k as f32 [k][16*nv]. */
     void (*unpack_f32)(const mr_column *c, int64_t k, float *panel);
-    /* Quantised kinds; the first `units` of c->data; rows[r] points at the record of the first group. */
-    void (*tile_i8)(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *rows, int n,
-                    float *out);
+    /* Quantised kinds; the first `units` of c->data; rows[r] points at the record of the first
+     * group. */
+    void (*tile_i8)(const mr_column *c, int64_t units, const mr_qform *f,
+                    const uint8_t *const *rows, int n, float *out);
     /* The first `units` of a U4 column as U4_BYTES units. */
     void (*unpack_u4)(const mr_column *c, int64_t units, uint8_t *panel);
     /* y[0..n) = acc*by (+ bias), NaN made canonical. */
     void (*finish)(const float *acc, float by, const float *bias, int n, float *y);
 } mr_mm_kernels;
 
-extern const mr_mm_kernels mr_mm_kernels_c, mr_mm_kernels_avx2, mr_mm_kernels_avx512, mr_mm_kernels_neon;
+extern const mr_mm_kernels mr_mm_kernels_c, mr_mm_kernels_avx2, mr_mm_kernels_avx512,
+    mr_mm_kernels_neon;
 const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa);
 
 mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k);

@@ -1,8 +1,8 @@
 /* Products of routed rows: every row meets the experts it chose.
  *
  * Pairs (row, choice) are sorted by expert, keeping their order (a counting sort), so an expert's
- * weights are read once for all of its rows.  Every pair's output is a value of its own; the combine
- * sums them in order of choice.
+ * weights are read once for all of its rows.  Every pair's output is a value of its own; the
+ * combine sums them in order of choice.
  */
 #include "backend/cpu/matmul.h"
 
@@ -23,7 +23,8 @@ static size_t list_bytes(int64_t experts, int64_t pairs)
 }
 
 /* first[e] .. first[e+1] are the places in `pairs` of expert e. */
-static void sort_pairs(const int32_t *ids, int64_t n, int64_t experts, int32_t *first, int32_t *pairs)
+static void sort_pairs(const int32_t *ids, int64_t n, int64_t experts, int32_t *first,
+                       int32_t *pairs)
 {
     memset(first, 0, (size_t)(experts + 1) * sizeof *first);
     for (int64_t i = 0; i < n; i++) {
@@ -37,12 +38,14 @@ static void sort_pairs(const int32_t *ids, int64_t n, int64_t experts, int32_t *
     }
     for (int64_t i = 0; i < n; i++)
         pairs[first[ids[i]]++] = (int32_t)i;
-    memmove(first + 1, first, (size_t)experts * sizeof *first); /* each start has moved to its end */
+    memmove(first + 1, first,
+            (size_t)experts * sizeof *first); /* each start has moved to its end */
     first[0] = 0;
 }
 
-static mr_job routed_job(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t x_row, int64_t x_choice, float *y,
-                         int64_t rows, int64_t k_top, const int32_t *first, const int32_t *pairs, void *scratch)
+static mr_job routed_job(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t x_row,
+                         int64_t x_choice, float *y, int64_t rows, int64_t k_top,
+                         const int32_t *first, const int32_t *pairs, void *scratch)
 {
     return (mr_job){.mm = mm,
                     .w = {w, NULL},
@@ -61,8 +64,8 @@ static mr_job routed_job(const mr_mm *mm, const mr_matrix *w, const float *x, in
                     .scratch = scratch};
 }
 
-size_t mr_expert_scratch(const mr_mm *mm, mr_fmt fmt, int64_t experts, int64_t n, int64_t k, int64_t rows, int64_t k_top,
-                         bool each_j)
+size_t mr_expert_scratch(const mr_mm *mm, mr_fmt fmt, int64_t experts, int64_t n, int64_t k,
+                         int64_t rows, int64_t k_top, bool each_j)
 {
     int64_t pairs = rows * k_top;
     mr_layout l;
@@ -74,8 +77,9 @@ size_t mr_expert_scratch(const mr_mm *mm, mr_fmt fmt, int64_t experts, int64_t n
     return list_bytes(experts, pairs) + mr_job_scratch(mm, &l, each_j ? pairs : rows, pairs, k);
 }
 
-void mr_expert_linear(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx, int64_t ldx_j, bool each_j,
-                      const int32_t *ids, int64_t rows, int64_t k_top, float *y, void *scratch)
+void mr_expert_linear(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx,
+                      int64_t ldx_j, bool each_j, const int32_t *ids, int64_t rows, int64_t k_top,
+                      float *y, void *scratch)
 {
     int32_t *first = scratch, *pairs = first + w->e + 1;
     uint8_t *rest = (uint8_t *)scratch + list_bytes(w->e, rows * k_top);
@@ -85,8 +89,8 @@ void mr_expert_linear(const mr_mm *mm, const mr_matrix *w, const float *x, int64
     mr_job_run(&job);
 }
 
-size_t mr_moe_scratch(const mr_mm *mm, mr_fmt gate_up, mr_fmt down, int64_t experts, int64_t h, int64_t f, int64_t rows,
-                      int64_t k_top)
+size_t mr_moe_scratch(const mr_mm *mm, mr_fmt gate_up, mr_fmt down, int64_t experts, int64_t h,
+                      int64_t f, int64_t rows, int64_t k_top)
 {
     int64_t pairs = rows * k_top;
     mr_layout lg, ld;
@@ -96,7 +100,8 @@ size_t mr_moe_scratch(const mr_mm *mm, mr_fmt gate_up, mr_fmt down, int64_t expe
     assert(err == MR_OK);
     if (err != MR_OK)
         return 0;
-    size_t one = mr_job_scratch(mm, &lg, rows, pairs, h), two = mr_job_scratch(mm, &ld, pairs, pairs, f);
+    size_t one = mr_job_scratch(mm, &lg, rows, pairs, h),
+           two = mr_job_scratch(mm, &ld, pairs, pairs, f);
     return list_bytes(experts, pairs) + round_line((size_t)(pairs * f) * sizeof(float)) +
            round_line((size_t)(pairs * h) * sizeof(float)) + (one > two ? one : two);
 }
@@ -112,13 +117,13 @@ static void combine_row(void *ctx, int task, int worker)
 {
     const combine_task *t = ctx;
     (void)worker;
-    t->vec->combine(t->y + task * t->ldy, t->out + task * t->k_top * t->n, t->n, t->weights + task * t->k_top, t->k_top,
-                    t->n);
+    t->vec->combine(t->y + task * t->ldy, t->out + task * t->k_top * t->n, t->n,
+                    t->weights + task * t->k_top, t->k_top, t->n);
 }
 
-void mr_moe(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const mr_matrix *wd, mr_op fn, const float *x,
-            int64_t ldx, const int32_t *ids, const float *weights, int64_t rows, int64_t k_top, float *y, int64_t ldy,
-            void *scratch)
+void mr_moe(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const mr_matrix *wd,
+            mr_op fn, const float *x, int64_t ldx, const int32_t *ids, const float *weights,
+            int64_t rows, int64_t k_top, float *y, int64_t ldy, void *scratch)
 {
     int64_t pairs_n = rows * k_top, f = wg->n, h = wd->n;
     int32_t *first = scratch, *pairs = first + wg->e + 1;
@@ -127,7 +132,8 @@ void mr_moe(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const mr_
     at += round_line((size_t)(pairs_n * f) * sizeof(float));
     out = (float *)(void *)at;
     at += round_line((size_t)(pairs_n * h) * sizeof(float));
-    assert(wu->n == f && wd->k == f && wu->e == wg->e && wd->e == wg->e && mr_job_same_form(mm, wg, wu));
+    assert(wu->n == f && wd->k == f && wu->e == wg->e && wd->e == wg->e &&
+           mr_job_same_form(mm, wg, wu));
     sort_pairs(ids, pairs_n, wg->e, first, pairs);
 
     mr_job up = routed_job(mm, wg, x, ldx, 0, inner, rows, k_top, first, pairs, at);

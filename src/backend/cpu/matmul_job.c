@@ -89,8 +89,10 @@ bool mr_job_same_form(const mr_mm *mm, const mr_matrix *a, const mr_matrix *b)
         return false;
     if (!int8)
         return true;
-    mr_qform fa = mr_qform_of(kernels, &a->layout, a->k), fb = mr_qform_of(kernels, &b->layout, b->k);
-    return fa.group == fb.group && fa.start_by == fb.start_by && fa.halves == fb.halves && fa.wide == fb.wide;
+    mr_qform fa = mr_qform_of(kernels, &a->layout, a->k),
+             fb = mr_qform_of(kernels, &b->layout, b->k);
+    return fa.group == fb.group && fa.start_by == fb.start_by && fa.halves == fb.halves &&
+           fa.wide == fb.wide;
 }
 
 /* ---- activations -------------------------------------------------------------------------- */
@@ -127,7 +129,9 @@ void mr_job_prepare(mr_job *job)
     job->memory_bytes = worker_bytes(job->together);
     if (runs_int8(mm, &job->w[0]->layout)) {
         int64_t vectors = job_vectors(job);
-        quantise_task t = {job, at, vectors, (vectors + mr_pool_threads(mm->pool) * 2 - 1) / (mr_pool_threads(mm->pool) * 2)};
+        quantise_task t = {job, at, vectors,
+                           (vectors + mr_pool_threads(mm->pool) * 2 - 1) /
+                               (mr_pool_threads(mm->pool) * 2)};
         job->form = mr_qform_of(job->kernels, &job->w[0]->layout, job->w[0]->k);
         job->prepared = at;
         if (vectors > 1)
@@ -179,7 +183,8 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
     const mr_job *job = b->job;
     const uint8_t *x[BLOCK_ROWS];
     mr_layout bytes = mr_layout_bytes(c->layout);
-    mr_column part = *c, panel = {&bytes, b->panel, mr_layout_unit(&bytes, c->nv), mr_layout_lines(&bytes, c->nv), c->nv};
+    mr_column part = *c, panel = {&bytes, b->panel, mr_layout_unit(&bytes, c->nv),
+                                  mr_layout_lines(&bytes, c->nv), c->nv};
     int64_t most = PANEL_BYTES / (int64_t)panel.unit;
     for (int r = 0; r < b->rows; r++)
         x[r] = b->x[r] + MR_QROW_HEADER;
@@ -273,7 +278,8 @@ static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
         }
         b->y[i] = job->y + r * job->y_row + j * job->y_choice;
         if (job->form.k)
-            b->x[i] = job->prepared + (size_t)(job->x_choice ? r * job->choices + j : r) * job->form.stride;
+            b->x[i] = job->prepared +
+                      (size_t)(job->x_choice ? r * job->choices + j : r) * job->form.stride;
         else
             b->x[i] = (const uint8_t *)(job->x + r * job->x_row + j * job->x_choice);
     }
@@ -283,7 +289,8 @@ static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
 static void run_items(void *ctx, int task, int worker)
 {
     const schedule *s = ctx;
-    int64_t item = s->items * task / s->tasks, end = s->items * (task + 1) / s->tasks, base = 0, e = 0;
+    int64_t item = s->items * task / s->tasks, end = s->items * (task + 1) / s->tasks, base = 0,
+            e = 0;
     float few[2][FEW_ROWS * MR_TILE_OUT];
     block b = {.job = s->job, .sums = {few[0], few[1]}};
     if (s->job->memory_bytes) {
@@ -322,7 +329,9 @@ void mr_job_run(const mr_job *job)
             break;
         s.block_rows = (s.block_rows + 1) / 2;
     } while (true);
-    s.tasks = (int)(threads == 1 ? 1 : s.items < threads * TASKS_PER_THREAD ? s.items : threads * TASKS_PER_THREAD);
+    s.tasks = (int)(threads == 1                           ? 1
+                    : s.items < threads * TASKS_PER_THREAD ? s.items
+                                                           : threads * TASKS_PER_THREAD);
     if (s.tasks > 0)
         mr_pool_run(job->mm->pool, s.tasks, run_items, &s);
 }

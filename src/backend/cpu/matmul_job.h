@@ -3,9 +3,9 @@
  * Why:    a linear, a linear per head and a linear per expert differ only in which rows meet which
  *         matrix.  A job names rows as (row, choice) and runs all columns of all its matrices.
  * Use:    fill a job, mr_job_prepare it (quantises activations into scratch), mr_job_run it.
- * Rows:   matrix e takes rows r = 0..rows-1 at choice e (heads; a plain linear is one head), or, with
- *         pairs, those of pairs[first[e] .. first[e+1]), each r * choices + j.
- * Threads: splits (matrix, block of rows, column) over the pool; never k.
+ * Rows:   matrix e takes rows r = 0..rows-1 at choice e (heads; a plain linear is one head), or,
+ * with pairs, those of pairs[first[e] .. first[e+1]), each r * choices + j. Threads: splits
+ * (matrix, block of rows, column) over the pool; never k.
  */
 #ifndef MR_BACKEND_CPU_MATMUL_JOB_H
 #define MR_BACKEND_CPU_MATMUL_JOB_H
@@ -14,15 +14,15 @@
 
 typedef struct mr_job {
     const mr_mm *mm;
-    const mr_matrix *w[2];       /* fn LINEAR: y = x w0 + b0; else y = fn(x w0 + b0) * u with */
-    const float *bias[2];        /* u = x w1 + b1, or what y held if w1 is NULL.  Biases may be NULL */
+    const mr_matrix *w[2]; /* fn LINEAR: y = x w0 + b0; else y = fn(x w0 + b0) * u with */
+    const float *bias[2];  /* u = x w1 + b1, or what y held if w1 is NULL.  Biases may be NULL */
     mr_op fn;
-    const float *x;              /* x + r*x_row + j*x_choice, in floats */
-    int64_t x_row, x_choice;     /* x_choice 0: all choices of a row share its activations */
+    const float *x;          /* x + r*x_row + j*x_choice, in floats */
+    int64_t x_row, x_choice; /* x_choice 0: all choices of a row share its activations */
     float *y;
     int64_t y_row, y_choice;
     int64_t rows, choices;
-    int64_t together; /* most rows that meet one matrix */
+    int64_t together;             /* most rows that meet one matrix */
     const int32_t *pairs, *first; /* or NULL */
     void *scratch;
     /* made by mr_job_prepare */
@@ -33,8 +33,10 @@ typedef struct mr_job {
     size_t memory_bytes;
 } mr_job;
 
-/* Scratch of a job on `vectors` distinct rows of activations, at most `rows` of which meet one matrix. */
-size_t mr_job_scratch(const mr_mm *mm, const mr_layout *l, int64_t vectors, int64_t rows, int64_t k);
+/* Scratch of a job on `vectors` distinct rows of activations, at most `rows` of which meet one
+ * matrix. */
+size_t mr_job_scratch(const mr_mm *mm, const mr_layout *l, int64_t vectors, int64_t rows,
+                      int64_t k);
 void mr_job_prepare(mr_job *job);
 void mr_job_run(const mr_job *job);
 /* Both matrices of a gated product read activations of one form. */

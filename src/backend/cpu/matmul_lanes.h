@@ -19,7 +19,8 @@
 #include "backend/cpu/quantise_lanes.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
+/* Named as clang-format knows it. */
+#define foreach(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 
 enum { MAX_ROWS = 6, MAX_NV = 4 };
 
@@ -53,7 +54,8 @@ INLINE void unit_scales(const mr_column *c, const uint8_t *after, int v, int sub
     size_t size = number_size(l->scale_dtype), o = 16 * (size_t)v, outputs = 16 * (size_t)c->nv;
     if (l->kind == MR_PACK_Q6) {
         const int8_t *subs = (const int8_t *)after + (size_t)sub * outputs + o;
-        *s = v16f_mul(load_numbers(after + 16 * outputs + o * 2, MR_F16), v16f_from_i(v16i_load_i8(subs)));
+        *s = v16f_mul(load_numbers(after + 16 * outputs + o * 2, MR_F16),
+                      v16f_from_i(v16i_load_i8(subs)));
     } else {
         *s = load_numbers(after + o * size, l->scale_dtype);
     }
@@ -63,8 +65,8 @@ INLINE void unit_scales(const mr_column *c, const uint8_t *after, int v, int sub
         *b = v16f_mul(*s, v16f_set1((float)-l->zero));
 }
 
-/* Byte or nibble `shift` bits up in each lane, as a weight.  Scales of 16 bits make s*q exact, so one
- * FMA rounds as product and sum do; with f32 scales the product is rounded first. */
+/* Byte or nibble `shift` bits up in each lane, as a weight.  Scales of 16 bits make s*q exact, so
+ * one FMA rounds as product and sum do; with f32 scales the product is rounded first. */
 INLINE v16f weight_at(v16i line, int shift, int mask, v16f s, v16f b, bool f32_scale)
 {
     v16f q = v16f_from_i(v16i_and(v16i_shr(line, shift), v16i_set1(mask)));
@@ -72,42 +74,48 @@ INLINE v16f weight_at(v16i line, int shift, int mask, v16f s, v16f b, bool f32_s
 }
 
 /* The four weights k..k+3 of quad i (within a unit) and lane block v. */
-INLINE void quad_weights(const uint8_t *unit, bool u4, int nv, int i, int v, v16f s, v16f b, bool f32_scale, v16f w[4])
+INLINE void quad_weights(const uint8_t *unit, bool u4, int nv, int i, int v, v16f s, v16f b,
+                         bool f32_scale, v16f w[4])
 {
     int line = u4 ? i / 2 : i, up = u4 && (i & 1) ? 4 : 0;
     v16i bytes = load_line(unit + (size_t)(line * nv + v) * 64);
-    UNROLL for (int j = 0; j < 4; j++) w[j] = weight_at(bytes, 8 * j + up, u4 ? 15 : 255, s, b, f32_scale);
+    foreach (j, 4)
+        w[j] = weight_at(bytes, 8 * j + up, u4 ? 15 : 255, s, b, f32_scale);
 }
 
 /* ---- f32 tiles ---------------------------------------------------------------------------- */
 
 /* One unit of a quantised kind, lane blocks v0.. of the column. */
-INLINE void f32_unit(const mr_column *c, const uint8_t *unit, int v0, const float *const *x, int64_t k, int rows, int nv,
-                     bool u4, bool f32_scale, float *out)
+INLINE void f32_unit(const mr_column *c, const uint8_t *unit, int v0, const float *const *x,
+                     int64_t k, int rows, int nv, bool u4, bool f32_scale, float *out)
 {
     v16f acc[MAX_ROWS][MAX_NV], s[MAX_NV], b[MAX_NV];
     const uint8_t *after = unit + c->lines;
-    int run = c->layout->kind == MR_PACK_Q6 ? 4 : c->layout->k_unit / 4, quads = c->layout->k_unit / 4;
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < nv; v++) acc[r][v] = v16f_load(out + r * MR_TILE_OUT + 16 * (v0 + v));
+    int run = c->layout->kind == MR_PACK_Q6 ? 4 : c->layout->k_unit / 4,
+        quads = c->layout->k_unit / 4;
+    foreach (r, rows)
+        foreach (v, nv)
+            acc[r][v] = v16f_load(out + r * MR_TILE_OUT + 16 * (v0 + v));
     for (int i0 = 0; i0 < quads; i0 += run) {
-        UNROLL for (int v = 0; v < nv; v++) unit_scales(c, after, v0 + v, i0 / 4, &s[v], &b[v]);
+        foreach (v, nv)
+            unit_scales(c, after, v0 + v, i0 / 4, &s[v], &b[v]);
         for (int i = i0; i < i0 + run; i++) {
-            UNROLL for (int v = 0; v < nv; v++) {
+            foreach (v, nv) {
                 v16f w[4];
                 quad_weights(unit, u4, c->nv, i, v0 + v, s[v], b[v], f32_scale, w);
-                UNROLL for (int r = 0; r < rows; r++)
-                    UNROLL for (int j = 0; j < 4; j++)
+                foreach (r, rows)
+                    foreach (j, 4)
                         acc[r][v] = v16f_fma(w[j], v16f_set1(x[r][k + 4 * i + j]), acc[r][v]);
             }
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < nv; v++) v16f_store(out + r * MR_TILE_OUT + 16 * (v0 + v), acc[r][v]);
+    foreach (r, rows)
+        foreach (v, nv)
+            v16f_store(out + r * MR_TILE_OUT + 16 * (v0 + v), acc[r][v]);
 }
 
-INLINE void f32_quantised(const mr_column *c, int64_t k1, const float *const *x, int rows, int nv, bool u4,
-                          bool f32_scale, float *out)
+INLINE void f32_quantised(const mr_column *c, int64_t k1, const float *const *x, int rows, int nv,
+                          bool u4, bool f32_scale, float *out)
 {
     const uint8_t *unit = c->data;
     for (int64_t k = 0; k < k1; k += c->layout->k_unit, unit += c->unit)
@@ -116,39 +124,48 @@ INLINE void f32_quantised(const mr_column *c, int64_t k1, const float *const *x,
 }
 
 /* Float kinds: the weights of one k, or of a pair for BF16. */
-INLINE void f32_floats(const mr_column *c, int v0, int64_t k1, const float *const *x, int rows, int nv, mr_pack_kind kind,
-                       float *out)
+INLINE void f32_floats(const mr_column *c, int v0, int64_t k1, const float *const *x, int rows,
+                       int nv, mr_pack_kind kind, float *out)
 {
     v16f acc[MAX_ROWS][MAX_NV];
     const uint8_t *p = c->data + 16 * (size_t)v0 * (kind == MR_PACK_F16 ? 2 : 4);
     int64_t k = 0;
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < nv; v++) acc[r][v] = v16f_load(out + r * MR_TILE_OUT + 16 * (v0 + v));
+    foreach (r, rows)
+        foreach (v, nv)
+            acc[r][v] = v16f_load(out + r * MR_TILE_OUT + 16 * (v0 + v));
     for (; kind != MR_PACK_BF16 && k < k1; k++, p += c->unit) {
-        UNROLL for (int v = 0; v < nv; v++) {
-            v16f w = kind == MR_PACK_F32 ? load_numbers(p + 64 * v, MR_F32) : load_numbers(p + 32 * v, MR_F16);
-            UNROLL for (int r = 0; r < rows; r++) acc[r][v] = v16f_fma(w, v16f_set1(x[r][k]), acc[r][v]);
+        foreach (v, nv) {
+            v16f w = kind == MR_PACK_F32 ? load_numbers(p + 64 * v, MR_F32)
+                                         : load_numbers(p + 32 * v, MR_F16);
+            foreach (r, rows)
+                acc[r][v] = v16f_fma(w, v16f_set1(x[r][k]), acc[r][v]);
         }
     }
     for (; k + 1 < k1; k += 2, p += c->unit) {
-        UNROLL for (int v = 0; v < nv; v++) {
+        foreach (v, nv) {
             v16i pair = load_line(p + 64 * v);
-            v16f w0 = v16f_bits(v16i_shl(pair, 16)), w1 = v16f_bits(v16i_and(pair, v16i_set1((int32_t)0xffff0000)));
-            UNROLL for (int r = 0; r < rows; r++) acc[r][v] = v16f_fma(w0, v16f_set1(x[r][k]), acc[r][v]);
-            UNROLL for (int r = 0; r < rows; r++) acc[r][v] = v16f_fma(w1, v16f_set1(x[r][k + 1]), acc[r][v]);
+            v16f w0 = v16f_bits(v16i_shl(pair, 16)),
+                 w1 = v16f_bits(v16i_and(pair, v16i_set1((int32_t)0xffff0000)));
+            foreach (r, rows)
+                acc[r][v] = v16f_fma(w0, v16f_set1(x[r][k]), acc[r][v]);
+            foreach (r, rows)
+                acc[r][v] = v16f_fma(w1, v16f_set1(x[r][k + 1]), acc[r][v]);
         }
     }
     if (k < k1) /* BF16, odd k: half a pair */
-        UNROLL for (int v = 0; v < nv; v++) {
+        foreach (v, nv) {
             v16f w = v16f_bits(v16i_shl(load_line(p + 64 * v), 16));
-            UNROLL for (int r = 0; r < rows; r++) acc[r][v] = v16f_fma(w, v16f_set1(x[r][k]), acc[r][v]);
+            foreach (r, rows)
+                acc[r][v] = v16f_fma(w, v16f_set1(x[r][k]), acc[r][v]);
         }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < nv; v++) v16f_store(out + r * MR_TILE_OUT + 16 * (v0 + v), acc[r][v]);
+    foreach (r, rows)
+        foreach (v, nv)
+            v16f_store(out + r * MR_TILE_OUT + 16 * (v0 + v), acc[r][v]);
 }
 
 /* A tile of constant rows; the wide column is walked nv lane blocks at a time. */
-INLINE void f32_rows(const mr_column *c, int64_t k, const float *const *x, int rows, int nv, float *out)
+INLINE void f32_rows(const mr_column *c, int64_t k, const float *const *x, int rows, int nv,
+                     float *out)
 {
     bool f32_scale = c->layout->scale_dtype == MR_F32;
     switch (c->layout->kind) {
@@ -180,19 +197,21 @@ INLINE void f32_rows(const mr_column *c, int64_t k, const float *const *x, int r
 }
 
 /* Rows of one panel tile: NV lane blocks, and 1 for the narrow columns. */
-#define F32_ROWS(name, rows)                                                                                           \
-    static __attribute__((noinline)) void name(const mr_column *c, int64_t k, const float *const *x, float *out)       \
-    {                                                                                                                  \
-        if (c->nv == 1)                                                                                                \
-            f32_rows(c, k, x, rows, 1, out);                                                                           \
-        else                                                                                                           \
-            f32_rows(c, k, x, rows, TILE_NV, out);                                                                     \
+#define F32_ROWS(name, rows)                                                                       \
+    static __attribute__((noinline)) void name(const mr_column *c, int64_t k,                      \
+                                               const float *const *x, float *out)                  \
+    {                                                                                              \
+        if (c->nv == 1)                                                                            \
+            f32_rows(c, k, x, rows, 1, out);                                                       \
+        else                                                                                       \
+            f32_rows(c, k, x, rows, TILE_NV, out);                                                 \
     }
 F32_ROWS(f32_rows1, 1)
 F32_ROWS(f32_rows2, 2)
 F32_ROWS(f32_rows4, 4)
 
-static __attribute__((noinline)) void f32_panel_rows(const mr_column *c, int64_t k, const float *const *x, float *out)
+static __attribute__((noinline)) void f32_panel_rows(const mr_column *c, int64_t k,
+                                                     const float *const *x, float *out)
 {
     if (c->nv == 1)
         f32_floats(c, 0, k, x, TILE_F32_ROWS, 1, MR_PACK_F32, out);
@@ -217,7 +236,8 @@ static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int r
 
 /* ---- panels ------------------------------------------------------------------------------- */
 
-INLINE void unpack_unit(const mr_column *c, const uint8_t *unit, bool u4, bool f32_scale, float *panel)
+INLINE void unpack_unit(const mr_column *c, const uint8_t *unit, bool u4, bool f32_scale,
+                        float *panel)
 {
     const uint8_t *after = unit + c->lines;
     int quads = c->layout->k_unit / 4, run = c->layout->kind == MR_PACK_Q6 ? 4 : quads;
@@ -227,7 +247,8 @@ INLINE void unpack_unit(const mr_column *c, const uint8_t *unit, bool u4, bool f
             if (i % run == 0)
                 unit_scales(c, after, v, i / 4, &s, &b);
             quad_weights(unit, u4, c->nv, i, v, s, b, f32_scale, w);
-            UNROLL for (int j = 0; j < 4; j++) v16f_store(panel + ((4 * i + j) * c->nv + v) * 16, w[j]);
+            foreach (j, 4)
+                v16f_store(panel + ((4 * i + j) * c->nv + v) * 16, w[j]);
         }
     }
 }
@@ -242,7 +263,8 @@ static void unpack_floats(const mr_column *c, int64_t k1, float *panel)
                 v16i pair = load_line(p + 64 * v);
                 v16f_store(to, v16f_bits(v16i_shl(pair, 16)));
                 if (k + 1 < k1)
-                    v16f_store(to + 16 * c->nv, v16f_bits(v16i_and(pair, v16i_set1((int32_t)0xffff0000))));
+                    v16f_store(to + 16 * c->nv,
+                               v16f_bits(v16i_and(pair, v16i_set1((int32_t)0xffff0000))));
             } else {
                 v16f_store(to, load_numbers(p + 32 * v, MR_F16));
             }
@@ -258,7 +280,8 @@ static void unpack_f32(const mr_column *c, int64_t k, float *panel)
         unpack_floats(c, k, panel);
         return;
     }
-    for (int64_t i = 0; i < k; i += c->layout->k_unit, unit += c->unit, panel += c->layout->k_unit * 16 * c->nv) {
+    for (int64_t i = 0; i < k;
+         i += c->layout->k_unit, unit += c->unit, panel += c->layout->k_unit * 16 * c->nv) {
         if (u4 && f32_scale)
             unpack_unit(c, unit, true, true, panel);
         else if (u4)
@@ -315,15 +338,16 @@ INLINE v16i quad_line(const uint8_t *lines, mr_pack_kind kind, int nv, int v, in
     return v16i_and(v16i_shr(line, i % 2 * 4), v16i_set1(0x0f0f0f0f));
 }
 
-/* The start of every sum: the slot's high parts times 128, and what the values' sum makes up for. */
-INLINE void group_slots(const uint8_t *lines, int stride, int v0, const uint8_t *const *x, size_t at, int rows, int nv,
-                        mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
+/* The start of every sum: the slot's high parts times 128, and what the values' sum makes up for.
+ */
+INLINE void group_slots(const uint8_t *lines, int stride, int v0, const uint8_t *const *x,
+                        size_t at, int rows, int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
 {
-    UNROLL for (int r = 0; r < rows; r++) {
+    foreach (r, rows) {
         const uint8_t *record = x[r] + at;
         int p = RECORD(record, p);
         v16i start = v16i_set1(RECORD(record, start));
-        UNROLL for (int v = 0; v < nv; v++) {
+        foreach (v, nv) {
             v16i line = quad_line(lines, kind, stride, v0 + v, p), zero = v16i_zero();
             v16i slot = kind == MR_PACK_U8 ? dot_u8(zero, w_u8(line), slot_u8(RECORD(record, r)))
                                            : dot_u4(zero, line, slot_u4(RECORD(record, r)));
@@ -333,49 +357,53 @@ INLINE void group_slots(const uint8_t *lines, int stride, int v0, const uint8_t 
 }
 
 /* Then every quad; x[r] + at are the group's values. */
-INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, const uint8_t *const *x, size_t at, int rows,
-                       int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
+INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, const uint8_t *const *x,
+                       size_t at, int rows, int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
 {
     const uint8_t *line = lines + (size_t)v0 * 64;
     size_t next = (size_t)stride * 64;
     if (kind == MR_PACK_U4) {
         for (int i = 0; i < quads; i += 2, at += 8, line += next) {
-            UNROLL for (int v = 0; v < nv; v++) {
+            foreach (v, nv) {
                 v16i both = load_line(line + 64 * v), m = v16i_set1(0x0f0f0f0f);
                 v16i low = v16i_and(both, m), high = v16i_and(v16i_shr(both, 4), m);
-                UNROLL for (int r = 0; r < rows; r++) acc[r][v] = dot_u4(acc[r][v], low, x_u4(x[r] + at));
-                UNROLL for (int r = 0; r < rows; r++) acc[r][v] = dot_u4(acc[r][v], high, x_u4(x[r] + at + 4));
+                foreach (r, rows)
+                    acc[r][v] = dot_u4(acc[r][v], low, x_u4(x[r] + at));
+                foreach (r, rows)
+                    acc[r][v] = dot_u4(acc[r][v], high, x_u4(x[r] + at + 4));
             }
         }
     } else if (kind == MR_PACK_U4_BYTES) {
         for (int i = 0; i < quads; i++, at += 4, line += next) {
-            UNROLL for (int v = 0; v < nv; v++) {
+            foreach (v, nv) {
                 v16i w = load_line(line + 64 * v);
-                UNROLL for (int r = 0; r < rows; r++) acc[r][v] = dot_u4(acc[r][v], w, x_u4(x[r] + at));
+                foreach (r, rows)
+                    acc[r][v] = dot_u4(acc[r][v], w, x_u4(x[r] + at));
             }
         }
     } else {
         for (int i = 0; i < quads; i++, at += U8_WIDE ? 8 : 4, line += next) {
-            UNROLL for (int v = 0; v < nv; v++) {
+            foreach (v, nv) {
                 w8 w = w_u8(load_line(line + 64 * v));
-                UNROLL for (int r = 0; r < rows; r++) acc[r][v] = dot_u8(acc[r][v], w, x_u8(x[r] + at));
+                foreach (r, rows)
+                    acc[r][v] = dot_u8(acc[r][v], w, x_u8(x[r] + at));
             }
         }
     }
 }
 
 /* y = fma(b, A, y), then y = fma(s, I << e, y). */
-INLINE void group_scale(const mr_column *c, const uint8_t *after, int v0, const uint8_t *const *x, size_t at, int rows, int nv,
-                        v16i acc[MAX_ROWS][MAX_NV], float *out)
+INLINE void group_scale(const mr_column *c, const uint8_t *after, int v0, const uint8_t *const *x,
+                        size_t at, int rows, int nv, v16i acc[MAX_ROWS][MAX_NV], float *out)
 {
     const mr_layout *l = c->layout;
     size_t size = number_size(l->scale_dtype), outputs = 16 * (size_t)c->nv;
-    UNROLL for (int v = 0; v < nv; v++) {
+    foreach (v, nv) {
         size_t o = 16 * (size_t)(v0 + v);
         v16f s = load_numbers(after + o * size, l->scale_dtype), b = v16f_zero();
         if (l->bias)
             b = load_numbers(after + (outputs + o) * size, l->scale_dtype);
-        UNROLL for (int r = 0; r < rows; r++) {
+        foreach (r, rows) {
             float *to = out + r * MR_TILE_OUT + o;
             v16f y = v16f_load(to);
             if (l->bias)
@@ -386,8 +414,8 @@ INLINE void group_scale(const mr_column *c, const uint8_t *after, int v0, const 
     }
 }
 
-INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, int rows, int nv,
-                      mr_pack_kind kind, float *out)
+INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                      int rows, int nv, mr_pack_kind kind, float *out)
 {
     v16i acc[MAX_ROWS][MAX_NV];
     int quads = f->group / 4, per_unit = c->layout->k_unit / f->group;
@@ -406,15 +434,16 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f, cons
 
 /* Q6: I = sc0*I0 + sc1*I1 with the slot's product under the sub-scale of its half; |I| < 2^29, but
  * I << 6 need not fit, so the power of two goes to d, which has room (exact: same bits). */
-INLINE void q6_group(const mr_column *c, const uint8_t *unit, int g, int v, const uint8_t *const *x, size_t at, int rows,
-                     float *out)
+INLINE void q6_group(const mr_column *c, const uint8_t *unit, int g, int v, const uint8_t *const *x,
+                     size_t at, int rows, float *out)
 {
     size_t lines = c->lines, outputs = 16 * (size_t)c->nv, o = 16 * (size_t)v;
     const uint8_t *group = unit + (size_t)g * 8 * 4 * outputs;
     const int8_t *subs = (const int8_t *)unit + lines + (size_t)(2 * g) * outputs + o;
     v16f d = load_numbers(unit + lines + 16 * outputs + o * 2, MR_F16);
-    v16i sc0 = v16i_load_i8(subs), sc1 = v16i_load_i8(subs + outputs), low[MAX_ROWS], high[MAX_ROWS];
-    UNROLL for (int r = 0; r < rows; r++) {
+    v16i sc0 = v16i_load_i8(subs), sc1 = v16i_load_i8(subs + outputs), low[MAX_ROWS],
+         high[MAX_ROWS];
+    foreach (r, rows) {
         const uint8_t *record = x[r] + at;
         int p = RECORD(record, p);
         v16i w = load_line(group + (size_t)(p * c->nv + v) * 64);
@@ -422,16 +451,16 @@ INLINE void q6_group(const mr_column *c, const uint8_t *unit, int g, int v, cons
         low[r] = v16i_add(v16i_set1(RECORD(record, start)), p < 4 ? slot : v16i_zero());
         high[r] = v16i_add(v16i_set1(RECORD(record, u.start_hi)), p < 4 ? v16i_zero() : slot);
     }
-    UNROLL for (int i = 0; i < 4; i++) {
+    foreach (i, 4) {
         v16i a = load_line(group + (size_t)(i * c->nv + v) * 64);
         v16i b = load_line(group + (size_t)((i + 4) * c->nv + v) * 64);
-        UNROLL for (int r = 0; r < rows; r++) {
+        foreach (r, rows) {
             const uint8_t *values = x[r] + at + sizeof(mr_qgroup) + 4 * i;
             low[r] = dot_u4(low[r], a, x_u4(values));
             high[r] = dot_u4(high[r], b, x_u4(values + 16));
         }
     }
-    UNROLL for (int r = 0; r < rows; r++) {
+    foreach (r, rows) {
         float *to = out + r * MR_TILE_OUT + o;
         v16f scale = v16f_mul(d, v16f_set1((float)(1 << RECORD(x[r] + at, e))));
         v16i sum = v16i_add(v16i_mul(sc0, low[r]), v16i_mul(sc1, high[r]));
@@ -439,7 +468,8 @@ INLINE void q6_group(const mr_column *c, const uint8_t *unit, int g, int v, cons
     }
 }
 
-INLINE void q6_column(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, int rows, float *out)
+INLINE void q6_column(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                      int rows, float *out)
 {
     size_t at = 0;
     for (int64_t u = 0; u < units; u++)
@@ -448,16 +478,17 @@ INLINE void q6_column(const mr_column *c, int64_t units, const mr_qform *f, cons
                 q6_group(c, c->data + (size_t)u * c->unit, g, v, x, at, rows, out);
 }
 
-typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, float *out);
+typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                   float *out);
 
-#define I8_ROWS(name, rows, kind)                                                                                       \
-    static __attribute__((noinline)) void name(const mr_column *c, int64_t units, const mr_qform *f,                   \
-                                               const uint8_t *const *x, float *out)                                    \
-    {                                                                                                                  \
-        if (c->nv == 1)                                                                                                \
-            i8_column(c, units, f, x, rows, 1, kind, out);                                                               \
-        else                                                                                                           \
-            i8_column(c, units, f, x, rows, TILE_NV, kind, out);                                                         \
+#define I8_ROWS(name, rows, kind)                                                                  \
+    static __attribute__((noinline)) void name(                                                    \
+        const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, float *out) \
+    {                                                                                              \
+        if (c->nv == 1)                                                                            \
+            i8_column(c, units, f, x, rows, 1, kind, out);                                         \
+        else                                                                                       \
+            i8_column(c, units, f, x, rows, TILE_NV, kind, out);                                   \
     }
 I8_ROWS(u8_rows1, 1, MR_PACK_U8)
 I8_ROWS(u8_rows2, 2, MR_PACK_U8)
@@ -471,17 +502,18 @@ I8_ROWS(bytes_rows2, 2, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows4, 4, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows_most, TILE_I8_ROWS, MR_PACK_U4_BYTES)
 
-#define Q6_ROWS(name, rows)                                                                                            \
-    static __attribute__((noinline)) void name(const mr_column *c, int64_t units, const mr_qform *f,                   \
-                                               const uint8_t *const *x, float *out)                                    \
-    {                                                                                                                  \
-        q6_column(c, units, f, x, rows, out);                                                                          \
+#define Q6_ROWS(name, rows)                                                                        \
+    static __attribute__((noinline)) void name(                                                    \
+        const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, float *out) \
+    {                                                                                              \
+        q6_column(c, units, f, x, rows, out);                                                      \
     }
 Q6_ROWS(q6_rows1, 1)
 Q6_ROWS(q6_rows2, 2)
 Q6_ROWS(q6_rows4, 4)
 
-static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, int rows, float *out)
+static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                    int rows, float *out)
 {
     /* 1, 2, 4 and most rows, by kind. */
     static i8_fn *const fns[4][4] = {{u4_rows1, u4_rows2, u4_rows4, NULL},

@@ -1,8 +1,8 @@
 /* Packing: rows of a file's format into columns of 16 and 64 outputs.
  *
  * Every format first becomes, per row and unit of k, plain integers q (one byte each), scales and
- * biases; one routine then scatters them into the lines that matmul_core.h draws.  Packing runs once
- * per weight at load, so it is written to be read; it is bound by the scattered byte stores.
+ * biases; one routine then scatters them into the lines that matmul_core.h draws.  Packing runs
+ * once per weight at load, so it is written to be read; it is bound by the scattered byte stores.
  */
 #include "backend/cpu/matmul_core.h"
 
@@ -14,9 +14,11 @@ enum { PACK_ROWS = 256 }; /* rows asked of a recipe at once */
 static mr_err layout_affine(mr_fmt fmt, mr_layout *l)
 {
     bool group_ok = fmt.group == 32 || fmt.group == 64 || fmt.group == 128;
-    bool scale_ok = fmt.scale_dtype == MR_F32 || fmt.scale_dtype == MR_F16 || fmt.scale_dtype == MR_BF16;
+    bool scale_ok =
+        fmt.scale_dtype == MR_F32 || fmt.scale_dtype == MR_F16 || fmt.scale_dtype == MR_BF16;
     if ((fmt.bits != 4 && fmt.bits != 8) || !group_ok || !scale_ok)
-        return mr_fail(MR_EUNSUPPORTED, "cpu: affine weights of %d bits in groups of %d with %s scales are not done",
+        return mr_fail(MR_EUNSUPPORTED,
+                       "cpu: affine weights of %d bits in groups of %d with %s scales are not done",
                        fmt.bits, fmt.group, mr_dtype_name(fmt.scale_dtype));
     *l = (mr_layout){.kind = fmt.bits == 4 ? MR_PACK_U4 : MR_PACK_U8,
                      .k_unit = fmt.group,
@@ -53,7 +55,8 @@ mr_err mr_layout_of(mr_fmt fmt, mr_layout *out)
     case MR_AFFINE:
         return layout_affine(fmt, out);
     default:
-        return mr_fail(MR_EUNSUPPORTED, "cpu: weights of format %s are not done", mr_dtype_name(fmt.dtype));
+        return mr_fail(MR_EUNSUPPORTED, "cpu: weights of format %s are not done",
+                       mr_dtype_name(fmt.dtype));
     }
 }
 
@@ -108,9 +111,11 @@ static bool matrix_sizes(mr_matrix *m)
         m->lines[wide] = mr_layout_lines(&m->layout, wide ? 4 : 1);
     }
     size_t broad, narrow, all;
-    return mr_mul_size(m->unit[1], (size_t)m->units, &broad) && mr_mul_size(broad, (size_t)m->wide, &broad) &&
+    return mr_mul_size(m->unit[1], (size_t)m->units, &broad) &&
+           mr_mul_size(broad, (size_t)m->wide, &broad) &&
            mr_mul_size(m->unit[0], (size_t)m->units, &narrow) &&
-           mr_mul_size(narrow, (size_t)m->narrow, &narrow) && mr_add_size(broad, narrow, &m->matrix) &&
+           mr_mul_size(narrow, (size_t)m->narrow, &narrow) &&
+           mr_add_size(broad, narrow, &m->matrix) &&
            mr_add_size(m->matrix, (64 - m->matrix % 64) % 64, &m->matrix) &&
            mr_mul_size(m->matrix, (size_t)m->e, &all) && mr_add_size(all, sizeof *m, &all);
 }
@@ -121,13 +126,14 @@ static mr_err matrix_describe(mr_matrix *m, mr_fmt fmt, int64_t e, int64_t n, in
     *m = (mr_matrix){.fmt = fmt, .e = e, .n = n, .k = k};
     MR_TRY(mr_layout_of(fmt, &m->layout));
     if (e < 1 || n < 1 || k < 1 || n > INT32_MAX || k > INT32_MAX / 8)
-        return mr_fail(MR_ELIMIT, "cpu: a weight of %lld x %lld x %lld is out of range", (long long)e, (long long)n,
-                       (long long)k);
+        return mr_fail(MR_ELIMIT, "cpu: a weight of %lld x %lld x %lld is out of range",
+                       (long long)e, (long long)n, (long long)k);
     if (mr_layout_quantised(&m->layout) && k % m->layout.k_unit)
-        return mr_fail(MR_EFORMAT, "cpu: %s weights have %lld inputs, not a multiple of %d", mr_fmt_name(fmt, name),
-                       (long long)k, m->layout.k_unit);
+        return mr_fail(MR_EFORMAT, "cpu: %s weights have %lld inputs, not a multiple of %d",
+                       mr_fmt_name(fmt, name), (long long)k, m->layout.k_unit);
     if (!matrix_sizes(m))
-        return mr_fail(MR_ELIMIT, "cpu: a weight of %lld x %lld x %lld does not fit the address space",
+        return mr_fail(MR_ELIMIT,
+                       "cpu: a weight of %lld x %lld x %lld does not fit the address space",
                        (long long)e, (long long)n, (long long)k);
     return MR_OK;
 }
@@ -251,7 +257,8 @@ static void plain_affine(const mr_rows *r, int64_t row, int64_t unit, plain_unit
     size_t at = (size_t)(row * (r->k / r->group) + unit) * size;
     memcpy(u->scale, (const uint8_t *)r->scales + at, size);
     memcpy(u->bias, (const uint8_t *)r->biases + at, size);
-    const uint8_t *p = (const uint8_t *)r->data + (size_t)row * mr_row_bytes(r->dtype, r->bits, r->k);
+    const uint8_t *p =
+        (const uint8_t *)r->data + (size_t)row * mr_row_bytes(r->dtype, r->bits, r->k);
     p += (size_t)unit * (size_t)r->group * (size_t)r->bits / 8;
     for (int i = 0; i < r->group; i++)
         u->q[i] = r->bits == 8 ? p[i] : (uint8_t)(p[i / 2] >> (i & 1 ? 4 : 0) & 15);
@@ -259,7 +266,8 @@ static void plain_affine(const mr_rows *r, int64_t row, int64_t unit, plain_unit
 
 static void plain_of(const mr_rows *r, int64_t row, int64_t unit, plain_unit *u)
 {
-    const uint8_t *p = (const uint8_t *)r->data + (size_t)row * mr_row_bytes(r->dtype, r->bits, r->k) +
+    const uint8_t *p = (const uint8_t *)r->data +
+                       (size_t)row * mr_row_bytes(r->dtype, r->bits, r->k) +
                        (size_t)unit * (size_t)mr_dtype_block_bytes(r->dtype);
     switch (r->dtype) {
     case MR_Q4_0:
@@ -284,12 +292,14 @@ static void plain_of(const mr_rows *r, int64_t row, int64_t unit, plain_unit *u)
 
 static void scatter_unit(const mr_layout *l, const place *at, uint8_t *dst, const plain_unit *u)
 {
-    size_t ss = scale_size(l), outputs = 16 * (size_t)at->nv, o = 16 * (size_t)at->v + (size_t)at->lane;
+    size_t ss = scale_size(l), outputs = 16 * (size_t)at->nv,
+           o = 16 * (size_t)at->v + (size_t)at->lane;
     uint8_t *after = dst + mr_layout_lines(l, at->nv);
     if (l->kind == MR_PACK_U4) {
         for (int i = 0; i < l->k_unit; i += 8)
             for (int j = 0; j < 4; j++)
-                dst[(i / 8 * at->nv + at->v) * 64 + 4 * at->lane + j] = (uint8_t)(u->q[i + j] | u->q[i + 4 + j] << 4);
+                dst[(i / 8 * at->nv + at->v) * 64 + 4 * at->lane + j] =
+                    (uint8_t)(u->q[i + j] | u->q[i + 4 + j] << 4);
     } else {
         for (int i = 0; i < l->k_unit; i += 4)
             memcpy(dst + (i / 4 * at->nv + at->v) * 64 + 4 * at->lane, u->q + i, 4);
@@ -313,7 +323,8 @@ static void fill_float(const mr_matrix *m, const place *at, const uint8_t *row)
         else if (m->layout.kind == MR_PACK_F16)
             memcpy(at->unit0 + (size_t)k * at->unit + 2 * o, row + 2 * k, 2);
         else
-            memcpy(at->unit0 + (size_t)(k / 2) * at->unit + 4 * o + 2 * (size_t)(k & 1), row + 2 * k, 2);
+            memcpy(at->unit0 + (size_t)(k / 2) * at->unit + 4 * o + 2 * (size_t)(k & 1),
+                   row + 2 * k, 2);
     }
 }
 
@@ -321,7 +332,8 @@ void mr_matrix_fill(mr_matrix *m, int64_t row0, const mr_rows *rows)
 {
     size_t bytes = mr_row_bytes(rows->dtype, rows->bits, rows->k);
     plain_unit u;
-    assert(rows->dtype == m->fmt.dtype && rows->k == m->k && row0 >= 0 && row0 + rows->n <= m->e * m->n);
+    assert(rows->dtype == m->fmt.dtype && rows->k == m->k && row0 >= 0 &&
+           row0 + rows->n <= m->e * m->n);
     for (int64_t i = 0; i < rows->n; i++) {
         place at = place_of(m, (row0 + i) / m->n, (row0 + i) % m->n);
         if (!mr_layout_quantised(&m->layout)) {
@@ -335,8 +347,8 @@ void mr_matrix_fill(mr_matrix *m, int64_t row0, const mr_rows *rows)
     }
 }
 
-mr_err mr_matrix_pack(mr_matrix **out, const mr_recipe *r, int64_t e, int64_t n, int64_t k, mr_reader_fn read,
-                      void *ctx)
+mr_err mr_matrix_pack(mr_matrix **out, const mr_recipe *r, int64_t e, int64_t n, int64_t k,
+                      mr_reader_fn read, void *ctx)
 {
     mr_recipe_scratch scratch = {0};
     mr_matrix *m;
@@ -384,7 +396,8 @@ static int plain_q(const mr_layout *l, const place *at, const uint8_t *unit, int
 /* The roundings of mr_dequant_row. */
 static void unit_row(const mr_layout *l, const place *at, const uint8_t *unit, float *dst)
 {
-    size_t ss = scale_size(l), outputs = 16 * (size_t)at->nv, o = 16 * (size_t)at->v + (size_t)at->lane;
+    size_t ss = scale_size(l), outputs = 16 * (size_t)at->nv,
+           o = 16 * (size_t)at->v + (size_t)at->lane;
     const uint8_t *after = unit + mr_layout_lines(l, at->nv), *sub = after;
     if (l->kind == MR_PACK_Q6)
         after += 16 * outputs;
@@ -407,11 +420,13 @@ void mr_matrix_row(const mr_matrix *m, int64_t e, int64_t row, float *dst)
     case MR_PACK_F32:
     case MR_PACK_F16:
         for (int64_t k = 0; k < m->k; k++)
-            dst[k] = number(m->fmt.dtype, at.unit0 + (size_t)k * at.unit + o * (m->layout.kind == MR_PACK_F32 ? 4 : 2));
+            dst[k] = number(m->fmt.dtype, at.unit0 + (size_t)k * at.unit +
+                                              o * (m->layout.kind == MR_PACK_F32 ? 4 : 2));
         break;
     case MR_PACK_BF16:
         for (int64_t k = 0; k < m->k; k++)
-            dst[k] = number(MR_BF16, at.unit0 + (size_t)(k / 2) * at.unit + 4 * o + 2 * (size_t)(k & 1));
+            dst[k] =
+                number(MR_BF16, at.unit0 + (size_t)(k / 2) * at.unit + 4 * o + 2 * (size_t)(k & 1));
         break;
     default:
         for (int64_t u = 0; u < m->units; u++)

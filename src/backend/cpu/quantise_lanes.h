@@ -3,8 +3,8 @@
  * The form (docs/numerics.md, "int8 activations"): per group of 32 or 64 one quad, the slot, may be
  * up to 128 times as large as the others; steps are D * 2^e with one D per row.  Two passes: first
  * the quads' maxima give every group's d and the row's D, then values are rounded.
- * Magnitudes are compared as integers (the bits of |x| order as |x| does), so that a row with Inf or
- * NaN is seen by the same maximum; such a row gets D = NaN and zeros.
+ * Magnitudes are compared as integers (the bits of |x| order as |x| does), so that a row with Inf
+ * or NaN is seen by the same maximum; such a row gets D = NaN and zeros.
  */
 #include "backend/cpu/matmul_core.h"
 
@@ -59,7 +59,8 @@ static inline void store_values(v16i v, bool wide, uint8_t *dst)
     int32_t t[16];
     v16i_store(t, v);
     for (int q = 0; q < 4; q++) {
-        int16_t h[4] = {(int16_t)t[4 * q], (int16_t)t[4 * q + 2], (int16_t)t[4 * q + 1], (int16_t)t[4 * q + 3]};
+        int16_t h[4] = {(int16_t)t[4 * q], (int16_t)t[4 * q + 2], (int16_t)t[4 * q + 1],
+                        (int16_t)t[4 * q + 3]};
         memcpy(dst + 8 * q, h, 8);
     }
 }
@@ -74,8 +75,8 @@ static inline int32_t lanes_sum(v16i v)
 }
 
 /* Step, values and sums of a group whose slot is known. */
-static inline void group_values(const float *x, const mr_qform *f, float d, float row, float inverse, mr_qgroup *g,
-                                uint8_t *values)
+static inline void group_values(const float *x, const mr_qform *f, float d, float row,
+                                float inverse, mr_qgroup *g, uint8_t *values)
 {
     int32_t e = 0, sum[2] = {0, 0}, slot[4];
     float want = d * inverse;
@@ -86,7 +87,8 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
         v16i v = v16i_from_f(v16f_mul(v16f_load(x + i), v16f_set1(inv)));
         v16i high = v16i_zero();
         if (g->p / 4 == i / 16) {
-            v16m in_slot = v16m_and(v16m_first(g->p % 4 * 4 + 4), v16m_not(v16m_first(g->p % 4 * 4)));
+            v16m in_slot =
+                v16m_and(v16m_first(g->p % 4 * 4 + 4), v16m_not(v16m_first(g->p % 4 * 4)));
             v = v16i_min(v16i_max(v, v16i_set1(-16319)), v16i_set1(16319));
             high = v16i_select(in_slot, v16i_sar(v16i_add(v, v16i_set1(64)), 7), high);
             int32_t t[16];
@@ -98,8 +100,8 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
         store_values(low, f->wide, values + (f->wide ? 2 : 1) * i);
         sum[i * 2 / f->group] += lanes_sum(v16i_add(low, v16i_shl(high, 7)));
     }
-    g->r = (int32_t)((uint32_t)(slot[0] & 255) | (uint32_t)(slot[1] & 255) << 8 | (uint32_t)(slot[2] & 255) << 16 |
-                     (uint32_t)(slot[3] & 255) << 24);
+    g->r = (int32_t)((uint32_t)(slot[0] & 255) | (uint32_t)(slot[1] & 255) << 8 |
+                     (uint32_t)(slot[2] & 255) << 16 | (uint32_t)(slot[3] & 255) << 24);
     g->e = e;
     if (f->halves) {
         g->start = f->start_by * sum[0];
