@@ -72,33 +72,66 @@ static inline void put16(unsigned char *p, uint16_t x)
     memcpy(p, &x, 2);
 }
 
-/* Blocks of 32: a scale (and a minimum), then random bytes, which are valid whatever they are. */
+/* Random bytes, then the scales: blocks are valid whatever their other bytes are. */
 static inline void made_up_blocks(mr_dtype t, const char *name, int64_t row, int64_t k,
                                   unsigned char *out)
 {
     int size = mr_dtype_block_bytes(t);
-    for (int64_t b = 0; b < k / 32; b++, out += size) {
+    for (int64_t b = 0; b < k / mr_dtype_block(t); b++, out += size) {
+        uint16_t d = mr_f32_to_f16((t == MR_Q6_K ? 0.0002f : 0.02f) * (1 + made_up(name, row, b)));
         for (int i = 0; i < size; i++)
             out[i] = (unsigned char)(256 * mr_uniform(name_seed(name) + 1, (uint64_t)row,
                                                       (uint64_t)(b * size + i)));
-        put16(out, mr_f32_to_f16(0.02f * (1 + made_up(name, row, b))));
+        put16(t == MR_Q6_K ? out + size - 2 : out, d);
         if (t == MR_Q4_1)
             put16(out + 2, mr_f32_to_f16(-0.1f));
     }
 }
 
+static inline void put_plain(mr_dtype t, float f, unsigned char *out)
+{
+    if (t == MR_F32)
+        memcpy(out, &f, 4);
+    else
+        put16(out, t == MR_BF16 ? mr_f32_to_bf16(f) : mr_f32_to_f16(f));
+}
+
+/* Affine tensors: all data, all scales, all biases. */
+static inline void made_up_affine(const mr_stored *t, int64_t row0, int64_t n, unsigned char *buf,
+                                  mr_rows *out)
+{
+    int64_t data = t->k * t->fmt.bits / 8, groups = t->k / t->fmt.group;
+    int size = mr_dtype_block_bytes(t->fmt.scale_dtype);
+    unsigned char *scales = buf + n * data, *biases = scales + n * groups * size;
+    for (int64_t r = 0; r < n; r++) {
+        uint64_t row = (uint64_t)(row0 + r);
+        for (int64_t i = 0; i < data; i++)
+            buf[r * data + i] =
+                (unsigned char)(256 * mr_uniform(name_seed(t->handle) + 1, row, (uint64_t)i));
+        for (int64_t i = 0; i < groups; i++) {
+            float s = (1 + made_up(t->handle, row0 + r, i)) / (float)(1 << t->fmt.bits);
+            put_plain(t->fmt.scale_dtype, s, scales + (r * groups + i) * size);
+            put_plain(t->fmt.scale_dtype, -0.5f, biases + (r * groups + i) * size);
+        }
+    }
+    *out = (mr_rows){.dtype = MR_AFFINE,
+                     .bits = t->fmt.bits,
+                     .group = t->fmt.group,
+                     .scale_dtype = t->fmt.scale_dtype,
+                     .n = n,
+                     .k = t->k,
+                     .data = buf,
+                     .scales = scales,
+                     .biases = biases};
+}
+
 static inline void made_up_row(const mr_stored *t, int64_t row, unsigned char *out)
 {
-    const char *name = t->handle;
-    for (int64_t i = 0; i < t->k && !mr_dtype_is_quantised(t->fmt.dtype); i++) {
-        float f = made_up(name, row, i);
-        if (t->fmt.dtype == MR_F32)
-            memcpy(out + 4 * i, &f, 4);
-        else
-            put16(out + 2 * i, t->fmt.dtype == MR_BF16 ? mr_f32_to_bf16(f) : mr_f32_to_f16(f));
-    }
+    for (int64_t i = 0; i < t->k && !mr_dtype_is_quantised(t->fmt.dtype); i++)
+        put_plain(t->fmt.dtype, made_up(t->handle, row, i),
+                  out + i * mr_dtype_block_bytes(t->fmt.dtype));
     if (mr_dtype_is_quantised(t->fmt.dtype))
-        made_up_blocks(t->fmt.dtype, name, row, t->k, out);
+        made_up_blocks(t->fmt.dtype, t->handle, row, t->k, out);
 }
 
 typedef struct tensors {
@@ -124,6 +157,10 @@ static inline mr_err made_up_read(void *ctx, const mr_stored *t, int64_t row0, i
 {
     (void)ctx;
     size_t bytes = mr_row_bytes(t->fmt.dtype, t->fmt.bits, t->k);
+    if (t->fmt.dtype == MR_AFFINE) {
+        made_up_affine(t, row0, n, buf, out);
+        return MR_OK;
+    }
     for (int64_t i = 0; i < n; i++)
         made_up_row(t, row0 + i, (unsigned char *)buf + (size_t)i * bytes);
     *out = (mr_rows){.dtype = t->fmt.dtype, .n = n, .k = t->k, .data = buf};
