@@ -1,12 +1,14 @@
-/* Random graphs: whatever the passes do, with all of them and with each one off, the results on ref
- * stay the same. */
+/* Random graphs: whatever the passes do, with all of them and with each one off, no bit of the
+ * results changes: on ref, where fused ops are expanded again, and on the cpu backend, where they
+ * run. */
 #include "random_graph.h"
+#include "op/backends.h"
 
 #include <math.h>
 
 enum { GRAPHS = 60 };
 
-/* Bits: ref runs the expansion, where every number is computed as before. */
+/* Bits: every number is computed as before. */
 static void same_bits(const float *a, int n, const float *b, int n2, uint64_t seed, const char *off)
 {
     assert_int_equal(n, n2);
@@ -54,6 +56,51 @@ static void passes_keep_results(void **state)
     ref->v->close(ref);
 }
 
+/* The cpu rows agree with each other to the bit, with or without passes, and with ref closely. */
+static void backends_agree(void **state)
+{
+    (void)state;
+    mr_backend *ref = open_ref();
+    for (uint64_t seed = 1; seed <= GRAPHS; seed++) {
+        int n, n_cpu = 0, count;
+        mr_graph *g = random_graph(seed);
+        float *want = random_results(ref, g, &n), *cpu = NULL;
+        for (int i = 0; i < BACKENDS; i++) {
+            mr_backend *b = backend_rows[i].tolerance ? open_row(&backend_rows[i]) : NULL;
+            if (!b)
+                continue;
+            for (int off = -2; off < (i == 1 ? MR_MAX_PASSES : -1) && (off < 0 || mr_passes[off]);
+                 off++) {
+                mr_pass_opts o = {.verify = true};
+                mr_graph *fused;
+                for (int k = 0; mr_passes[k] && off != -2; k++) /* -2: all passes; -1: none */
+                    if (off == -1 || k == off)
+                        o.off[o.n_off++] = mr_passes[k]->name;
+                OK(mr_passes_run(g, b, &o, &fused, NULL));
+                float *got = random_results(b, fused, &count);
+                if (!cpu) {
+                    cpu = got;
+                    n_cpu = count;
+                } else {
+                    same_bits(cpu, n_cpu, got, count, seed, backend_rows[i].name);
+                    free(got);
+                }
+                mr_graph_free(fused);
+            }
+            b->v->close(b);
+        }
+        assert_int_equal(n, n_cpu);
+        for (int k = 0; k < n; k++)
+            if (!(fabs((double)cpu[k] - want[k]) <= 1e-4 * (1 + fabs((double)want[k]))))
+                fail_msg("graph %d: element %d is %.9g on cpu, %.9g on ref", (int)seed, k,
+                         (double)cpu[k], (double)want[k]);
+        free(cpu);
+        free(want);
+        mr_graph_free(g);
+    }
+    ref->v->close(ref);
+}
+
 /* The list as a whole: a second run changes nothing, and the graph's text is a complete description
  * of it. */
 static void the_second_run_changes_nothing(void **state)
@@ -83,6 +130,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(passes_keep_results),
+        cmocka_unit_test(backends_agree),
         cmocka_unit_test(the_second_run_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
