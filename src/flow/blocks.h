@@ -24,28 +24,36 @@ enum { MR_NO_VAL = -1 };
 typedef struct mr_found {
     char recipe[1024]; /* "" : not there (the block decides whether that is an error) */
     mr_fmt fmt;
+    bool plus_one; /* a norm weight that holds 1 + w already */
 } mr_found;
 typedef struct mr_source {
     void *ctx;
     /* Looks for the weight `name` (canonical; "{0..255}" ranges allowed) of shape dim (rank 1..3).  A tensor that is there with
      * another shape is an error naming it and both shapes. required: absence is an error too. */
-    mr_err (*find)(void *ctx, const char *name, int rank, const int64_t *dim, bool required, mr_found *out);
+    mr_err (*find)(void *ctx, const char *name, int rank, const int64_t *dim, bool required,
+                   mr_found *out);
+    /* Whether weight a is nothing but a copy of b, or absent.  May be NULL: never looked at. */
+    mr_err (*same)(void *ctx, const char *a, const char *b, bool *out);
 } mr_source;
 
 mr_err mr_flow_new(mr_flow **out, const char *name, const mr_source *source);
 void mr_flow_free(mr_flow *f);
-mr_err mr_flow_finish(mr_flow *f, mr_val logits, mr_graph **out); /* frees f; the output is named "logits" */
-mr_err mr_flow_fail(mr_flow *f, mr_err code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+mr_err mr_flow_finish(mr_flow *f, mr_val logits,
+                      mr_graph **out); /* frees f; the output is named "logits" */
+mr_err mr_flow_fail(mr_flow *f, mr_err code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 bool mr_flow_failed(const mr_flow *f);
 mr_graph *mr_flow_graph(mr_flow *f); /* for what no block covers */
-const char *mr_flow_name(mr_flow *f, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* lives with f */
+const char *mr_flow_name(mr_flow *f, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3))); /* lives with f */
 
 /* ---- values ---- */
 mr_val mr_flow_ids(mr_flow *f);      /* i32 [ROWS], made once */
 mr_val mr_flow_pos(mr_flow *f);      /* i32 [ROWS] */
 mr_val mr_flow_out_rows(mr_flow *f); /* i32 [OUT] */
-mr_val mr_flow_weight(mr_flow *f, const char *name, int rank, const int64_t *dim);      /* required */
-mr_val mr_flow_weight_try(mr_flow *f, const char *name, int rank, const int64_t *dim); /* MR_NO_VAL if absent */
+mr_val mr_flow_weight(mr_flow *f, const char *name, int rank, const int64_t *dim); /* required */
+mr_val mr_flow_weight_try(mr_flow *f, const char *name, int rank,
+                          const int64_t *dim); /* MR_NO_VAL if absent */
 /* Any op by hand: attributes in the order of ops.def, NULL if it has none. */
 mr_val mr_flow_op(mr_flow *f, mr_op op, const mr_val *in, int n_in, const mr_attr *attr);
 
@@ -54,37 +62,45 @@ mr_val mr_flow_embed(mr_flow *f, const char *name, int64_t vocab, int64_t hidden
 typedef struct mr_norm_spec {
     double eps, offset; /* offset 1: Gemma's (1 + w) */
 } mr_norm_spec;
-mr_val mr_flow_norm(mr_flow *f, mr_val x, const char *name, mr_norm_spec n); /* w has the width of x's last axis */
+mr_val mr_flow_norm(mr_flow *f, mr_val x, const char *name,
+                    mr_norm_spec n); /* w has the width of x's last axis */
 /* y = x W^T (+ b): PREFIX.weight [n_out, width of x], PREFIX.bias if bias */
 mr_val mr_flow_linear(mr_flow *f, mr_val x, const char *prefix, int64_t n_out, bool bias);
 mr_val mr_flow_add(mr_flow *f, mr_val a, mr_val b);
 mr_val mr_flow_mul(mr_flow *f, mr_val a, mr_val b);
-mr_val mr_flow_act(mr_flow *f, mr_val x, mr_op fn); /* MR_OP_SILU, MR_OP_GELU_TANH, MR_OP_GELU */
+mr_val mr_flow_act(mr_flow *f, mr_val x, mr_op fn);    /* MR_OP_SILU, MR_OP_GELU_TANH, MR_OP_GELU */
 mr_val mr_flow_heads(mr_flow *f, mr_val x, int64_t n); /* [R, n*D] -> [R, n, D]; 0 flattens */
 mr_val mr_flow_slice(mr_flow *f, mr_val x, int64_t start, int64_t len);
 mr_val mr_flow_concat(mr_flow *f, mr_val a, mr_val b);
 
 /* ---- rope ---- */
-typedef enum mr_rope_kind { MR_ROPE_NONE, MR_ROPE_LINEAR, MR_ROPE_LLAMA3, MR_ROPE_YARN } mr_rope_kind;
+typedef enum mr_rope_kind {
+    MR_ROPE_NONE,
+    MR_ROPE_LINEAR,
+    MR_ROPE_LLAMA3,
+    MR_ROPE_YARN
+} mr_rope_kind;
 typedef struct mr_rope_spec {
     double theta;
     int64_t dim; /* rotated width */
     mr_rope_kind kind;
-    double factor, low, high, orig; /* linear: factor; llama3: all; yarn: factor, orig */
+    double factor, low, high, orig;      /* linear: factor; llama3: all; yarn: factor, orig */
     double beta_fast, beta_slow, mscale; /* yarn; mscale multiplies cos and sin (1 = none) */
     bool truncate;
     bool interleaved; /* pairs (2i, 2i+1) */
-    const char *factors; /* canonical name of stored frequency divisors, used if the file has them, or NULL */
+    const char *
+        factors; /* canonical name of stored frequency divisors, used if the file has them, or NULL */
 } mr_rope_spec;
-mr_val mr_flow_rope_table(mr_flow *f, const mr_rope_spec *r); /* equal specs give equal tables (CSE) */
+mr_val mr_flow_rope_table(mr_flow *f,
+                          const mr_rope_spec *r); /* equal specs give equal tables (CSE) */
 
 /* ---- attention ---- */
 typedef enum mr_mask { MR_MASK_CAUSAL, MR_MASK_WINDOW, MR_MASK_BLOCK, MR_MASK_FULL } mr_mask;
 typedef struct mr_attention_spec {
-    int layer;           /* names the cache */
-    const char *prefix;  /* "model.layers.3.self_attn" */
-    const char *q, *k, *v, *o; /* names under prefix, default q_proj k_proj v_proj o_proj */
-    const char *qkv;     /* one fused matrix, rows q|k|v, instead of q, k, v */
+    int layer;                   /* names the cache */
+    const char *prefix;          /* "model.layers.3.self_attn" */
+    const char *q, *k, *v, *o;   /* names under prefix, default q_proj k_proj v_proj o_proj */
+    const char *qkv;             /* one fused matrix, rows q|k|v, instead of q, k, v */
     const char *q_norm, *k_norm; /* per-head norms before rope, or NULL */
     mr_norm_spec norm;
     int64_t heads, kv_heads, head_dim;
@@ -94,14 +110,15 @@ typedef struct mr_attention_spec {
     int64_t window, block;
     double scale, softcap;
 } mr_attention_spec;
-mr_val mr_flow_attention(mr_flow *f, mr_val x, const mr_attention_spec *s); /* with the output projection */
+mr_val mr_flow_attention(mr_flow *f, mr_val x,
+                         const mr_attention_spec *s); /* with the output projection */
 
 /* Multi-head latent attention, always absorbed. */
 typedef struct mr_mla_spec {
     int layer;
     const char *prefix;
     int64_t heads, q_lora /* 0: none */, kv_lora, nope, rope_dim, v_dim;
-    bool bias; /* attention_bias: on q_a_proj, kv_a_proj_with_mqa and o_proj */
+    bool bias;         /* attention_bias: on q_a_proj, kv_a_proj_with_mqa and o_proj */
     double latent_eps; /* 1e-6 */
     const mr_rope_spec *rope;
     double scale;
@@ -131,12 +148,14 @@ typedef struct mr_moe_spec {
 } mr_moe_spec;
 mr_val mr_flow_moe(mr_flow *f, mr_val x, const mr_moe_spec *s);
 
-/* Gathers the wanted rows, final norm, head (name NULL: tied to the embedding), final cap (0: none). */
+/* Gathers the wanted rows, final norm, head, final cap (0: none).  A tied head reads the embedding; if the file holds a
+ * head_name all the same and it is no copy of the embedding, it is used, as the reference does. */
 typedef struct mr_head_spec {
     const char *norm_name;
     mr_norm_spec norm;
-    const char *head_name, *embed_name; /* head_name absent: tied */
-    bool bias;
+    const char *head_name, *embed_name;
+    bool tied;
+    bool bias; /* head_name ends in .weight, its bias in .bias */
     int64_t vocab;
     double softcap;
     bool act_f32; /* autoregressive families: the head's activations stay f32 */

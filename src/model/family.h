@@ -15,6 +15,7 @@
 
 #include "base/json.h"
 #include "flow/blocks.h"
+#include "ir/recipe.h"
 #include "weights/weights.h"
 
 /* Facts that the run needs, whatever the family. */
@@ -23,9 +24,9 @@ typedef struct mr_model_info {
     const char *model_type; /* as written in the config */
     int64_t vocab, hidden, layers, max_positions;
     bool diffusion;
-    int64_t block_length;              /* diffusion: default block */
-    int32_t mask_id;                   /* diffusion; published default when absent */
-    int32_t eos[16];                   /* of config.json (ints or list); diffusion: published default when absent */
+    int64_t block_length; /* diffusion: default block */
+    int32_t mask_id;      /* diffusion; published default when absent */
+    int32_t eos[16]; /* of config.json (ints or list); diffusion: published default when absent */
     int n_eos;
     int32_t bos; /* -1 */
 } mr_model_info;
@@ -36,34 +37,44 @@ typedef struct mr_model_opts {
 
 typedef struct mr_model mr_model;
 
-/* A row of a name table: canonical pattern -> GGUF pattern; {L} is a layer number.  flags say what to undo. */
+/* A row of a name table: canonical pattern -> GGUF pattern; {L} is a layer number, {E} all experts of a layer. */
 typedef struct mr_name_row {
     const char *canonical, *gguf;
-    const char *modifiers; /* appended to the recipe; may use %q (query heads), %k (KV heads); or NULL */
+    const char *
+        modifiers; /* what undoes the file's form, or NULL: recipe modifiers, in which %q stands for the query
+                              heads and %k for the KV heads; or MR_ONE_PLUS_W */
 } mr_name_row;
+#define MR_ONE_PLUS_W "1+w" /* the file holds 1 + w where others hold w */
 
 typedef struct mr_family {
     const char *name;
     const char *const *model_types; /* NULL-terminated */
     const char *const *archs;       /* GGUF general.architecture, NULL-terminated */
-    const char *const *prefixes;    /* alternatives that stand for the leading "model." of canonical names */
-    const mr_name_row *names;       /* GGUF names, NULL-terminated */
-    const char *const *skip;        /* patterns (with * and {L}) of tensors that are known and not used */
+    const char *const
+        *prefixes; /* alternatives that stand for the leading "model." of canonical names */
+    const mr_name_row *names; /* GGUF names, NULL-terminated */
+    const char *const
+        *skip; /* patterns of tensors that are known and not used: * is any text, {L} a layer number
+                                that the config does not count */
     /* GGUF metadata -> config.json text of this family. */
     mr_err (*gguf_config)(const mr_weights *w, mr_buf *json);
     /* Reads the config into the family's own struct (in the arena) and the common facts. */
-    mr_err (*config)(mr_jval root, const mr_model_opts *o, mr_arena *a, void **cfg, mr_model_info *info);
+    mr_err (*config)(mr_jval root, const mr_model_opts *o, mr_arena *a, void **cfg,
+                     mr_model_info *info);
     /* Emits the whole graph and returns its logits value. */
     mr_val (*build)(mr_flow *f, const void *cfg);
 } mr_family;
 
 /* path: model directory, .gguf file, or a config.json (no weights: shapes only, format bf16). */
 mr_err mr_model_open(mr_model **out, const char *path, const mr_model_opts *o);
+/* From the text of a config.json (copied), shapes only; `file` is for messages. */
+mr_err mr_model_open_text(mr_model **out, const char *file, const char *text, size_t len,
+                          const mr_model_opts *o);
 void mr_model_close(mr_model *m);
 const mr_model_info *mr_model_facts(const mr_model *m);
 const mr_family *mr_model_family(const mr_model *m);
 const mr_weights *mr_model_weights(const mr_model *m); /* NULL: config only */
-mr_jval mr_model_config(const mr_model *m);            /* root of the config (of the made one for GGUF) */
+mr_jval mr_model_config(const mr_model *m); /* root of the config (of the made one for GGUF) */
 const char *mr_model_path(const mr_model *m);
 mr_err mr_model_build(mr_model *m, mr_graph **out);
 
@@ -82,15 +93,85 @@ const mr_asked *mr_model_asked_at(const mr_model *m, int i);
 
 /* Recipe lookup and reading over the model's weights (ctx = mr_model *), for mr_recipe_bind and weight_load. */
 mr_err mr_model_lookup(void *ctx, const char *name, mr_stored *out);
-mr_err mr_model_read(void *ctx, const mr_stored *t, int64_t row0, int64_t n, void *buf, mr_rows *out);
+mr_err mr_model_read(void *ctx, const mr_stored *t, int64_t row0, int64_t n, void *buf,
+                     mr_rows *out);
 
 /* ---- config reading shared by families (model/config.c): defaults or required, errors name file and key ---- */
-mr_err mr_cfg_int(mr_jval o, const char *key, int64_t min, int64_t max, int64_t *out);              /* required */
-mr_err mr_cfg_int_or(mr_jval o, const char *key, int64_t def, int64_t min, int64_t max, int64_t *out); /* absent or null: def */
+mr_err mr_cfg_int(mr_jval o, const char *key, int64_t min, int64_t max,
+                  int64_t *out); /* required */
+mr_err mr_cfg_int_or(mr_jval o, const char *key, int64_t def, int64_t min, int64_t max,
+                     int64_t *out); /* absent or null: def */
+mr_err mr_cfg_num(mr_jval o, const char *key, double min, double max, double *out); /* required */
 mr_err mr_cfg_num_or(mr_jval o, const char *key, double def, double *out);
+mr_err mr_cfg_num_in(mr_jval o, const char *key, double def, double min, double max,
+                     double *out);                         /* num_or in a range */
+mr_err mr_cfg_bool(mr_jval o, const char *key, bool *out); /* required */
 mr_err mr_cfg_bool_or(mr_jval o, const char *key, bool def, bool *out);
-mr_err mr_cfg_act(mr_jval o, const char *key, const char *def, mr_op *out); /* names of activations; unknown: refused */
-/* rope_theta / rope_scaling / rope_parameters, old and new, into a spec (dim, interleaved set by the caller). */
-mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_rope_spec *out, double *mscale_all_dim);
+mr_err mr_cfg_act(mr_jval o, const char *key, const char *def,
+                  mr_op *out); /* names of activations; unknown: refused */
+/* Ids of config.json: an int, a list or null. */
+mr_err mr_cfg_id(mr_jval o, const char *key, int32_t def, int32_t *out);
+mr_err mr_cfg_eos(mr_jval o, mr_model_info *info);
+/* MR_EUNSUPPORTED "FILE: "PATH": ..." */
+mr_err mr_cfg_refuse(mr_jval v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Refuses `key` unless it is absent, null or false: a switch that this family does not have. */
+mr_err mr_cfg_off(mr_jval o, const char *key);
+/* rope_theta / rope_scaling / rope_parameters, old and new, into a spec (dim, interleaved set by the caller).
+ * mscale_all_dim (may be NULL): that key of a scaled rope, else 0. */
+mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_rope_spec *out,
+                   double *mscale_all_dim);
+/* One rope object by hand: keys are read from a, then from b (either may be absent). */
+mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t max_positions,
+                          mr_rope_spec *out, double *mscale_all_dim);
+/* partial_rotary_factor of rope_parameters or of o; def if absent. */
+mr_err mr_cfg_partial(mr_jval o, double def, double *out);
+/* 0.1 * by * ln(factor) + 1, and 1 for factors up to 1: yarn's attention factor. */
+double mr_yarn_mscale(double factor, double by);
+
+/* Sizes and counts that all decoders have. */
+enum {
+    MR_CFG_VOCAB = 1 << 26,
+    MR_CFG_WIDTH = 1 << 22,
+    MR_CFG_HIDDEN = 1 << 20,
+    MR_CFG_LAYERS = 1 << 10,
+    MR_CFG_HEADS = 1 << 14,
+    MR_CFG_HEAD_DIM = 1 << 12,
+    MR_CFG_EXPERTS = 1 << 14
+};
+/* vocab_size, hidden_size, num_hidden_layers (required), max_position_embeddings, eos, bos into the facts. */
+mr_err mr_cfg_common(mr_jval o, int64_t default_max_positions, mr_model_info *info);
+/* num_experts_per_tok, n_group, topk_group of a router over `experts`. */
+mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def_keep, int64_t *k,
+                     int64_t *groups, int64_t *keep);
+
+/* ---- GGUF metadata -> config text (model/gguf_config.c) ---- */
+typedef struct mr_gguf_row {
+    const char *key, *gguf; /* "hidden_size", "embedding_length" (under the architecture's name) */
+    char kind;              /* i integer, n number, b true or false */
+} mr_gguf_row;
+typedef struct mr_gguf_config {
+    const mr_weights *w;
+    const mr_gguf *g;
+    const char *arch;
+    mr_buf *json;
+    mr_err err; /* sticky */
+    bool first;
+} mr_gguf_config;
+/* Opens the object and writes model_type, what all architectures share, and the rows of the table that the file has. */
+void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *arch,
+                          const char *model_type, const mr_gguf_row *rows, mr_buf *json);
+void mr_gguf_config_raw(mr_gguf_config *c, const char *key, const char *value); /* value is JSON */
+void mr_gguf_config_int(mr_gguf_config *c, const char *key, int64_t v);
+void mr_gguf_config_num(mr_gguf_config *c, const char *key, double v);
+void mr_gguf_config_open(mr_gguf_config *c, const char *key); /* an object; close ends it */
+void mr_gguf_config_close(mr_gguf_config *c);
+mr_err mr_gguf_config_end(mr_gguf_config *c);
+/* ARCH.KEY of the metadata: false if absent; a wrong type sticks. A list of equal integers is one. */
+bool mr_gguf_config_get_int(mr_gguf_config *c, const char *key, int64_t *out);
+bool mr_gguf_config_get_num(mr_gguf_config *c, const char *key, double *out);
+/* MR_EUNSUPPORTED naming the file and ARCH.KEY. */
+void mr_gguf_config_refuse(mr_gguf_config *c, const char *key, const char *why);
+/* ARCH.rope.scaling.*: its type ("none" if absent) into type[32]. */
+void mr_gguf_config_rope_type(mr_gguf_config *c, char type[32]);
 
 #endif

@@ -1,0 +1,369 @@
+/* Reading config.json: numbers, switches, activations, ids, rope.
+ *
+ * An absent key takes the reference class's default where it has one that real files rely on, and
+ * is an error naming the key where it has not.  Values that would change the maths in a way no
+ * block does are refused by name, never read past. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "model/family.h"
+
+/* ---- plain values ---- */
+
+mr_err mr_cfg_int(mr_jval o, const char *key, int64_t min, int64_t max, int64_t *out)
+{
+    return mr_jint(mr_jget(o, key), min, max, out);
+}
+
+mr_err mr_cfg_int_or(mr_jval o, const char *key, int64_t def, int64_t min, int64_t max,
+                     int64_t *out)
+{
+    mr_jval v = mr_jget(o, key);
+    *out = def;
+    return mr_jhas(v) ? mr_jint(v, min, max, out) : MR_OK;
+}
+
+static mr_err in_range(mr_jval v, double x, double min, double max)
+{
+    if (x >= min && x <= max)
+        return MR_OK;
+    mr_str raw = mr_jraw(v);
+    return mr_jfail(v, "%.*s is not in %g..%g", raw.len > 40 ? 40 : (int)raw.len, raw.data, min,
+                    max);
+}
+
+mr_err mr_cfg_num(mr_jval o, const char *key, double min, double max, double *out)
+{
+    mr_jval v = mr_jget(o, key);
+    MR_TRY(mr_jnum(v, out));
+    return in_range(v, *out, min, max);
+}
+
+mr_err mr_cfg_num_or(mr_jval o, const char *key, double def, double *out)
+{
+    mr_jval v = mr_jget(o, key);
+    *out = def;
+    return mr_jhas(v) ? mr_jnum(v, out) : MR_OK;
+}
+
+mr_err mr_cfg_num_in(mr_jval o, const char *key, double def, double min, double max, double *out)
+{
+    mr_jval v = mr_jget(o, key);
+    *out = def;
+    return mr_jhas(v) ? mr_cfg_num(o, key, min, max, out) : MR_OK;
+}
+
+mr_err mr_cfg_bool(mr_jval o, const char *key, bool *out)
+{
+    return mr_jbool(mr_jget(o, key), out);
+}
+
+mr_err mr_cfg_bool_or(mr_jval o, const char *key, bool def, bool *out)
+{
+    mr_jval v = mr_jget(o, key);
+    *out = def;
+    return mr_jhas(v) ? mr_jbool(v, out) : MR_OK;
+}
+
+mr_err mr_cfg_refuse(mr_jval v, const char *fmt, ...)
+{
+    char what[MR_ERR_MAX];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    mr_jfail(v, "%s", what);
+    return MR_EUNSUPPORTED;
+}
+
+mr_err mr_cfg_off(mr_jval o, const char *key)
+{
+    mr_jval v = mr_jget(o, key);
+    if (!mr_jhas(v) || mr_jtype(v) == MR_JFALSE)
+        return MR_OK;
+    mr_str raw = mr_jraw(v);
+    return mr_cfg_refuse(v, "%.*s is not supported", raw.len > 40 ? 40 : (int)raw.len, raw.data);
+}
+
+/* A string that must be one of a few; shown in the refusal. */
+static mr_err refuse_name(mr_jval v, const char *what)
+{
+    mr_str raw = mr_jraw(v);
+    return mr_cfg_refuse(v, "%s %.*s is not supported", what, raw.len > 60 ? 60 : (int)raw.len,
+                         raw.data);
+}
+
+mr_err mr_cfg_act(mr_jval o, const char *key, const char *def, mr_op *out)
+{
+    static const struct {
+        const char *name;
+        mr_op op;
+    } known[] = {{"silu", MR_OP_SILU},
+                 {"swish", MR_OP_SILU},
+                 {"gelu", MR_OP_GELU},
+                 {"gelu_pytorch_tanh", MR_OP_GELU_TANH},
+                 {"gelu_new", MR_OP_GELU_TANH}};
+    mr_jval v = mr_jget(o, key);
+    mr_buf scratch = {0};
+    mr_str s;
+    if (mr_jhas(v)) {
+        mr_err e = mr_jstr(v, &scratch, &s);
+        mr_buf_free(&scratch);
+        MR_TRY(e);
+    }
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (mr_jhas(v) ? mr_jis(v, known[i].name) : !strcmp(def, known[i].name)) {
+            *out = known[i].op;
+            return MR_OK;
+        }
+    return refuse_name(v, "activation");
+}
+
+mr_err mr_cfg_id(mr_jval o, const char *key, int32_t def, int32_t *out)
+{
+    int64_t id;
+    MR_TRY(mr_cfg_int_or(o, key, def, 0, INT32_MAX, &id));
+    *out = (int32_t)id;
+    return MR_OK;
+}
+
+mr_err mr_cfg_eos(mr_jval o, mr_model_info *info)
+{
+    enum { MAX = (int)(sizeof info->eos / sizeof *info->eos) };
+    mr_jval v = mr_jget(o, "eos_token_id");
+    int64_t id;
+    info->n_eos = 0;
+    if (!mr_jhas(v))
+        return MR_OK;
+    if (mr_jtype(v) != MR_JARRAY) {
+        MR_TRY(mr_jint(v, 0, INT32_MAX, &id));
+        info->eos[info->n_eos++] = (int32_t)id;
+        return MR_OK;
+    }
+    if (mr_jcount(v) > MAX)
+        return mr_jfail(v, "more than %d ids", MAX);
+    for (mr_jval c = mr_jfirst(v); c.doc; c = mr_jnext(c)) {
+        MR_TRY(mr_jint(c, 0, INT32_MAX, &id));
+        info->eos[info->n_eos++] = (int32_t)id;
+    }
+    return MR_OK;
+}
+
+mr_err mr_cfg_common(mr_jval o, int64_t default_max_positions, mr_model_info *info)
+{
+    MR_TRY(mr_cfg_int(o, "vocab_size", 1, MR_CFG_VOCAB, &info->vocab));
+    MR_TRY(mr_cfg_int(o, "hidden_size", 1, MR_CFG_HIDDEN, &info->hidden));
+    MR_TRY(mr_cfg_int(o, "num_hidden_layers", 1, MR_CFG_LAYERS, &info->layers));
+    MR_TRY(mr_cfg_int_or(o, "max_position_embeddings", default_max_positions, 1, INT32_MAX,
+                         &info->max_positions));
+    MR_TRY(mr_cfg_id(o, "bos_token_id", -1, &info->bos));
+    return mr_cfg_eos(o, info);
+}
+
+mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def_keep, int64_t *k,
+                     int64_t *groups, int64_t *keep)
+{
+    mr_jval g = mr_jget(o, "n_group"), t = mr_jget(o, "topk_group");
+    *groups = def_groups;
+    *keep = def_keep;
+    /* null is no default here: a reader that took it for one would choose other experts than one
+     * that took it for "no groups" */
+    if (g.doc || !def_groups)
+        MR_TRY(mr_jint(g, 1, experts, groups));
+    if (experts % *groups || (*groups > 1 && experts / *groups < 2))
+        return mr_jfail(g, "%lld experts do not fall into %lld groups of two or more",
+                        (long long)experts, (long long)*groups);
+    if (t.doc || !def_keep)
+        MR_TRY(mr_jint(t, 1, *groups, keep));
+    if (*keep > *groups)
+        return mr_jfail(t, "%lld of %lld groups", (long long)*keep, (long long)*groups);
+    return mr_cfg_int(o, "num_experts_per_tok", 1, experts / *groups * *keep, k);
+}
+
+/* ---- rope ---- */
+
+/* The natural logarithm from +, *, / alone, so that it is the same on every machine: x = m 2^e with
+ * m near 1, ln m = 2 atanh((m-1)/(m+1)) by its series, whose terms fall by at least 0.0295. */
+static double natural_log(double x)
+{
+    const double ln2 = 0.69314718055994530942;
+    int e = 0;
+    for (; x > 1.4142135623730951; x /= 2)
+        e++;
+    for (; x < 0.70710678118654757; x *= 2)
+        e--;
+    double t = (x - 1) / (x + 1), t2 = t * t, sum = 0;
+    for (int i = 25; i >= 1; i -= 2)
+        sum = sum * t2 + 1.0 / i;
+    return 2 * t * sum + e * ln2;
+}
+
+double mr_yarn_mscale(double factor, double by)
+{
+    return factor <= 1 ? 1 : 0.1 * by * natural_log(factor) + 1;
+}
+
+/* Where the keys of one rope are: in a, else in b. */
+typedef struct rope_keys {
+    mr_jval a, b;
+} rope_keys;
+
+static mr_jval rope_key(const rope_keys *k, const char *key)
+{
+    mr_jval v = k->a.doc ? mr_jget(k->a, key) : (mr_jval){0};
+    return mr_jhas(v) || !k->b.doc ? v : mr_jget(k->b, key);
+}
+
+static const double huge = 1e18;
+
+static mr_err rope_num(const rope_keys *k, const char *key, const double *def, double min,
+                       double *out)
+{
+    mr_jval v = rope_key(k, key);
+    if (!mr_jhas(v) && def) {
+        *out = *def;
+        return MR_OK;
+    }
+    MR_TRY(mr_jnum(v, out));
+    return in_range(v, *out, min, huge);
+}
+
+static mr_err rope_kind(const rope_keys *k, mr_rope_kind *kind)
+{
+    static const struct {
+        const char *name;
+        mr_rope_kind kind;
+    } known[] = {{"default", MR_ROPE_NONE},
+                 {"linear", MR_ROPE_LINEAR},
+                 {"llama3", MR_ROPE_LLAMA3},
+                 {"yarn", MR_ROPE_YARN}};
+    mr_jval v = rope_key(k, "rope_type");
+    if (!mr_jhas(v))
+        v = rope_key(k, "type");
+    *kind = MR_ROPE_NONE;
+    if (!mr_jhas(v)) {
+        mr_jval factor = rope_key(k, "factor");
+        return mr_jhas(factor) ? mr_jfail(factor, "is given without a rope_type") : MR_OK;
+    }
+    if (mr_jtype(v) != MR_JSTRING)
+        return mr_jfail(v, "a string is needed");
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (mr_jis(v, known[i].name)) {
+            *kind = known[i].kind;
+            return MR_OK;
+        }
+    return refuse_name(v, "rope type");
+}
+
+/* The length the model was trained for before scaling. */
+static mr_err rope_orig(mr_jval o, const rope_keys *k, int64_t max_positions, double *out)
+{
+    mr_jval own = mr_jget(o, "original_max_position_embeddings"), v = own;
+    if (!mr_jhas(v))
+        v = rope_key(k, "original_max_position_embeddings");
+    *out = (double)max_positions;
+    if (!mr_jhas(v))
+        return MR_OK;
+    int64_t n;
+    MR_TRY(mr_jint(v, 1, INT32_MAX, &n));
+    *out = (double)n;
+    return MR_OK;
+}
+
+static mr_err read_yarn(const rope_keys *k, mr_rope_spec *r, double all_dim)
+{
+    const double fast = 32, slow = 1, zero = 0;
+    double mscale;
+    MR_TRY(rope_num(k, "beta_fast", &fast, 0, &r->beta_fast));
+    MR_TRY(rope_num(k, "beta_slow", &slow, 0, &r->beta_slow));
+    r->beta_fast = r->beta_fast == 0 ? fast : r->beta_fast; /* 0 means absent to the reference */
+    r->beta_slow = r->beta_slow == 0 ? slow : r->beta_slow;
+    MR_TRY(rope_num(k, "mscale", &zero, 0, &mscale));
+    double natural = mr_yarn_mscale(r->factor, 1);
+    if (mscale != 0 && all_dim != 0)
+        natural = mr_yarn_mscale(r->factor, mscale) / mr_yarn_mscale(r->factor, all_dim);
+    MR_TRY(rope_num(k, "attention_factor", &natural, 1e-6, &r->mscale));
+    mr_jval t = rope_key(k, "truncate");
+    r->truncate = true;
+    if (mr_jhas(t))
+        MR_TRY(mr_jbool(t, &r->truncate));
+    if (r->theta <= 1)
+        return mr_jfail(rope_key(k, "factor"), "yarn needs a rope_theta above 1, not %g", r->theta);
+    return MR_OK;
+}
+
+static mr_err is_object(mr_jval v)
+{
+    return !mr_jhas(v) || mr_jtype(v) == MR_JOBJECT ? MR_OK : mr_jfail(v, "an object is needed");
+}
+
+mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t max_positions,
+                          mr_rope_spec *out, double *mscale_all_dim)
+{
+    const double tiny = 1e-9, zero = 0;
+    MR_TRY(is_object(a));
+    MR_TRY(is_object(b));
+    rope_keys k = {mr_jhas(a) ? a : b, b};
+    double all_dim = 0;
+    *out = (mr_rope_spec){.mscale = 1, .factor = 1, .truncate = true};
+    MR_TRY(rope_kind(&k, &out->kind));
+    MR_TRY(rope_num(&k, "rope_theta", &theta, tiny, &out->theta));
+    if (out->kind != MR_ROPE_NONE) {
+        MR_TRY(rope_num(&k, "factor", NULL, tiny, &out->factor));
+        MR_TRY(rope_num(&k, "mscale_all_dim", &zero, 0, &all_dim));
+    }
+    if (out->kind == MR_ROPE_LLAMA3 || out->kind == MR_ROPE_YARN)
+        MR_TRY(rope_orig(o, &k, max_positions, &out->orig));
+    if (out->kind == MR_ROPE_LLAMA3) {
+        MR_TRY(rope_num(&k, "low_freq_factor", NULL, tiny, &out->low));
+        MR_TRY(rope_num(&k, "high_freq_factor", NULL, tiny, &out->high));
+        if (out->high <= out->low)
+            return mr_jfail(rope_key(&k, "high_freq_factor"), "%g is not above low_freq_factor %g",
+                            out->high, out->low);
+    }
+    if (out->kind == MR_ROPE_YARN)
+        MR_TRY(read_yarn(&k, out, all_dim));
+    if (mscale_all_dim)
+        *mscale_all_dim = all_dim;
+    return MR_OK;
+}
+
+/* The reference reads rope_scaling and, if there is none, rope_parameters.  A file with both is
+ * taken only if they say the same. */
+mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_rope_spec *out,
+                   double *mscale_all_dim)
+{
+    mr_jval scaling = mr_jget(o, "rope_scaling"), params = mr_jget(o, "rope_parameters"),
+            none = {0};
+    double theta;
+    MR_TRY(is_object(scaling));
+    MR_TRY(is_object(params));
+    MR_TRY(mr_cfg_num_in(o, "rope_theta", default_theta, 1e-9, huge, &theta));
+    bool both = mr_jcount(scaling) && mr_jcount(params);
+    MR_TRY(mr_cfg_rope_object(o, mr_jcount(scaling) ? scaling : params, none, theta, max_positions,
+                              out, mscale_all_dim));
+    if (both) {
+        mr_rope_spec other;
+        double all_dim;
+        MR_TRY(mr_cfg_rope_object(o, params, none, theta, max_positions, &other, &all_dim));
+        if (other.kind != out->kind || other.theta != out->theta || other.factor != out->factor ||
+            other.orig != out->orig || other.low != out->low || other.high != out->high ||
+            other.beta_fast != out->beta_fast || other.beta_slow != out->beta_slow ||
+            other.mscale != out->mscale || other.truncate != out->truncate ||
+            (mscale_all_dim && *mscale_all_dim != all_dim))
+            return mr_jfail(params, "contradicts \"rope_scaling\"");
+    }
+    return MR_OK;
+}
+
+mr_err mr_cfg_partial(mr_jval o, double def, double *out)
+{
+    mr_jval params = mr_jget(o, "rope_parameters");
+    const char *key = "partial_rotary_factor";
+    MR_TRY(is_object(params));
+    if (mr_jhas(params) && mr_jhas(mr_jget(params, key)))
+        return mr_cfg_num(params, key, 0, 1, out);
+    return mr_cfg_num_in(o, key, def, 0, 1, out);
+}

@@ -1,0 +1,307 @@
+/* Gemma 3: sandwich norms of 1 + w, norms on queries and keys, windows in most layers, a scaled
+ * embedding.  Takes the text models (gemma3_text) and the text part of the vision models (gemma3).
+ *
+ * Absent keys take the class's defaults, on which the published 4B and 12B files rely.  The
+ * attention cap is a key that the reference stores and never applies; the final cap is applied by
+ * the text-only class alone. */
+#include <math.h>
+#include <string.h>
+
+#include "model/family.h"
+
+typedef struct gemma3 {
+    mr_model_info info;
+    int64_t inter, heads, kv_heads, head_dim, window;
+    double eps, scale, softcap;
+    mr_op act;
+    bool tied, bias;
+    bool *global; /* per layer: sees everything */
+    mr_rope_spec rope_global, rope_local;
+} gemma3;
+
+/* ---- config ---- */
+
+static mr_err listed_types(mr_jval list, gemma3 *c)
+{
+    int64_t i = 0;
+    if (mr_jtype(list) != MR_JARRAY)
+        return mr_jfail(list, "a list is needed");
+    if (mr_jcount(list) != c->info.layers)
+        return mr_jfail(list, "%u types for %lld layers", mr_jcount(list),
+                        (long long)c->info.layers);
+    for (mr_jval t = mr_jfirst(list); t.doc; t = mr_jnext(t), i++) {
+        c->global[i] = mr_jis(t, "full_attention");
+        if (!c->global[i] && !mr_jis(t, "sliding_attention"))
+            return mr_cfg_refuse(t, "is neither sliding_attention nor full_attention");
+    }
+    return MR_OK;
+}
+
+/* layer_types wins; without it every pattern-th layer is global.  The reference writes the pattern
+ * with a leading underscore too, and does not read that: it must agree. */
+static mr_err layer_types(mr_jval o, mr_arena *a, gemma3 *c)
+{
+    mr_jval list = mr_jget(o, "layer_types"), window = mr_jget(o, "sliding_window");
+    int64_t pattern, stray;
+    c->global = mr_arena_alloc(a, (size_t)c->info.layers * sizeof *c->global);
+    if (!c->global)
+        return MR_ENOMEM;
+    MR_TRY(mr_cfg_int_or(o, "sliding_window_pattern", 6, 1, INT32_MAX, &pattern));
+    if (mr_jhas(list)) {
+        MR_TRY(listed_types(list, c));
+    } else {
+        MR_TRY(mr_cfg_int_or(o, "_sliding_window_pattern", pattern, 1, INT32_MAX, &stray));
+        if (stray != pattern)
+            return mr_cfg_refuse(mr_jget(o, "_sliding_window_pattern"),
+                                 "%lld without layer_types, where sliding_window_pattern is %lld",
+                                 (long long)stray, (long long)pattern);
+        for (int64_t i = 0; i < c->info.layers; i++)
+            c->global[i] = (i + 1) % pattern == 0;
+    }
+    if (mr_jtype(window) == MR_JNULL)
+        return mr_jfail(window, "a number is needed, not null");
+    return mr_cfg_int_or(o, "sliding_window", 4096, 1, INT32_MAX, &c->window);
+}
+
+static mr_err one_rope(mr_jval o, mr_jval over, mr_jval params, const char *theta_key, double theta,
+                       gemma3 *c, mr_rope_spec *out)
+{
+    double partial;
+    MR_TRY(mr_cfg_num_in(o, theta_key, theta, 1e-9, 1e18, &theta));
+    MR_TRY(mr_cfg_rope_object(o, over, params, theta, c->info.max_positions, out, NULL));
+    out->dim = c->head_dim;
+    for (int i = 0; i < 2; i++) {
+        MR_TRY(mr_cfg_partial(i ? over : params, 1, &partial));
+        if (partial != 1)
+            return mr_cfg_refuse(mr_jget(i ? over : params, "partial_rotary_factor"),
+                                 "gemma3 rotates whole heads");
+    }
+    return MR_OK;
+}
+
+/* rope_scaling, the old key, is laid over the new parameters of global layers. */
+static mr_err ropes(mr_jval o, gemma3 *c)
+{
+    mr_jval params = mr_jget(o, "rope_parameters"), none = {0};
+    mr_jval full = none, sliding = none;
+    if (mr_jhas(params)) {
+        if (mr_jtype(params) != MR_JOBJECT)
+            return mr_jfail(params, "an object is needed");
+        full = mr_jget(params, "full_attention");
+        sliding = mr_jget(params, "sliding_attention");
+        if (mr_jcount(params) != (uint32_t)((full.doc != NULL) + (sliding.doc != NULL)))
+            return mr_cfg_refuse(params,
+                                 "has other keys than full_attention and sliding_attention");
+    }
+    MR_TRY(one_rope(o, mr_jget(o, "rope_scaling"), full, "rope_theta", 1e6, c, &c->rope_global));
+    return one_rope(o, none, sliding, "rope_local_base_freq", 1e4, c, &c->rope_local);
+}
+
+static mr_err facts(mr_jval root, mr_jval o, gemma3 *c, mr_model_info *info)
+{
+    MR_TRY(mr_cfg_int_or(o, "vocab_size", 262208, 1, MR_CFG_VOCAB, &info->vocab));
+    MR_TRY(mr_cfg_int(o, "hidden_size", 1, MR_CFG_HIDDEN, &info->hidden));
+    MR_TRY(mr_cfg_int(o, "num_hidden_layers", 1, MR_CFG_LAYERS, &info->layers));
+    MR_TRY(mr_cfg_int_or(o, "max_position_embeddings", 131072, 1, INT32_MAX, &info->max_positions));
+    MR_TRY(mr_cfg_id(mr_jhas(mr_jget(root, "bos_token_id")) ? root : o, "bos_token_id", -1,
+                     &info->bos));
+    MR_TRY(mr_cfg_eos(mr_jhas(mr_jget(root, "eos_token_id")) ? root : o, info));
+    c->info = *info;
+    MR_TRY(mr_cfg_int(o, "intermediate_size", 1, MR_CFG_WIDTH, &c->inter));
+    MR_TRY(mr_cfg_int_or(o, "num_attention_heads", 8, 1, MR_CFG_HEADS, &c->heads));
+    MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", 4, 1, MR_CFG_HEADS, &c->kv_heads));
+    if (c->heads % c->kv_heads)
+        return mr_jfail(mr_jget(o, "num_key_value_heads"), "%lld does not divide %lld heads",
+                        (long long)c->kv_heads, (long long)c->heads);
+    MR_TRY(mr_cfg_int_or(o, "head_dim", 256, 2, MR_CFG_HEAD_DIM, &c->head_dim));
+    if (c->head_dim % 2)
+        return mr_jfail(mr_jget(o, "head_dim"), "%lld is odd", (long long)c->head_dim);
+    return MR_OK;
+}
+
+static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void **cfg,
+                     mr_model_info *info)
+{
+    bool nested = mr_jis(mr_jget(root, "model_type"), "gemma3");
+    mr_jval o = nested ? mr_jget(root, "text_config") : root;
+    double scalar;
+    gemma3 *c = mr_arena_alloc(a, sizeof *c);
+    (void)opts;
+    if (!c)
+        return MR_ENOMEM;
+    if (mr_jtype(o) != MR_JOBJECT)
+        return mr_jfail(o, o.doc ? "an object is needed" : "is missing");
+    MR_TRY(facts(root, o, c, info));
+    MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
+    MR_TRY(mr_cfg_num_in(o, "query_pre_attn_scalar", 256, 1e-6, 1e9, &scalar));
+    c->scale = 1 / sqrt(scalar);
+    MR_TRY(mr_cfg_act(o, "hidden_activation", "gelu_pytorch_tanh", &c->act));
+    MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
+    MR_TRY(mr_cfg_bool_or(root, "tie_word_embeddings", true, &c->tied));
+    MR_TRY(mr_cfg_off(o, "use_bidirectional_attention"));
+    if (!nested)
+        MR_TRY(mr_cfg_num_in(o, "final_logit_softcapping", 0, 1e-6, 1e9, &c->softcap));
+    MR_TRY(layer_types(o, a, c));
+    MR_TRY(ropes(o, c));
+    *cfg = c;
+    return MR_OK;
+}
+
+/* ---- graph ---- */
+
+static mr_val layer(mr_flow *f, const gemma3 *c, mr_val x, int i)
+{
+    const char *p = mr_flow_name(f, "model.layers.%d", i);
+    const mr_norm_spec norm = {.eps = c->eps, .offset = 1};
+    mr_attention_spec attention = {.layer = i,
+                                   .prefix = mr_flow_name(f, "%s.self_attn", p),
+                                   .q_norm = "q_norm",
+                                   .k_norm = "k_norm",
+                                   .norm = norm,
+                                   .heads = c->heads,
+                                   .kv_heads = c->kv_heads,
+                                   .head_dim = c->head_dim,
+                                   .qkv_bias = c->bias,
+                                   .o_bias = c->bias,
+                                   .rope = c->global[i] ? &c->rope_global : &c->rope_local,
+                                   .mask = c->global[i] ? MR_MASK_CAUSAL : MR_MASK_WINDOW,
+                                   .window = c->window,
+                                   .scale = c->scale};
+    mr_mlp_spec mlp = {.prefix = mr_flow_name(f, "%s.mlp", p), .width = c->inter, .fn = c->act};
+    mr_val y = mr_flow_norm(f, x, mr_flow_name(f, "%s.input_layernorm.weight", p), norm);
+    y = mr_flow_attention(f, y, &attention);
+    y = mr_flow_norm(f, y, mr_flow_name(f, "%s.post_attention_layernorm.weight", p), norm);
+    x = mr_flow_add(f, x, y);
+    y = mr_flow_norm(f, x, mr_flow_name(f, "%s.pre_feedforward_layernorm.weight", p), norm);
+    y = mr_flow_mlp(f, y, &mlp);
+    y = mr_flow_norm(f, y, mr_flow_name(f, "%s.post_feedforward_layernorm.weight", p), norm);
+    return mr_flow_add(f, x, y);
+}
+
+static mr_val build(mr_flow *f, const void *cfg)
+{
+    const gemma3 *c = cfg;
+    double scale =
+        (double)sqrtf((float)c->info.hidden); /* rounded to f32, not to the file's bf16 */
+    mr_val x = mr_flow_embed(f, "model.embed_tokens.weight", c->info.vocab, c->info.hidden, scale);
+    for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
+        x = layer(f, c, x, i);
+    mr_head_spec head = {.norm_name = "model.norm.weight",
+                         .norm = {.eps = c->eps, .offset = 1},
+                         .head_name = "lm_head.weight",
+                         .embed_name = "model.embed_tokens.weight",
+                         .tied = c->tied,
+                         .vocab = c->info.vocab,
+                         .softcap = c->softcap,
+                         .act_f32 = true};
+    return mr_flow_head(f, x, &head);
+}
+
+/* ---- GGUF ---- */
+
+/* A period, or a list of flags: true slides. */
+static void gguf_pattern(mr_gguf_config *c)
+{
+    static const char full[] = "gemma3.attention.sliding_window_pattern";
+    int64_t v;
+    mr_gguf_type t = mr_gguf_kind(c->g, full);
+    if (t == MR_GGUF_INT && mr_gguf_config_get_int(c, "attention.sliding_window_pattern", &v))
+        mr_gguf_config_int(c, "sliding_window_pattern", v);
+    if (t != MR_GGUF_ARRAY)
+        return;
+    mr_gguf_array a;
+    mr_err e = mr_gguf_arr(c->g, full, &a);
+    if (e == MR_OK && a.count > MR_CFG_LAYERS)
+        e = mr_fail(MR_EFORMAT, "%s: \"%s\" is too long", mr_gguf_path(c->g), full);
+    mr_gguf_config_raw(c, "layer_types", "[");
+    for (uint64_t i = 0; e == MR_OK && i < a.count; i++) {
+        e = mr_gguf_arr_int(&a, &v);
+        mr_buf_printf(c->json, "%s\"%s\"", i ? ", " : "",
+                      v ? "sliding_attention" : "full_attention");
+    }
+    mr_buf_putc(c->json, ']');
+    c->err = c->err == MR_OK ? e : c->err;
+}
+
+/* The scale of the scores is not stored.  Of the published sizes only the 27B, told by its 62
+ * layers, has another than the head's width: hidden / heads. */
+static void gguf_scalar(mr_gguf_config *c)
+{
+    int64_t layers = 0, hidden = 0, heads = 0, key = 0;
+    mr_gguf_config_get_int(c, "block_count", &layers);
+    bool known = mr_gguf_config_get_int(c, "embedding_length", &hidden) &&
+                 mr_gguf_config_get_int(c, "attention.head_count", &heads) &&
+                 mr_gguf_config_get_int(c, "attention.key_length", &key);
+    if (known && heads > 0)
+        mr_gguf_config_int(c, "query_pre_attn_scalar", layers == 62 ? hidden / heads : key);
+}
+
+static mr_err gguf_config(const mr_weights *w, mr_buf *json)
+{
+    static const mr_gguf_row rows[] = {{"num_key_value_heads", "attention.head_count_kv", 'i'},
+                                       {"head_dim", "attention.key_length", 'i'},
+                                       {"sliding_window", "attention.sliding_window", 'i'},
+                                       {"rope_theta", "rope.freq_base", 'n'},
+                                       {"rope_local_base_freq", "rope.freq_base_swa", 'n'},
+                                       {"final_logit_softcapping", "final_logit_softcapping", 'n'},
+                                       {0}};
+    mr_gguf_config c;
+    char type[32];
+    double factor;
+    int64_t key, value;
+    mr_gguf_config_begin(&c, w, "gemma3", "gemma3_text", rows, json);
+    if (mr_gguf_config_get_int(&c, "attention.key_length", &key) &&
+        mr_gguf_config_get_int(&c, "attention.value_length", &value) && value != key)
+        mr_gguf_config_refuse(&c, "attention.value_length", "differs from key_length");
+    gguf_pattern(&c);
+    gguf_scalar(&c);
+    mr_gguf_config_rope_type(&c, type);
+    if (!strcmp(type, "linear") && mr_gguf_config_get_num(&c, "rope.scaling.factor", &factor)) {
+        mr_gguf_config_open(&c, "rope_scaling");
+        mr_gguf_config_raw(&c, "rope_type", "\"linear\"");
+        mr_gguf_config_num(&c, "factor", factor);
+        mr_gguf_config_close(&c);
+    } else if (strcmp(type, "none") != 0) {
+        mr_gguf_config_refuse(&c, "rope.scaling.type", "only none and linear are supported");
+    }
+    return mr_gguf_config_end(&c);
+}
+
+#define BLOCK(hf, gguf, mod)                                                                       \
+    {                                                                                              \
+        "model.layers.{L}." hf ".weight", "blk.{L}." gguf ".weight", mod                           \
+    }
+static const mr_name_row names[] = {
+    {"model.embed_tokens.weight", "token_embd.weight", NULL},
+    {"model.norm.weight", "output_norm.weight", MR_ONE_PLUS_W},
+    {"lm_head.weight", "output.weight", NULL},
+    BLOCK("input_layernorm", "attn_norm", MR_ONE_PLUS_W),
+    BLOCK("post_attention_layernorm", "post_attention_norm", MR_ONE_PLUS_W),
+    BLOCK("pre_feedforward_layernorm", "ffn_norm", MR_ONE_PLUS_W),
+    BLOCK("post_feedforward_layernorm", "post_ffw_norm", MR_ONE_PLUS_W),
+    BLOCK("self_attn.q_norm", "attn_q_norm", MR_ONE_PLUS_W),
+    BLOCK("self_attn.k_norm", "attn_k_norm", MR_ONE_PLUS_W),
+    BLOCK("self_attn.q_proj", "attn_q", NULL),
+    BLOCK("self_attn.k_proj", "attn_k", NULL),
+    BLOCK("self_attn.v_proj", "attn_v", NULL),
+    BLOCK("self_attn.o_proj", "attn_output", NULL),
+    BLOCK("mlp.gate_proj", "ffn_gate", NULL),
+    BLOCK("mlp.up_proj", "ffn_up", NULL),
+    BLOCK("mlp.down_proj", "ffn_down", NULL),
+    {0}};
+
+const mr_family mr_family_gemma3 = {
+    .name = "gemma3",
+    .model_types = (const char *const[]){"gemma3", "gemma3_text", NULL},
+    .archs = (const char *const[]){"gemma3", NULL},
+    .prefixes =
+        (const char *const[]){"model.", "language_model.model.", "model.language_model.", NULL},
+    .names = names,
+    .skip =
+        (const char *const[]){"vision_tower.*", "model.vision_tower.*", "multi_modal_projector.*",
+                              "model.multi_modal_projector.*", "*.rotary_emb.inv_freq",
+                              "lm_head.weight", "language_model.lm_head.weight", NULL},
+    .gguf_config = gguf_config,
+    .config = config,
+    .build = build,
+};

@@ -1,0 +1,226 @@
+/* GGUF metadata as the text of a config.json.
+ *
+ * A family gives a table of keys; here are what all architectures share and the writing.  Keys that
+ * the file lacks are left out, so that the family's one config reader says what is missing.
+ * Numbers of the file are 32-bit floats: they are written as the shortest decimal that gives the
+ * same float, which is what the original config.json said. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/family.h"
+
+static void keep(mr_gguf_config *c, mr_err e)
+{
+    if (c->err == MR_OK)
+        c->err = e;
+}
+
+static void put_key(mr_gguf_config *c, const char *key)
+{
+    mr_buf_puts(c->json, c->first ? "" : ", ");
+    mr_buf_json(c->json, key, strlen(key));
+    mr_buf_puts(c->json, ": ");
+    c->first = false;
+}
+
+void mr_gguf_config_raw(mr_gguf_config *c, const char *key, const char *value)
+{
+    put_key(c, key);
+    mr_buf_puts(c->json, value);
+}
+
+void mr_gguf_config_int(mr_gguf_config *c, const char *key, int64_t v)
+{
+    put_key(c, key);
+    mr_buf_printf(c->json, "%lld", (long long)v);
+}
+
+void mr_gguf_config_num(mr_gguf_config *c, const char *key, double v)
+{
+    char text[40];
+    if (!isfinite(v)) {
+        keep(c, mr_fail(MR_EFORMAT, "%s: \"%s\" is not a finite number", mr_gguf_path(c->g), key));
+        return;
+    }
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if ((float)strtod(text, NULL) == (float)v)
+            break;
+    }
+    for (char *p = text; *p; p++) /* a locale may have another decimal point */
+        if (!strchr("0123456789+-e", *p))
+            *p = '.';
+    mr_gguf_config_raw(c, key, text);
+}
+
+void mr_gguf_config_open(mr_gguf_config *c, const char *key)
+{
+    mr_gguf_config_raw(c, key, "{");
+    c->first = true;
+}
+
+void mr_gguf_config_close(mr_gguf_config *c)
+{
+    mr_buf_putc(c->json, '}');
+    c->first = false;
+}
+
+mr_err mr_gguf_config_end(mr_gguf_config *c)
+{
+    mr_gguf_config_close(c);
+    MR_TRY(c->err);
+    return mr_buf_check(c->json);
+}
+
+/* ---- reading ---- */
+
+static void full_key(const mr_gguf_config *c, const char *key, char out[160])
+{
+    snprintf(out, 160, "%s.%s", c->arch, key);
+}
+
+static mr_err equal_ints(mr_gguf_config *c, const char *key, int64_t *out)
+{
+    mr_gguf_array a;
+    MR_TRY(mr_gguf_arr(c->g, key, &a));
+    if (!a.count)
+        return mr_fail(MR_EFORMAT, "%s: \"%s\" is an empty list", mr_gguf_path(c->g), key);
+    MR_TRY(mr_gguf_arr_int(&a, out));
+    for (uint64_t i = 1; i < a.count; i++) {
+        int64_t v;
+        MR_TRY(mr_gguf_arr_int(&a, &v));
+        if (v != *out)
+            return mr_fail(MR_EUNSUPPORTED, "%s: \"%s\" differs from layer to layer",
+                           mr_gguf_path(c->g), key);
+    }
+    return MR_OK;
+}
+
+bool mr_gguf_config_get_int(mr_gguf_config *c, const char *key, int64_t *out)
+{
+    char full[160];
+    full_key(c, key, full);
+    mr_gguf_type t = mr_gguf_kind(c->g, full);
+    if (t == MR_GGUF_ABSENT)
+        return false;
+    mr_err e = t == MR_GGUF_ARRAY ? equal_ints(c, full, out) : mr_gguf_int(c->g, full, out);
+    keep(c, e);
+    return e == MR_OK;
+}
+
+bool mr_gguf_config_get_num(mr_gguf_config *c, const char *key, double *out)
+{
+    char full[160];
+    full_key(c, key, full);
+    if (mr_gguf_kind(c->g, full) == MR_GGUF_ABSENT)
+        return false;
+    mr_err e = mr_gguf_num(c->g, full, out);
+    keep(c, e);
+    return e == MR_OK;
+}
+
+void mr_gguf_config_refuse(mr_gguf_config *c, const char *key, const char *why)
+{
+    if (c->err == MR_OK)
+        keep(c,
+             mr_fail(MR_EUNSUPPORTED, "%s: \"%s.%s\": %s", mr_gguf_path(c->g), c->arch, key, why));
+}
+
+void mr_gguf_config_rope_type(mr_gguf_config *c, char type[32])
+{
+    char full[160];
+    mr_str s;
+    snprintf(type, 32, "none");
+    full_key(c, "rope.scaling.type", full);
+    if (mr_gguf_kind(c->g, full) == MR_GGUF_ABSENT)
+        return;
+    mr_err e = mr_gguf_str(c->g, full, &s);
+    keep(c, e);
+    if (e == MR_OK)
+        snprintf(type, 32, "%.*s", s.len > 31 ? 31 : (int)s.len, s.data);
+}
+
+/* ---- what all share ---- */
+
+static void put_row(mr_gguf_config *c, const mr_gguf_row *r)
+{
+    int64_t i;
+    double n;
+    if (r->kind == 'n') {
+        if (mr_gguf_config_get_num(c, r->gguf, &n))
+            mr_gguf_config_num(c, r->key, n);
+    } else if (mr_gguf_config_get_int(c, r->gguf, &i)) {
+        if (r->kind == 'b')
+            mr_gguf_config_raw(c, r->key, i ? "true" : "false");
+        else
+            mr_gguf_config_int(c, r->key, i);
+    }
+}
+
+/* The ids that end a text: of the whole, of a turn, of a message. */
+static void put_ids(mr_gguf_config *c)
+{
+    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
+    int64_t id, seen[3];
+    int n = 0;
+    for (int i = 0; i < 3; i++) {
+        if (mr_gguf_kind(c->g, keys[i]) == MR_GGUF_ABSENT)
+            continue;
+        mr_err e = mr_gguf_int(c->g, keys[i], &id);
+        keep(c, e);
+        bool twice = e != MR_OK;
+        for (int k = 0; k < n; k++)
+            twice = twice || seen[k] == id;
+        if (twice)
+            continue;
+        if (!n)
+            put_key(c, "eos_token_id");
+        mr_buf_printf(c->json, "%s%lld", n ? ", " : "[", (long long)id);
+        seen[n++] = id;
+    }
+    if (n)
+        mr_buf_putc(c->json, ']');
+    if (mr_gguf_kind(c->g, "tokenizer.ggml.bos_token_id") != MR_GGUF_ABSENT) {
+        mr_err e = mr_gguf_int(c->g, "tokenizer.ggml.bos_token_id", &id);
+        keep(c, e);
+        if (e == MR_OK)
+            mr_gguf_config_int(c, "bos_token_id", id);
+    }
+}
+
+void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *arch,
+                          const char *model_type, const mr_gguf_row *rows, mr_buf *json)
+{
+    static const mr_gguf_row shared[] = {{"hidden_size", "embedding_length", 'i'},
+                                         {"intermediate_size", "feed_forward_length", 'i'},
+                                         {"num_attention_heads", "attention.head_count", 'i'},
+                                         {"rms_norm_eps", "attention.layer_norm_rms_epsilon", 'n'},
+                                         {"max_position_embeddings", "context_length", 'i'},
+                                         {0}};
+    *c = (mr_gguf_config){
+        .w = w, .g = mr_weights_gguf(w), .arch = arch, .json = json, .first = true};
+    mr_buf_putc(json, '{');
+    put_key(c, "model_type");
+    mr_buf_json(json, model_type, strlen(model_type));
+    for (const mr_gguf_row *r = shared; r->key; r++)
+        put_row(c, r);
+    for (const mr_gguf_row *r = rows; r->key; r++)
+        put_row(c, r);
+    int64_t blocks, extra = 0;
+    if (mr_gguf_config_get_int(c, "block_count", &blocks)) {
+        mr_gguf_config_get_int(c, "nextn_predict_layers", &extra); /* counted, but no layers */
+        if (extra < 0 || extra > blocks)
+            mr_gguf_config_refuse(c, "nextn_predict_layers", "more than there are blocks");
+        else
+            mr_gguf_config_int(c, "num_hidden_layers", blocks - extra);
+    }
+    const mr_winfo *embed = mr_weights_find(w, "token_embd.weight");
+    if (embed && embed->rank == 2)
+        mr_gguf_config_int(c, "vocab_size", embed->dim[0]);
+    bool untied = mr_weights_find(w, "output.weight") != NULL;
+    mr_gguf_config_raw(c, "tie_word_embeddings", untied ? "false" : "true");
+    put_ids(c);
+}

@@ -1,0 +1,174 @@
+/* Llama, and models of its shape (SmolLM2): pre-norm, grouped attention, gated MLP. */
+#include <math.h>
+#include <string.h>
+
+#include "model/family.h"
+
+typedef struct llama {
+    mr_model_info info;
+    int64_t inter, heads, kv_heads, head_dim;
+    double eps;
+    mr_op act;
+    bool tied, attention_bias, mlp_bias;
+    mr_rope_spec rope;
+} llama;
+
+static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **cfg,
+                     mr_model_info *info)
+{
+    double partial;
+    llama *c = mr_arena_alloc(a, sizeof *c);
+    (void)opts;
+    if (!c)
+        return MR_ENOMEM;
+    MR_TRY(mr_cfg_common(o, 2048, info));
+    MR_TRY(mr_cfg_int(o, "intermediate_size", 1, MR_CFG_WIDTH, &c->inter));
+    MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &c->heads));
+    MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", c->heads, 1, c->heads, &c->kv_heads));
+    if (c->heads % c->kv_heads)
+        return mr_jfail(mr_jget(o, "num_key_value_heads"), "%lld does not divide %lld heads",
+                        (long long)c->kv_heads, (long long)c->heads);
+    if (!mr_jhas(mr_jget(o, "head_dim")) && info->hidden % c->heads)
+        return mr_jfail(mr_jget(o, "num_attention_heads"),
+                        "%lld does not divide hidden_size %lld, and there is no head_dim",
+                        (long long)c->heads, (long long)info->hidden);
+    MR_TRY(mr_cfg_int_or(o, "head_dim", info->hidden / c->heads, 2, MR_CFG_HEAD_DIM, &c->head_dim));
+    if (c->head_dim % 2)
+        return mr_jfail(mr_jget(o, "head_dim"), "%lld is odd", (long long)c->head_dim);
+    MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
+    MR_TRY(mr_cfg_act(o, "hidden_act", "silu", &c->act));
+    MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
+    MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->attention_bias));
+    MR_TRY(mr_cfg_bool_or(o, "mlp_bias", false, &c->mlp_bias));
+    MR_TRY(mr_cfg_off(o, "rope_interleaved"));
+    MR_TRY(mr_cfg_partial(o, 1, &partial));
+    if (partial != 1)
+        return mr_cfg_refuse(mr_jget(o, "partial_rotary_factor"), "llama rotates whole heads");
+    MR_TRY(mr_cfg_rope(o, 1e4, info->max_positions, &c->rope, NULL));
+    c->rope.dim = c->head_dim;
+    c->rope.factors = "rope_freqs.weight";
+    c->info = *info;
+    *cfg = c;
+    return MR_OK;
+}
+
+static mr_val layer(mr_flow *f, const llama *c, mr_val x, int i)
+{
+    const char *p = mr_flow_name(f, "model.layers.%d", i);
+    const mr_norm_spec norm = {.eps = c->eps};
+    mr_attention_spec attention = {.layer = i,
+                                   .prefix = mr_flow_name(f, "%s.self_attn", p),
+                                   .heads = c->heads,
+                                   .kv_heads = c->kv_heads,
+                                   .head_dim = c->head_dim,
+                                   .qkv_bias = c->attention_bias,
+                                   .o_bias = c->attention_bias,
+                                   .rope = &c->rope,
+                                   .mask = MR_MASK_CAUSAL,
+                                   .scale = 1 / sqrt((double)c->head_dim)};
+    mr_mlp_spec mlp = {.prefix = mr_flow_name(f, "%s.mlp", p),
+                       .width = c->inter,
+                       .fn = c->act,
+                       .bias = c->mlp_bias};
+    mr_val y = mr_flow_norm(f, x, mr_flow_name(f, "%s.input_layernorm.weight", p), norm);
+    x = mr_flow_add(f, x, mr_flow_attention(f, y, &attention));
+    y = mr_flow_norm(f, x, mr_flow_name(f, "%s.post_attention_layernorm.weight", p), norm);
+    return mr_flow_add(f, x, mr_flow_mlp(f, y, &mlp));
+}
+
+static mr_val build(mr_flow *f, const void *cfg)
+{
+    const llama *c = cfg;
+    mr_val x = mr_flow_embed(f, "model.embed_tokens.weight", c->info.vocab, c->info.hidden, 1);
+    for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
+        x = layer(f, c, x, i);
+    mr_head_spec head = {.norm_name = "model.norm.weight",
+                         .norm = {.eps = c->eps},
+                         .head_name = "lm_head.weight",
+                         .embed_name = "model.embed_tokens.weight",
+                         .tied = c->tied,
+                         .vocab = c->info.vocab,
+                         .act_f32 = true};
+    return mr_flow_head(f, x, &head);
+}
+
+/* ---- GGUF ---- */
+
+static void gguf_rope(mr_gguf_config *c)
+{
+    char type[32];
+    double v;
+    mr_gguf_config_rope_type(c, type);
+    if (!strcmp(type, "none"))
+        return;
+    if (strcmp(type, "linear") != 0 && strcmp(type, "yarn") != 0) {
+        mr_gguf_config_refuse(c, "rope.scaling.type", "only none, linear and yarn are supported");
+        return;
+    }
+    if (mr_gguf_config_get_num(c, "rope.scaling.attn_factor", &v) && v != 1)
+        mr_gguf_config_refuse(c, "rope.scaling.attn_factor", "only 1 is supported");
+    mr_gguf_config_open(c, "rope_scaling");
+    mr_gguf_config_raw(c, "rope_type", !strcmp(type, "yarn") ? "\"yarn\"" : "\"linear\"");
+    if (mr_gguf_config_get_num(c, "rope.scaling.factor", &v))
+        mr_gguf_config_num(c, "factor", v);
+    int64_t n;
+    if (mr_gguf_config_get_int(c, "rope.scaling.original_context_length", &n))
+        mr_gguf_config_int(c, "original_max_position_embeddings", n);
+    mr_gguf_config_close(c);
+}
+
+static mr_err gguf_config(const mr_weights *w, mr_buf *json)
+{
+    static const mr_gguf_row rows[] = {{"num_key_value_heads", "attention.head_count_kv", 'i'},
+                                       {"head_dim", "attention.key_length", 'i'},
+                                       {"rope_theta", "rope.freq_base", 'n'},
+                                       {0}};
+    static const char *const others[] = {"expert_count", "attention.scale", "attention.clamp_kqv",
+                                         "logit_scale"};
+    mr_gguf_config c;
+    int64_t dim, key, value;
+    double v;
+    mr_gguf_config_begin(&c, w, "llama", "llama", rows, json);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (mr_gguf_config_get_num(&c, others[i], &v) && v != 0)
+            mr_gguf_config_refuse(&c, others[i], "not supported for this architecture");
+    bool has_key = mr_gguf_config_get_int(&c, "attention.key_length", &key);
+    if (mr_gguf_config_get_int(&c, "attention.value_length", &value) && has_key && value != key)
+        mr_gguf_config_refuse(&c, "attention.value_length", "differs from key_length");
+    if (mr_gguf_config_get_int(&c, "rope.dimension_count", &dim)) {
+        if (!has_key)
+            mr_gguf_config_int(&c, "head_dim", dim);
+        else if (dim != key)
+            mr_gguf_config_refuse(&c, "rope.dimension_count", "only whole heads are rotated");
+    }
+    gguf_rope(&c);
+    return mr_gguf_config_end(&c);
+}
+
+static const mr_name_row names[] = {
+    {"model.embed_tokens.weight", "token_embd.weight", NULL},
+    {"model.norm.weight", "output_norm.weight", NULL},
+    {"lm_head.weight", "output.weight", NULL},
+    {"rope_freqs.weight", "rope_freqs.weight", NULL},
+    {"model.layers.{L}.input_layernorm.weight", "blk.{L}.attn_norm.weight", NULL},
+    {"model.layers.{L}.post_attention_layernorm.weight", "blk.{L}.ffn_norm.weight", NULL},
+    {"model.layers.{L}.self_attn.q_proj.weight", "blk.{L}.attn_q.weight", ":unrope(%q)"},
+    {"model.layers.{L}.self_attn.k_proj.weight", "blk.{L}.attn_k.weight", ":unrope(%k)"},
+    {"model.layers.{L}.self_attn.v_proj.weight", "blk.{L}.attn_v.weight", NULL},
+    {"model.layers.{L}.self_attn.o_proj.weight", "blk.{L}.attn_output.weight", NULL},
+    {"model.layers.{L}.mlp.gate_proj.weight", "blk.{L}.ffn_gate.weight", NULL},
+    {"model.layers.{L}.mlp.up_proj.weight", "blk.{L}.ffn_up.weight", NULL},
+    {"model.layers.{L}.mlp.down_proj.weight", "blk.{L}.ffn_down.weight", NULL},
+    {0}};
+
+const mr_family mr_family_llama = {
+    .name = "llama",
+    .model_types = (const char *const[]){"llama", NULL},
+    .archs = (const char *const[]){"llama", NULL},
+    .prefixes = (const char *const[]){"model.", NULL},
+    .names = names,
+    .skip = (const char *const[]){"*.rotary_emb.inv_freq", "lm_head.weight", NULL},
+    .gguf_config = gguf_config,
+    .config = config,
+    .build = build,
+};
