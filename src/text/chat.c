@@ -173,17 +173,27 @@ static mr_err unescape(const char *s, size_t len, mr_buf *out, const char *sourc
     return mr_buf_check(out);
 }
 
+/* The closing quote of a string whose text starts at s; its end if there is none. */
+static const char *string_end(const char *s)
+{
+    while (*s && *s != '\'')
+        s += s[0] == '\\' && s[1] ? 2 : 1;
+    return s;
+}
+
 /* A default system turn, if the template prints one as a literal. */
 static mr_err default_system(const char *c, const char *source, mr_buf *out)
 {
-    static const char open[] = "{{'<|im_start|>system\\n", close[] = "<|im_end|>\\n'}}";
+    static const char open[] = "{{'<|im_start|>system\\n", close[] = "<|im_end|>\\n";
+    const size_t close_len = sizeof close - 1;
     for (const char *p = c; (p = strstr(p, open)) != NULL; p++) {
-        const char *text = p + sizeof open - 1, *end = strstr(text, "'}}");
-        const char *turn_end = strstr(text, close);
-        if (!turn_end || !end || turn_end + sizeof close - 1 != end + 3 || turn_end == text)
+        const char *text = p + sizeof open - 1, *end = string_end(text);
+        size_t len = (size_t)(end - text);
+        if (strncmp(end, "'}}", 3) != 0 || len <= close_len ||
+            memcmp(end - close_len, close, close_len) != 0)
             continue;
         mr_buf_puts(out, "<|im_start|>system\n");
-        MR_TRY(unescape(text, (size_t)(turn_end - text), out, source));
+        MR_TRY(unescape(text, len - close_len, out, source));
         mr_buf_puts(out, "<|im_end|>\n");
         return MR_OK;
     }

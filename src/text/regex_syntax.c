@@ -12,6 +12,7 @@
  */
 #include <ctype.h>
 #include <string.h>
+#include <strings.h>
 
 #include "text/regex.h"
 #include "text/unicode_versions.h"
@@ -20,6 +21,8 @@
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
     "\\x{205f}\\x{3000}"
 #define HEX_SET "0-9a-fA-F"
+/* Numbers that Oniguruma's \w has outside brackets, and not inside. */
+#define WORD_OUTSIDE "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 
 enum { SET_DEPTH_MAX = 16, NAME_MAX_LEN = 48 };
 
@@ -279,11 +282,21 @@ static mr_err char_escape(rewriter *r, mr_buf *out, bool *known)
     return MR_OK;
 }
 
+/* The escape at..end is \w or \p{Word}. */
+static bool is_word(const char *at, const char *end)
+{
+    if (at[1] == 'w' || at[1] == 'W')
+        return true;
+    return (end - at == 8 && strncasecmp(at + 2, "{word}", 6) == 0) ||
+           (end - at == 9 && strncasecmp(at + 2, "{^word}", 7) == 0);
+}
+
 /* \b and \B with Oniguruma's \w. */
 static void boundary(bool inside, mr_buf *out)
 {
     mr_buf set = {0};
     add_set("word", &set);
+    mr_buf_puts(&set, WORD_OUTSIDE);
     const char *w = set.data ? set.data : "";
     out->failed |= set.failed;
     mr_buf_puts(out, inside ? "(?!" : "(?:");
@@ -299,6 +312,8 @@ static mr_err escape(rewriter *r, mr_buf *out)
     bool is_set, negative, known;
     mr_buf set = {0};
     mr_err err = set_escape(r, &set, &negative, &is_set);
+    if (err == MR_OK && is_set && is_word(at, r->p))
+        mr_buf_puts(&set, WORD_OUTSIDE);
     if (err == MR_OK)
         err = mr_buf_check(&set);
     if (err == MR_OK && is_set)
@@ -313,7 +328,7 @@ static mr_err escape(rewriter *r, mr_buf *out)
     r->p += 2;
     if (c == 'b' || c == 'B')
         boundary(c == 'B', out);
-    else if (strchr("AzZGRX123456789", c))
+    else if (strchr("AzZGR123456789", c))
         mr_buf_add(out, at, 2);
     else {
         char form[4] = {'\\', c, 0, 0};
@@ -386,11 +401,13 @@ static mr_err parse_set(rewriter *r, int depth, mr_buf *expr, mr_buf *items, boo
 
 static mr_err posix_bracket(rewriter *r, term *t)
 {
-    const char *at = r->p, *close = strstr(r->p, ":]");
+    const char *at = r->p, *close = memmem(at, (size_t)(r->end - at), ":]", 2);
     char name[NAME_MAX_LEN + 1];
+    if (r->end - r->p < 4)
+        return broken(r, "[ without ]");
     bool negative = r->p[2] == '^';
     const char *from = r->p + (negative ? 3 : 2);
-    if (!close || close >= r->end || close <= from || close - from > NAME_MAX_LEN)
+    if (!close || close <= from || close - from > NAME_MAX_LEN)
         return refuse(r, "[: without a name and :]", at);
     memcpy(name, from, (size_t)(close - from));
     name[close - from] = 0;
