@@ -2,7 +2,7 @@
  *
  * Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
  * Rules:  1. Results on stdout, everything else on stderr; no escapes, no progress unless stderr is
- * a terminal.
+ *            a terminal.
  *         2. A flag that is not known is said before a missing argument is.
  *         3. A failed command leaves no output file.
  */

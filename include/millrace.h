@@ -1,16 +1,24 @@
 /* Millrace: compile and run language models.
  *
  * Why:    one library for autoregressive and block-diffusion models, from safetensors, MLX and GGUF
- * files, with output bits that depend on model, tokens, seed and precision alone. Use:    mr_engine
- * *e;   mr_engine_opts o = {0};   mr_engine_open(&e, "models/gemma3-stories", &o); mr_session *s;
- * mr_session_new(&s, e); mr_generate(s, ids, n, &opts, &result);          or by hand: mr_advance(s,
- * ids, n, MR_WANT_LAST, NULL, 0, logits);  mr_commit(s, n); Owns:   mr_X_open / mr_X_new is undone
- * by mr_X_close / mr_X_free. A session borrows its engine. Arrays that a function gives to the
- * caller are undone by mr_memory_free. Threads: an engine is immutable after open, but its sessions
- * share its compute threads: one call into an engine's sessions at a time.  Different engines are
- * independent.  A tokenizer may be used by any number of threads. Fails:  every fallible function
- * returns 0 or an error code, and leaves one line for mr_error_text() in the calling thread.
- *         Nothing here prints, exits or reads the environment.
+ *         files, with output bits that depend on model, tokens, seed and precision alone.
+ * Use:    mr_engine *e;
+ *         mr_engine_opts o = {0};
+ *         mr_engine_open(&e, "models/gemma3-stories", &o);
+ *         mr_session *s;
+ *         mr_session_new(&s, e);
+ *         mr_generate(s, ids, n, &opts, &result);
+ *         or by hand:
+ *         mr_advance(s, ids, n, MR_WANT_LAST, NULL, 0, logits);
+ *         mr_commit(s, n);
+ * Owns:   mr_X_open / mr_X_new is undone by mr_X_close / mr_X_free.  A session borrows its engine.
+ *         Arrays that a function gives to the caller are undone by mr_memory_free.
+ * Threads: an engine is immutable after open, but its sessions share its compute threads: one call
+ *         into an engine's sessions at a time.  Different engines are independent.  A tokenizer may
+ *         be used by any number of threads.
+ * Fails:  every fallible function returns 0 or an error code, and leaves one line for
+ *         mr_error_text() in the calling thread.  Nothing here prints, exits or reads the
+ *         environment.
  * Units:  sizes in bytes, times in seconds, positions and counts in tokens, logits as float32.
  */
 #ifndef MILLRACE_H
@@ -53,7 +61,7 @@ typedef struct mr_engine_opts {
     int64_t context;       /* largest number of positions; 0: min(the model's, 8192) */
     int64_t chunk;         /* rows fed at once at most; 0: 512 */
     int64_t block_length;  /* diffusion; 0: the model's */
-    int32_t mask_id;       /* diffusion; -1 or 0 with has_mask_id false: the model's */
+    int32_t mask_id;       /* diffusion; counts if has_mask_id, else the model's */
     bool has_mask_id;
     const int32_t *eos; /* replaces the model's end ids when n_eos > 0 */
     int n_eos;
@@ -113,10 +121,11 @@ typedef enum mr_want { MR_WANT_NONE, MR_WANT_LAST, MR_WANT_ALL, MR_WANT_LIST } m
  * whole number of blocks). */
 MR_API mr_status mr_advance(mr_session *s, const int32_t *ids, int64_t n, mr_want want,
                             const int32_t *want_rows, int64_t n_want, float *logits);
-/* Keeps the first k of the open rows (0 <= k <= n); the others are as if they had never been. */
+/* Keeps the first k of the open rows (0 <= k <= n); the others are as if they had never been. Where
+ * layers slide, advance and commit refuse to go on from a position that the window has let go of:
+ * that takes more open rows at once than the engine's chunk. */
 MR_API mr_status mr_commit(mr_session *s, int64_t k);
-/* Drops committed positions from `length` on.  Refused where a sliding window has already let go of
- * what is needed. */
+/* Drops committed positions from `length` on; refused like a commit. 0 is always possible. */
 MR_API mr_status mr_truncate(mr_session *s, int64_t length);
 
 /* ---- generation ---- */
@@ -143,20 +152,22 @@ typedef struct mr_generate_opts {
     double threshold;     /* negative: 0.95 */
     int64_t minimal_topk; /* 0: 1 */
     bool eos_early_stop;
-    /* Called with each piece as it is certain; a non-zero return stops with MR_STATUS_CANCELLED.
-     * Any may be NULL. */
+    /* Any may be NULL.  A non-zero return stops with MR_STATUS_CANCELLED; what was held back of the
+     * ids given so far is still given as text.
+     * on_prompt: positions of the prompt fed so far.  on_ids, on_text: each piece as it is certain;
+     * text comes in whole characters, and asking for it loads the tokenizer.  on_step: diffusion,
+     * after each denoising step. */
+    int (*on_prompt)(void *ctx, int64_t done, int64_t total);
     int (*on_ids)(void *ctx, const int32_t *ids, size_t n);
-    int (*on_text)(void *ctx, const char *text,
-                   size_t len); /* loads the tokenizer; whole characters only */
-    int (*on_step)(void *ctx, int64_t block_start, const int32_t *block,
-                   int64_t n); /* diffusion: after each denoising step */
+    int (*on_text)(void *ctx, const char *text, size_t len);
+    int (*on_step)(void *ctx, int64_t block_start, const int32_t *block, int64_t n);
     void *ctx;
 } mr_generate_opts;
 MR_API void mr_generate_defaults(mr_generate_opts *o);
 
 typedef struct mr_result {
-    const char *finish_reason; /* "stop": an end id or stop string; "length": max_new or the
-                                  context's end */
+    /* "stop": an end id or stop string; "length": max_new or the context's end; "cancelled" */
+    const char *finish_reason;
     int64_t prompt, generated; /* tokens */
     int64_t steps;             /* diffusion: denoising steps */
     double prefill_s, decode_s;

@@ -37,6 +37,24 @@ static mr_err read_num(mr_jval root, const char *key, double *out)
     return mr_jhas(v) ? mr_jnum(v, out) : MR_OK;
 }
 
+/* What is out of range counts only where the model samples at all: makers leave zeros in files of
+ * models that do not. */
+static mr_err check_sampling(mr_jval root, const mr_engine_info *i)
+{
+    const struct {
+        const char *key;
+        double value, min, max;
+    } range[] = {{"temperature", i->temperature, 0, 1e6},
+                 {"top_p", i->top_p, 1e-9, 1},
+                 {"top_k", i->top_k, 0, 1 << 30},
+                 {"repetition_penalty", i->repetition_penalty, 1e-3, 1e6}};
+    for (size_t k = 0; k < sizeof range / sizeof *range; k++)
+        if (range[k].value < range[k].min || range[k].value > range[k].max)
+            return mr_jfail(mr_jget(root, range[k].key), "%g is not in %g..%g", range[k].value,
+                            range[k].min, range[k].max);
+    return MR_OK;
+}
+
 static mr_err read_all(mr_jval root, mr_engine_info *info)
 {
     if (mr_jtype(root) != MR_JOBJECT)
@@ -47,7 +65,9 @@ static mr_err read_all(mr_jval root, mr_engine_info *info)
     MR_TRY(read_num(root, "top_k", &info->top_k));
     MR_TRY(read_num(root, "repetition_penalty", &info->repetition_penalty));
     mr_jval s = mr_jget(root, "do_sample");
-    return mr_jhas(s) ? mr_jbool(s, &info->do_sample) : MR_OK;
+    if (mr_jhas(s))
+        MR_TRY(mr_jbool(s, &info->do_sample));
+    return info->do_sample ? check_sampling(root, info) : MR_OK;
 }
 
 mr_err mr_defaults_read(const char *dir, mr_engine_info *info)

@@ -9,17 +9,17 @@
  * only when another block follows. */
 #include "run/generate.h"
 
+enum { MAX_BLOCK = 4096, DEFAULT_STEPS = 32 };
+
 typedef struct block {
     int64_t start, size; /* positions */
     int64_t n_masked;
-    int32_t masked[4096]; /* rows, ascending */
-    int32_t tok[4096];    /* per masked row */
-    float conf[4096];
-    bool chosen[4096];
+    int32_t masked[MAX_BLOCK]; /* rows, ascending */
+    int32_t tok[MAX_BLOCK];    /* per masked row */
+    float conf[MAX_BLOCK];
+    bool chosen[MAX_BLOCK];
     bool fresh; /* the last forward saw the present tokens */
 } block;
-
-enum { MAX_BLOCK = 4096 };
 
 typedef struct loop {
     mr_task_state *t;
@@ -29,26 +29,34 @@ typedef struct loop {
     block b;
 } loop;
 
+static mr_err check_ids(const mr_engine_info *i)
+{
+    if (i->mask_id < 0 || i->mask_id >= i->vocab)
+        return mr_fail(MR_EFORMAT, "%s: mask id %d is not in the vocabulary 0..%lld (--mask-id)",
+                       i->path, i->mask_id, (long long)i->vocab - 1);
+    for (int k = 0; k < i->n_eos; k++)
+        if (i->eos[k] >= i->vocab)
+            return mr_fail(MR_EFORMAT, "%s: end id %d is not in the vocabulary 0..%lld (--eos-id)",
+                           i->path, i->eos[k], (long long)i->vocab - 1);
+    return MR_OK;
+}
+
 static mr_err configure(loop *l)
 {
     const mr_generate_opts *o = l->t->o;
     const mr_engine_info *i = &l->t->s->engine->info;
     l->minimal_topk = o->minimal_topk ? o->minimal_topk : 1;
-    l->steps = o->steps ? o->steps : 32;
+    l->steps = o->steps ? o->steps : DEFAULT_STEPS;
     l->threshold = (float)(o->threshold < 0 ? 0.95 : o->threshold);
     l->mask = i->mask_id;
     if (i->block_length > MAX_BLOCK)
         return mr_fail(MR_EUSAGE, "block_length: %lld is more than %d", (long long)i->block_length,
                        MAX_BLOCK);
-    if (l->mask < 0 || l->mask >= i->vocab)
-        return mr_fail(MR_EFORMAT, "mask id %d is not in the vocabulary 0..%lld (--mask-id)",
-                       l->mask, (long long)i->vocab - 1);
-    for (int k = 0; k < i->n_eos; k++)
-        if (i->eos[k] >= i->vocab)
-            return mr_fail(MR_EFORMAT, "end id %d is not in the vocabulary 0..%lld (--eos-id)",
-                           i->eos[k], (long long)i->vocab - 1);
     if (l->steps < 1 || l->minimal_topk < 1)
         return mr_fail(MR_EUSAGE, "steps and minimal_topk are at least 1");
+    if (o->repeat_penalty != 1)
+        return mr_fail(MR_EUSAGE, "a repetition penalty does not apply: %s is a diffusion model",
+                       i->model_type);
     if (l->steps > l->t->max_new / l->minimal_topk)
         l->steps = l->t->max_new / l->minimal_topk;
     if (l->steps < 1)
@@ -154,7 +162,7 @@ static mr_err denoise(loop *l, bool *done)
         choose(l, step);
         bool eos = write_chosen(l);
         if (t->o->on_step && t->o->on_step(t->o->ctx, b->start, t->ids + b->start, b->size))
-            return mr_fail(MR_ECANCEL, "stopped by the caller");
+            return mr_emit_cancelled();
         if (eos && t->o->eos_early_stop && resolved(l, first_eos(l, b->start + b->size))) {
             *done = true;
             return MR_OK;
@@ -191,12 +199,7 @@ static mr_err run_blocks(loop *l)
     double begin = mr_seconds();
     for (int64_t i = t->prompt; i < (end + size - 1) / size * size; i++)
         t->ids[i] = l->mask;
-    MR_TRY(mr_session_sync(s, t->ids, whole));
-    if (s->length < whole) {
-        MR_TRY((mr_err)mr_advance(s, t->ids + s->length, whole - s->length, MR_WANT_NONE, NULL, 0,
-                                  NULL));
-        MR_TRY((mr_err)mr_commit(s, whole - s->length));
-    }
+    MR_TRY(mr_prompt_feed(t, whole, false));
     t->prefill_s = mr_seconds() - begin;
     bool done = false;
     for (int64_t at = whole; at < end && !done; at += size) {
@@ -216,6 +219,7 @@ static mr_err run_blocks(loop *l)
 
 mr_err mr_diffusion_run(mr_task_state *t)
 {
+    MR_TRY(check_ids(&t->s->engine->info));
     if (t->max_new == 0)
         return MR_OK;
     loop *l = mr_zalloc(MR_MEM_OTHER, sizeof *l);

@@ -31,13 +31,14 @@ void mr_emit_close(mr_emit *m)
     mr_buf_free(&m->held);
 }
 
-static mr_err give_text(mr_emit *m, size_t len)
+static void give_text(mr_emit *m, size_t len)
 {
-    if (len && m->o->on_text && m->o->on_text(m->o->ctx, m->held.data, len))
-        return mr_fail(MR_ECANCEL, "stopped by the caller");
+    if (!len)
+        return;
+    if (m->o->on_text)
+        m->asked |= m->o->on_text(m->o->ctx, m->held.data, len) != 0;
     memmove(m->held.data, m->held.data + len, m->held.len - len);
     m->held.len -= len;
-    return MR_OK;
 }
 
 /* Length of the text before the first stop string, or -1. */
@@ -74,36 +75,44 @@ static mr_err take_text(mr_emit *m)
         return MR_OK;
     int64_t stop = find_stop(m);
     if (stop >= 0) {
-        m->stopped = true;
-        MR_TRY(give_text(m, (size_t)stop));
+        m->stopped = m->cut = true;
+        give_text(m, (size_t)stop);
         mr_buf_clear(&m->held);
         return MR_OK;
     }
-    return give_text(m, m->held.len - may_become_stop(m));
+    give_text(m, m->held.len - may_become_stop(m));
+    return MR_OK;
 }
 
 mr_err mr_emit_ids(mr_emit *m, const int32_t *ids, int64_t n)
 {
     for (int64_t i = 0; i < n && !m->stopped; i++) {
         m->given++;
-        if (m->o->on_ids && m->o->on_ids(m->o->ctx, ids + i, 1))
-            return mr_fail(MR_ECANCEL, "stopped by the caller");
-        if (mr_is_eos(m->engine, ids[i]))
+        if (m->o->on_ids)
+            m->asked |= m->o->on_ids(m->o->ctx, ids + i, 1) != 0;
+        if (mr_is_eos(m->engine, ids[i])) {
             m->stopped = true;
-        else if (m->detok) {
+        } else if (m->detok) {
             MR_TRY(mr_detok_push(m->detok, ids[i], &m->fresh));
             MR_TRY(take_text(m));
         }
+        if (m->asked)
+            return mr_emit_cancelled();
     }
     return MR_OK;
 }
 
+mr_err mr_emit_cancelled(void)
+{
+    return mr_fail(MR_ECANCEL, "stopped by the caller");
+}
+
 mr_err mr_emit_finish(mr_emit *m)
 {
-    if (!m->detok)
+    if (!m->detok || m->cut)
         return MR_OK;
-    if (!m->stopped || m->fresh.len == 0)
-        MR_TRY(mr_detok_flush(m->detok, &m->fresh));
+    MR_TRY(mr_detok_flush(m->detok, &m->fresh));
     MR_TRY(take_text(m));
-    return give_text(m, m->held.len);
+    give_text(m, m->held.len);
+    return MR_OK;
 }

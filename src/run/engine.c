@@ -7,6 +7,12 @@
 
 #include "base/file.h"
 
+enum {
+    KV_BLOCK = 64,
+    MAX_CONTEXT = 1 << 30,
+    MAX_EOS = sizeof((mr_engine_info *)0)->eos / sizeof(int32_t)
+};
+
 static uint64_t now_ns(void)
 {
     struct timespec t;
@@ -45,17 +51,41 @@ mr_err mr_engine_pass_opts(const mr_engine_opts *o, mr_pass_opts *out)
     return mr_passes_check(out);
 }
 
-int64_t mr_engine_out_cap(int64_t vocab, int64_t rows)
+static int64_t max64(int64_t a, int64_t b)
 {
-    int64_t cap = ((int64_t)64 << 20) / (4 * vocab);
-    if (cap < 32)
-        cap = 32;
-    return cap < rows ? cap : rows;
+    return a > b ? a : b;
+}
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+int64_t mr_engine_out_cap(const mr_model_info *m, int64_t rows)
+{
+    int64_t cap = max64(32, ((int64_t)64 << 20) / (4 * m->vocab));
+    return min64(rows, m->diffusion ? max64(cap, m->block_length) : cap);
 }
 
 int64_t mr_engine_decode_rows(const mr_model_info *m)
 {
     return m->diffusion ? m->block_length : MR_DECODE_ROWS;
+}
+
+int64_t mr_engine_context(const mr_model_info *m, const mr_engine_opts *o)
+{
+    return o->context ? o->context : min64(m->max_positions, MR_DEFAULT_CONTEXT);
+}
+
+int64_t mr_engine_prefill_rows(const mr_plan *decode, int64_t asked, int64_t context)
+{
+    int64_t rows = min64(asked ? asked : MR_DEFAULT_CHUNK, context);
+    bool sliding = false;
+    for (int i = 0; i < decode->n_caches; i++)
+        sliding |= decode->caches[i].window > 0;
+    if (sliding && rows >= 2 * KV_BLOCK)
+        rows -= KV_BLOCK;
+    return max64(rows, decode->row_cap);
 }
 
 /* ---- memory ---- */
@@ -163,7 +193,7 @@ static mr_err find_inputs(mr_lane *l)
 
 static mr_err make_lane(mr_engine *e, mr_lane *l, const char *name, int64_t rows)
 {
-    int64_t outs = mr_engine_out_cap(e->info.vocab, rows);
+    int64_t outs = mr_engine_out_cap(mr_model_facts(e->model), rows);
     MR_TRY(mr_plan_compile(&l->plan, e->graph, e->backend, name, rows, outs));
     e->counts.plans++;
     return find_inputs(l);
@@ -171,9 +201,9 @@ static mr_err make_lane(mr_engine *e, mr_lane *l, const char *name, int64_t rows
 
 static mr_err make_plans(mr_engine *e, int64_t chunk)
 {
-    int64_t rows = mr_engine_decode_rows(mr_model_facts(e->model));
-    MR_TRY(make_lane(e, &e->decode, "decode", rows));
-    MR_TRY(make_lane(e, &e->prefill, "prefill", chunk < rows ? rows : chunk));
+    MR_TRY(make_lane(e, &e->decode, "decode", mr_engine_decode_rows(mr_model_facts(e->model))));
+    MR_TRY(make_lane(e, &e->prefill, "prefill",
+                     mr_engine_prefill_rows(e->decode.plan, chunk, e->info.context)));
     e->info.plans = (int)e->counts.plans;
     e->info.arena_bytes =
         (uint64_t)e->decode.plan->arena_bytes + (uint64_t)e->prefill.plan->arena_bytes;
@@ -230,13 +260,44 @@ static mr_err load_weights(mr_engine *e)
 
 /* ---- facts ---- */
 
-static void add_eos(mr_engine_info *info, int32_t id)
+static mr_err add_eos(mr_engine_info *info, int32_t id)
 {
     for (int i = 0; i < info->n_eos; i++)
         if (info->eos[i] == id)
-            return;
-    if (info->n_eos < (int)(sizeof info->eos / sizeof *info->eos))
-        info->eos[info->n_eos++] = id;
+            return MR_OK;
+    if (info->n_eos == MAX_EOS)
+        return mr_fail(MR_EUSAGE, "more than %d end ids", MAX_EOS);
+    info->eos[info->n_eos++] = id;
+    return MR_OK;
+}
+
+/* Those given by the caller, else those of config.json and generation_config.json together. */
+static mr_err take_eos(mr_engine_info *i, const mr_model_info *m, const mr_engine_opts *o)
+{
+    if (o->n_eos > 0)
+        i->n_eos = 0;
+    for (int k = 0; k < o->n_eos; k++) {
+        if (o->eos[k] < 0)
+            return mr_fail(MR_EUSAGE, "end id %d is negative", o->eos[k]);
+        MR_TRY(add_eos(i, o->eos[k]));
+    }
+    for (int k = 0; k < m->n_eos && o->n_eos <= 0; k++)
+        MR_TRY(add_eos(i, m->eos[k]));
+    return MR_OK;
+}
+
+static mr_err check_opts(const mr_engine_opts *o, const mr_model_info *m, const char *path)
+{
+    if ((o->has_mask_id || o->block_length) && !m->diffusion)
+        return mr_fail(MR_EUSAGE,
+                       "%s is not a diffusion model: a mask id or block length does not apply",
+                       path);
+    if (o->context < 0 || o->context > MAX_CONTEXT)
+        return mr_fail(MR_EUSAGE, "context: %lld is not in 1..%d", (long long)o->context,
+                       MAX_CONTEXT);
+    if (o->chunk < 0 || o->block_length < 0)
+        return mr_fail(MR_EUSAGE, "chunk and block_length are not negative");
+    return MR_OK;
 }
 
 static mr_err take_facts(mr_engine *e, const char *path, const mr_engine_opts *o)
@@ -246,6 +307,8 @@ static mr_err take_facts(mr_engine *e, const char *path, const mr_engine_opts *o
     i->family = m->family;
     i->model_type = m->model_type;
     i->path = mr_arena_strdup(e->arena, path);
+    if (!i->path)
+        return MR_ENOMEM;
     i->cpu = mr_isa_name(e->backend->opts.isa);
     i->precision = mr_precision_name(e->backend->opts.precision);
     i->threads = e->backend->opts.threads;
@@ -259,23 +322,8 @@ static mr_err take_facts(mr_engine *e, const char *path, const mr_engine_opts *o
     i->bos = m->bos;
     i->temperature = i->top_p = i->top_k = i->repetition_penalty = NAN;
     MR_TRY(mr_defaults_read(path, i));
-    for (int k = 0; k < m->n_eos; k++)
-        add_eos(i, m->eos[k]);
-    if (o->n_eos > 0) {
-        i->n_eos = 0;
-        for (int k = 0; k < o->n_eos; k++)
-            add_eos(i, o->eos[k]);
-    }
-    if ((o->has_mask_id || o->block_length) && !m->diffusion)
-        return mr_fail(MR_EUSAGE,
-                       "%s is not a diffusion model: a mask id or block length does not apply",
-                       path);
-    i->context = o->context                              ? o->context
-                 : m->max_positions < MR_DEFAULT_CONTEXT ? m->max_positions
-                                                         : MR_DEFAULT_CONTEXT;
-    if (i->context < 1 || i->context > ((int64_t)1 << 30))
-        return mr_fail(MR_EUSAGE, "context: %lld is not in 1..%lld", (long long)i->context,
-                       1ll << 30);
+    MR_TRY(take_eos(i, m, o));
+    i->context = mr_engine_context(m, o);
     return MR_OK;
 }
 
@@ -289,12 +337,10 @@ static mr_err open_engine(mr_engine *e, const char *path, const mr_engine_opts *
     if (!mr_model_weights(e->model))
         return mr_fail(MR_EUSAGE,
                        "%s: a model directory or a .gguf file is needed, not a config alone", path);
+    MR_TRY(check_opts(o, mr_model_facts(e->model), path));
     MR_TRY(take_facts(e, path, o));
     MR_TRY(make_graph(e, o));
-    int64_t chunk = o->chunk ? o->chunk : MR_DEFAULT_CHUNK;
-    if (chunk > e->info.context)
-        chunk = e->info.context;
-    MR_TRY(make_plans(e, chunk));
+    MR_TRY(make_plans(e, o->chunk));
     mr_need need;
     MR_TRY(mr_need_count(&need, e->backend, e->graph, e->decode.plan, e->prefill.plan,
                          e->info.context, e->prefill.plan->row_cap));

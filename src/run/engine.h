@@ -1,9 +1,9 @@
 /* The engine: a model compiled on a backend, immutable once open.
  *
  * Why:    everything sessions share: packed weights, two plans, facts, the backend and its threads.
- * Owns:   model, graph, plans, weight handles, backend. A session borrows all of it.
+ * Owns:   model, graph, plans, weight handles, backend.  A session borrows all of it.
  * Rules:  1. Exactly two plans, "decode" and "prefill", both of one fused graph: the same steps and
- * the same bits, other row caps.
+ *            the same bits, other row caps.
  *         2. Nothing is packed before the memory check has passed.
  *         3. Counters are the only thing that changes after open.
  */
@@ -54,10 +54,14 @@ mr_err mr_precision_parse(const char *name, mr_precision *out);
 mr_err mr_engine_backend(const mr_engine_opts *o,
                          mr_backend **out); /* threads, isa, precision checked */
 mr_err mr_engine_pass_opts(const mr_engine_opts *o, mr_pass_opts *out);
-/* Rows whose logits one run gives at most: bounded so that the logits of a run take at most 64 MiB.
- */
-int64_t mr_engine_out_cap(int64_t vocab, int64_t rows);
+/* Caps of the two plans.  Rows whose logits one run gives: as many as take 64 MiB, but always a
+ * whole diffusion block, since its rows see each other. */
+int64_t mr_engine_out_cap(const mr_model_info *m, int64_t rows);
 int64_t mr_engine_decode_rows(const mr_model_info *m);
+int64_t mr_engine_context(const mr_model_info *m, const mr_engine_opts *o);
+/* asked, 0: 512; at least the decode plan's rows, at most the context.  Sliding layers: 64 less, so
+ * that a ring takes window + asked positions, whatever their alignment. */
+int64_t mr_engine_prefill_rows(const mr_plan *decode, int64_t asked, int64_t context);
 
 /* generation_config.json: end ids and sampling defaults (run/defaults.c). */
 mr_err mr_defaults_read(const char *dir, mr_engine_info *info);

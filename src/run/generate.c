@@ -40,7 +40,7 @@ static mr_err start(mr_task_state *t, mr_session *s, const int32_t *ids, size_t 
     if (!t->ids || !t->logits)
         return MR_ENOMEM;
     memcpy(t->ids, ids, n * sizeof *ids);
-    MR_TRY(mr_sampler_new(&t->sampler, info->vocab, o));
+    MR_TRY(mr_sampler_new(&t->sampler, info->vocab, o, info->diffusion));
     return mr_emit_open(&t->emit, s->engine, o);
 }
 
@@ -52,17 +52,35 @@ static void finish(mr_task_state *t)
     mr_free(t->logits);
 }
 
-static mr_err one_by_one(mr_task_state *t)
+mr_err mr_prompt_feed(mr_task_state *t, int64_t end, bool logits)
 {
     mr_session *s = t->s;
+    int64_t block = s->engine->info.diffusion ? s->engine->info.block_length : 1;
+    int64_t most = s->engine->prefill.plan->row_cap / block * block;
+    mr_session_sync(s, t->ids, end);
+    while (s->length < end) {
+        int64_t n = end - s->length < most ? end - s->length : most;
+        bool last = logits && s->length + n == end;
+        MR_TRY((mr_err)mr_advance(s, t->ids + s->length, n, last ? MR_WANT_LAST : MR_WANT_NONE,
+                                  NULL, 0, t->logits));
+        MR_TRY((mr_err)mr_commit(s, n));
+        if (t->o->on_prompt && t->o->on_prompt(t->o->ctx, s->length, end))
+            return mr_emit_cancelled();
+    }
+    return MR_OK;
+}
+
+static mr_err one_by_one(mr_task_state *t)
+{
+    if (t->o->steps || t->o->minimal_topk || t->o->threshold >= 0 || t->o->eos_early_stop)
+        return mr_fail(MR_EUSAGE, "steps and thresholds do not apply: %s is autoregressive",
+                       t->s->engine->info.model_type);
+    mr_session *s = t->s;
     double begin = mr_seconds();
+    int64_t n = t->prompt;
     if (t->max_new == 0)
         return MR_OK;
-    MR_TRY(mr_session_sync(s, t->ids, t->prompt));
-    int64_t n = t->prompt;
-    MR_TRY(
-        (mr_err)mr_advance(s, t->ids + s->length, n - s->length, MR_WANT_LAST, NULL, 0, t->logits));
-    MR_TRY((mr_err)mr_commit(s, n - s->length));
+    MR_TRY(mr_prompt_feed(t, n, true));
     t->prefill_s = mr_seconds() - begin;
     for (;;) {
         t->ids[n] = mr_sample(t->sampler, t->logits, t->ids, n, (uint64_t)n, 0).id;
@@ -84,10 +102,14 @@ mr_status mr_generate(mr_session *s, const int32_t *ids, size_t n, const mr_gene
     mr_err err = start(&t, s, ids, n, o);
     if (!err)
         err = s->engine->info.diffusion ? mr_diffusion_run(&t) : one_by_one(&t);
-    if (!err)
-        err = mr_emit_finish(&t.emit);
+    if (!err || err == MR_ECANCEL) {
+        mr_err end = mr_emit_finish(&t.emit);
+        err = end ? end : err;
+    }
     if (r)
-        *r = (mr_result){.finish_reason = t.emit.stopped ? "stop" : "length",
+        *r = (mr_result){.finish_reason = err == MR_ECANCEL ? "cancelled"
+                                          : t.emit.stopped  ? "stop"
+                                                            : "length",
                          .prompt = t.prompt,
                          .generated = t.emit.given,
                          .steps = t.steps,

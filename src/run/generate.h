@@ -17,6 +17,8 @@ typedef struct mr_task_state {
     double prefill_s, decode_s;
 } mr_task_state;
 
+/* Commits ids[0..end), less what the session holds of it; logits: of the last one. */
+mr_err mr_prompt_feed(mr_task_state *t, int64_t end, bool logits);
 mr_err mr_diffusion_run(mr_task_state *t);
 double mr_seconds(void);
 

@@ -40,18 +40,16 @@ static void look_at_tokenizer(look *l, const char *path)
 static mr_err look_at_memory(look *l, int64_t context)
 {
     const mr_model_info *m = mr_model_facts(l->model);
-    int64_t limit = m->max_positions < MR_DEFAULT_CONTEXT ? m->max_positions : MR_DEFAULT_CONTEXT;
-    l->context = context ? context : limit;
-    int64_t rows = mr_engine_decode_rows(m),
-            chunk = l->context < MR_DEFAULT_CHUNK ? l->context : MR_DEFAULT_CHUNK;
-    chunk = chunk < rows ? rows : chunk;
+    l->context = mr_engine_context(m, &(mr_engine_opts){.context = context});
+    int64_t rows = mr_engine_decode_rows(m);
     mr_pass_opts passes = {0};
     MR_TRY(mr_passes_run(l->built, l->backend, &passes, &l->fused, NULL));
     MR_TRY(mr_plan_compile(&l->decode, l->fused, l->backend, "decode", rows,
-                           mr_engine_out_cap(m->vocab, rows)));
-    MR_TRY(mr_plan_compile(&l->prefill, l->fused, l->backend, "prefill", chunk,
-                           mr_engine_out_cap(m->vocab, chunk)));
-    return mr_need_count(&l->need, l->backend, l->fused, l->decode, l->prefill, l->context, chunk);
+                           mr_engine_out_cap(m, rows)));
+    rows = mr_engine_prefill_rows(l->decode, 0, l->context);
+    MR_TRY(mr_plan_compile(&l->prefill, l->fused, l->backend, "prefill", rows,
+                           mr_engine_out_cap(m, rows)));
+    return mr_need_count(&l->need, l->backend, l->fused, l->decode, l->prefill, l->context, rows);
 }
 
 static mr_err make_look(look *l, const char *path, int64_t context)

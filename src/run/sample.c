@@ -1,6 +1,7 @@
 /* Sampling.
  *
- * Candidates are (id, scaled logit) pairs; filters shorten the list.  top_p pops a heap of
+ * Candidates are (id, logit) pairs; filters shorten the list.  Weights are
+ * exp((logit - best) / temperature), so that no temperature above 0 overflows.  top_p pops a heap of
  * probabilities, so its cost follows the tokens kept and not the vocabulary.  All arithmetic that
  * reaches a choice is double and our own exp (docs/numerics.md), in ascending id order, so that a
  * sample is the same on every machine. */
@@ -14,7 +15,7 @@
 #include "base/rng.h"
 
 typedef struct cand {
-    double p; /* weight exp(score - max) */
+    double p; /* weight: the best has 1 */
     float score;
     int32_t id;
 } cand;
@@ -25,6 +26,7 @@ struct mr_sampler {
     float *work;
     cand *list;
     uint8_t *seen;
+    bool confident;
 };
 
 static mr_err check_opts(const mr_generate_opts *o, int64_t vocab)
@@ -46,7 +48,7 @@ static mr_err check_opts(const mr_generate_opts *o, int64_t vocab)
     return MR_OK;
 }
 
-mr_err mr_sampler_new(mr_sampler **out, int64_t vocab, const mr_generate_opts *o)
+mr_err mr_sampler_new(mr_sampler **out, int64_t vocab, const mr_generate_opts *o, bool confident)
 {
     *out = NULL;
     MR_TRY(check_opts(o, vocab));
@@ -55,6 +57,7 @@ mr_err mr_sampler_new(mr_sampler **out, int64_t vocab, const mr_generate_opts *o
         return MR_ENOMEM;
     s->o = *o;
     s->vocab = vocab;
+    s->confident = confident;
     s->work = mr_alloc(MR_MEM_OTHER, (size_t)vocab * sizeof *s->work);
     s->list = mr_alloc(MR_MEM_OTHER, (size_t)vocab * sizeof *s->list);
     s->seen = mr_zalloc(MR_MEM_OTHER, (size_t)vocab);
@@ -108,6 +111,8 @@ static mr_pick pick_argmax(const mr_sampler *s)
 {
     int32_t id = argmax(s->work, s->vocab);
     double top = s->work[id], sum = 0;
+    if (!s->confident)
+        return (mr_pick){id, 1};
     for (int64_t i = 0; i < s->vocab; i++)
         if (!isnan(s->work[i]))
             sum += mr_exp((double)s->work[i] - top);
@@ -174,13 +179,13 @@ static int64_t top_k(cand *list, int64_t n, int64_t k)
     return keep_tail(list, n, kept);
 }
 
-static double weigh(cand *list, int64_t n)
+static double weigh(cand *list, int64_t n, double temperature)
 {
     double top = -INFINITY, sum = 0;
     for (int64_t i = 0; i < n; i++)
         top = list[i].score > top ? list[i].score : top;
     for (int64_t i = 0; i < n; i++) {
-        list[i].p = list[i].score == top ? 1 : mr_exp((double)list[i].score - top);
+        list[i].p = list[i].score == top ? 1 : mr_exp(((double)list[i].score - top) / temperature);
         sum += list[i].p;
     }
     return sum;
@@ -240,14 +245,13 @@ mr_pick mr_sample(mr_sampler *s, const float *logits, const int32_t *history, in
         return pick_argmax(s);
     int64_t n = 0;
     for (int64_t i = 0; i < s->vocab; i++) {
-        float score = s->work[i] / (float)s->o.temperature;
-        if (!isnan(score) && score > -INFINITY)
-            s->list[n++] = (cand){0, score, (int32_t)i};
+        if (s->work[i] > -INFINITY) /* and no NaN */
+            s->list[n++] = (cand){0, s->work[i], (int32_t)i};
     }
     if (n == 0)
         return (mr_pick){argmax(s->work, s->vocab), 0};
     n = top_k(s->list, n, s->o.top_k);
-    double sum = weigh(s->list, n);
+    double sum = weigh(s->list, n, s->o.temperature);
     n = top_p(s->list, n, s->o.top_p, sum);
     n = min_p(s->list, n, s->o.min_p);
     return draw_from(s, n, position, draw);

@@ -81,6 +81,16 @@ static mr_err reserve(mr_session *s, int64_t len)
     return MR_OK;
 }
 
+/* The ring forgets as it is written to, whether or not the rows are ever committed. */
+static void note_written(mr_session *s, int64_t end)
+{
+    if (end > s->written)
+        s->written = end;
+    int64_t floor = s->written - s->engine->prefill.plan->row_cap;
+    if (s->sliding && floor > s->floor)
+        s->floor = floor;
+}
+
 /* Runs rows ids[0..rows) at position `at`; `outs` row indices are in s->out. */
 static mr_err run_piece(mr_session *s, int64_t at, const int32_t *ids, int64_t rows, int64_t outs,
                         float *logits)
@@ -113,9 +123,8 @@ static mr_err run_piece(mr_session *s, int64_t at, const int32_t *ids, int64_t r
                 .inputs = inputs,
                 .weights = l->weights,
                 .arena = l->arena};
+    note_written(s, at + rows); /* a run that fails half way has overwritten as much */
     MR_TRY(e->backend->v->run(e->backend, l->plan, &r, 0, l->plan->n_steps));
-    if (at + rows > s->written)
-        s->written = at + rows;
     e->counts.runs++;
     e->counts.rows += (uint64_t)rows;
     e->counts.outs += (uint64_t)outs;
@@ -137,25 +146,54 @@ static mr_err check_ids(const mr_session *s, const int32_t *ids, int64_t n)
     return MR_OK;
 }
 
-static mr_err check_advance(const mr_session *s, const int32_t *ids, int64_t n, mr_want want,
-                            const int32_t *want_rows, int64_t n_want)
+static mr_err check_floor(const mr_session *s, int64_t length)
+{
+    if (length >= s->floor || length == 0)
+        return MR_OK;
+    return mr_fail(
+        MR_ELIMIT,
+        "cannot go on from position %lld: sliding layers have let go of what it needs (from %lld)",
+        (long long)length, (long long)s->floor);
+}
+
+/* Cuts the session to `length` committed rows; check_floor has said yes. */
+static void settle(mr_session *s, int64_t length)
+{
+    s->length = length;
+    s->open = 0;
+    if (length == 0) /* nothing lies before: the ring is written afresh */
+        s->floor = s->written = 0;
+}
+
+static mr_err check_wanted(int64_t n, mr_want want, const int32_t *rows, int64_t n_want,
+                           const float *logits)
+{
+    if (want < MR_WANT_NONE || want > MR_WANT_LIST)
+        return mr_fail(MR_EUSAGE, "wanted rows: %d is no mr_want", (int)want);
+    if (!logits && (want == MR_WANT_LIST ? n_want > 0 : want != MR_WANT_NONE))
+        return mr_fail(MR_EUSAGE, "rows are wanted, and there is no place for their logits");
+    if (want == MR_WANT_LIST)
+        for (int64_t k = 0; k < n_want; k++)
+            if (rows[k] < 0 || rows[k] >= n || (k && rows[k] <= rows[k - 1]))
+                return mr_fail(MR_EUSAGE, "wanted rows must ascend within 0..%lld",
+                               (long long)n - 1);
+    return MR_OK;
+}
+
+static mr_err check_advance(const mr_session *s, const int32_t *ids, int64_t n)
 {
     const mr_engine_info *i = &s->engine->info;
     if (n < 1)
         return mr_fail(MR_EUSAGE, "no ids to feed");
-    if (s->length + n > mr_session_capacity(s->engine))
-        return mr_fail(MR_ELIMIT, "%lld positions do not fit the context of %lld (--ctx)",
-                       (long long)(s->length + n), (long long)i->context);
+    if (n > mr_session_capacity(s->engine) - s->length)
+        return mr_fail(MR_ELIMIT, "%lld ids after %lld do not fit the context of %lld",
+                       (long long)n, (long long)s->length, (long long)i->context);
     if (i->diffusion && s->length % i->block_length != 0)
         return mr_fail(
             MR_EUSAGE,
             "a diffusion session advances from whole blocks of %lld, not from position %lld",
             (long long)i->block_length, (long long)s->length);
-    if (want == MR_WANT_LIST)
-        for (int64_t k = 0; k < n_want; k++)
-            if (want_rows[k] < 0 || want_rows[k] >= n || (k && want_rows[k] <= want_rows[k - 1]))
-                return mr_fail(MR_EUSAGE, "wanted rows must ascend within 0..%lld",
-                               (long long)n - 1);
+    MR_TRY(check_floor(s, s->length));
     return check_ids(s, ids, n);
 }
 
@@ -193,8 +231,9 @@ static int64_t wanted_in(mr_session *s, int64_t from, int64_t to, int64_t n, mr_
 mr_status mr_advance(mr_session *s, const int32_t *ids, int64_t n, mr_want want,
                      const int32_t *want_rows, int64_t n_want, float *logits)
 {
-    s->open = 0;
-    MR_TRY(check_advance(s, ids, n, want, want_rows, n_want));
+    MR_TRY(check_wanted(n, want, want_rows, n_want, logits));
+    MR_TRY(check_advance(s, ids, n));
+    settle(s, s->length);
     memmove(s->ids + s->length, ids, (size_t)n * sizeof *ids);
     int64_t next = 0;
     for (int64_t from = 0; from < n;) {
@@ -205,19 +244,7 @@ mr_status mr_advance(mr_session *s, const int32_t *ids, int64_t n, mr_want want,
         from = to;
     }
     s->open = n;
-    if (s->sliding && s->written - s->engine->prefill.plan->row_cap > s->floor)
-        s->floor = s->written - s->engine->prefill.plan->row_cap;
     return MR_OK;
-}
-
-static mr_err check_floor(const mr_session *s, int64_t length)
-{
-    if (length >= s->floor)
-        return MR_OK;
-    return mr_fail(
-        MR_ELIMIT,
-        "cannot go back to position %lld: sliding layers have let go of what lies before %lld",
-        (long long)length, (long long)s->floor);
 }
 
 mr_status mr_commit(mr_session *s, int64_t k)
@@ -226,8 +253,7 @@ mr_status mr_commit(mr_session *s, int64_t k)
         return mr_fail(MR_EUSAGE, "commit of %lld rows; %lld are open", (long long)k,
                        (long long)s->open);
     MR_TRY(check_floor(s, s->length + k));
-    s->length += k;
-    s->open = 0;
+    settle(s, s->length + k);
     return MR_OK;
 }
 
@@ -237,12 +263,11 @@ mr_status mr_truncate(mr_session *s, int64_t length)
         return mr_fail(MR_EUSAGE, "cannot truncate to %lld: the session holds %lld positions",
                        (long long)length, (long long)s->length);
     MR_TRY(check_floor(s, length));
-    s->length = length;
-    s->open = 0;
+    settle(s, length);
     return MR_OK;
 }
 
-mr_err mr_session_sync(mr_session *s, const int32_t *ids, int64_t n)
+void mr_session_sync(mr_session *s, const int32_t *ids, int64_t n)
 {
     int64_t same = 0, block = s->engine->info.diffusion ? s->engine->info.block_length : 1;
     while (same < s->length && same < n && s->ids[same] == ids[same])
@@ -250,11 +275,5 @@ mr_err mr_session_sync(mr_session *s, const int32_t *ids, int64_t n)
     if (same == n && block == 1)
         same = n - 1; /* the last id's logits are wanted again */
     same = same / block * block;
-    s->open = 0;
-    if (same < s->floor) { /* what is needed is gone: start again */
-        s->length = s->floor = s->written = 0;
-        return MR_OK;
-    }
-    s->length = same;
-    return MR_OK;
+    settle(s, same < s->floor ? 0 : same); /* where what is needed is gone: from the start */
 }

@@ -1,12 +1,14 @@
 /* A session: one timeline of tokens and its KV cache.
  *
- * States: length committed positions; open rows [length, length+open) that an advance wrote and
- * commit has not yet settled. Rules:  1. advance rolls open rows back first: advance, roll back,
- * advance equals advance.
+ * States: length committed positions; open rows [length, length + open) that an advance wrote and
+ *         commit has not yet settled.
+ * Rules:  1. advance rolls open rows back first: advance, roll back, advance equals advance.
  *         2. Rows of a piece never exceed a plan's row cap; wanted rows never its out cap.
  *         3. A ring (sliding layers) keeps the window plus the largest piece behind the furthest
- * position written, so positions below `floor` cannot be returned to.
+ *            position written, so what lies below `floor` cannot be gone on from; position 0 always
+ *            can, since nothing lies before it.
  *         4. Once blocks are reserved, advancing allocates nothing.
+ *         5. A refused call changes nothing; after a failed one the committed rows still stand.
  */
 #ifndef MR_RUN_SESSION_H
 #define MR_RUN_SESSION_H
@@ -25,9 +27,9 @@ struct mr_session {
 
 /* Positions a session can hold: the context, for diffusion rounded up to whole blocks. */
 int64_t mr_session_capacity(const mr_engine *e);
-/* Rolls back and keeps the longest committed prefix equal to ids[0..n), leaving at least one id to
- * feed; returns what is left to feed from ids + length. */
-mr_err mr_session_sync(mr_session *s, const int32_t *ids, int64_t n);
+/* Rolls back and keeps the longest committed prefix equal to ids[0..n): what is left to feed begins
+ * at ids + length, and is at least one id where a model goes id by id. */
+void mr_session_sync(mr_session *s, const int32_t *ids, int64_t n);
 
 /* Weight bytes that a run of `rows` rows with `outs` wanted rows reads, and its multiply-adds
  * (run/count.c). */

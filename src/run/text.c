@@ -66,7 +66,7 @@ static mr_err get_numbers(const mr_gguf *g, const char *key, int32_t n, float **
     if (a.count != (uint64_t)n)
         return mr_fail(MR_EFORMAT, "%s: \"%s\" has %llu entries for %d tokens", mr_gguf_path(g),
                        key, (unsigned long long)a.count, n);
-    void *p = mr_alloc(MR_MEM_TOKENIZER, (size_t)(n + 1) * 4);
+    void *p = mr_alloc(MR_MEM_TOKENIZER, ((size_t)n + 1) * 4);
     if (!p)
         return MR_ENOMEM;
     if (f)
@@ -154,9 +154,29 @@ static bool ends_with(const char *s, const char *end)
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
+/* tokenizer.json, else the vocabulary of the folder's GGUF model. */
+static mr_err open_folder(mr_tokenizer **out, const char *dir)
+{
+    mr_buf path = {0};
+    mr_buf_printf(&path, "%s/tokenizer.json", dir);
+    mr_err err = mr_buf_check(&path);
+    bool json = !err && mr_file_exists(path.data) == 1;
+    mr_buf_free(&path);
+    MR_TRY(err);
+    mr_weights *w = NULL;
+    if (json || mr_weights_open(&w, dir, (mr_jval){0}) != MR_OK || !mr_weights_gguf(w))
+        err = mr_tokenizer_open(out, dir); /* which says what is missing */
+    else
+        err = from_gguf(out, mr_weights_gguf(w));
+    mr_weights_close(w);
+    return err;
+}
+
 mr_status mr_text_open(mr_tokenizer **out, const char *model)
 {
     *out = NULL;
+    if (mr_file_exists(model) == 2)
+        return (mr_status)open_folder(out, model);
     if (!ends_with(model, ".gguf"))
         return (mr_status)mr_tokenizer_open(out, model);
     mr_gguf *g;

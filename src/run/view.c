@@ -47,12 +47,16 @@ static mr_err print_plan(const mr_plan *p, const char *format, mr_buf *out)
 static mr_err make_plan(view *v, const mr_view_opts *o, bool prefill)
 {
     const mr_model_info *m = mr_model_facts(v->model);
-    int64_t rows = mr_engine_decode_rows(m),
-            chunk = o->engine.chunk ? o->engine.chunk : MR_DEFAULT_CHUNK;
-    if (prefill && chunk > rows)
-        rows = chunk;
-    return mr_plan_compile(&v->plan, v->fused, v->backend, prefill ? "prefill" : "decode", rows,
-                           mr_engine_out_cap(m->vocab, rows));
+    int64_t rows = mr_engine_decode_rows(m);
+    MR_TRY(mr_plan_compile(&v->plan, v->fused, v->backend, "decode", rows,
+                           mr_engine_out_cap(m, rows)));
+    if (!prefill)
+        return MR_OK;
+    rows = mr_engine_prefill_rows(v->plan, o->engine.chunk, mr_engine_context(m, &o->engine));
+    mr_plan_free(v->plan);
+    v->plan = NULL;
+    return mr_plan_compile(&v->plan, v->fused, v->backend, "prefill", rows,
+                           mr_engine_out_cap(m, rows));
 }
 
 static mr_err make_view(view *v, const char *path, const mr_view_opts *o, mr_buf *out)

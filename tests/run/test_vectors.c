@@ -3,11 +3,12 @@
  *
  *     test_vectors [--cpu NAME] [--dir DIR] [--quick] [CASE...]
  *
- * For every case: logits in exact precision for the whole prompt, in chunks of 1 and 7, within 1e-4
- * * (1 + |reference|); greedy continuations; for diffusion the block's ids after every denoising
- * step.  Then the bits: logits must be byte-identical for chunks of 1, 7 and all, for 1, 2 and 4
- * threads, and for every instruction set this CPU has, within exact and within fast.  --quick: one
- * instruction set, logits only. No cmocka: this test also runs on emulated machines. */
+ * For every case: logits in exact precision for the whole prompt, in chunks of 1 and 7, within
+ * 1e-4 * (1 + |reference|); greedy continuations; for diffusion the block's ids after every
+ * denoising step.  Then the bits: logits must be byte-identical for chunks of 1, 7 and all, for 1,
+ * 2 and 4 threads, and for every instruction set this CPU has, within exact and within fast.
+ * --quick: one instruction set, logits only.
+ * No cmocka: this test also runs on emulated machines. */
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
