@@ -234,5 +234,5 @@ int main(void)
         cmocka_unit_test(ends),
         cmocka_unit_test(files),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RUN_TESTS(tests);
 }

@@ -135,5 +135,5 @@ int main(void)
         cmocka_unit_test(refused),
         cmocka_unit_test(sources),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RUN_TESTS(tests);
 }

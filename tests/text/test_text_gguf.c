@@ -263,5 +263,5 @@ int main(void)
         cmocka_unit_test(broken),
         cmocka_unit_test(every_pre),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RUN_TESTS(tests);
 }

@@ -216,5 +216,5 @@ int main(void)
         REAL("deepseek_v3"), REAL("llama3"),
         REAL("gptoss"),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RUN_TESTS(tests);
 }

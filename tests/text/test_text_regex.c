@@ -109,5 +109,5 @@ int main(void)
         cmocka_unit_test(matches),
         cmocka_unit_test(refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RUN_TESTS(tests);
 }

@@ -82,4 +82,23 @@ static inline size_t memory_held(void)
     return n;
 }
 
+/* A build without PCRE2 and utf8proc opens no tokenizer and says why. */
+static inline int without_text(void)
+{
+    mr_tokenizer *t;
+    mr_err err = mr_tokenizer_open(&t, "models/gemma3-stories");
+    if (err != MR_EUNSUPPORTED || !strstr(mr_error(), "built without PCRE2 and utf8proc")) {
+        fprintf(stderr, "error %d: %s\n", (int)err, err ? mr_error() : "");
+        return 1;
+    }
+    printf("skipped: built without PCRE2 and utf8proc\n");
+    return 0;
+}
+
+#ifdef MR_NO_TEXT
+#define RUN_TESTS(tests) ((void)(tests), without_text())
+#else
+#define RUN_TESTS(tests) cmocka_run_group_tests(tests, NULL, NULL)
+#endif
+
 #endif
