@@ -1,11 +1,14 @@
 /* Added tokens: texts that are found whole before anything else looks at the input.
  *
- * Why:    <bos>, <|im_start|> and their like are tokens wherever they stand; some are found in the
- * raw text, some (`normalized`) only in the normalised one. Use:    mr_added_add(&a, &token); ...
- * mr_added_seal(&a, file); mr_added_find(&a, MR_ADDED_RAW, s, len, &spans); Owns:   the set owns
- * the patterns' bytes. Threads: immutable once sealed. Fails:  MR_EFORMAT for two tokens with one
- * pattern. Rules:  1. Leftmost match, then the longest; then single_word, lstrip and rstrip, in the
- * package's order.
+ * Why:    <bos>, <|im_start|> and their like are tokens wherever they stand; some are found in
+ *         the raw text, some (`normalized`) only in the normalised one.
+ * Use:    mr_added_add(&a, &token); ... mr_added_seal(&a, file); mr_added_find(&a, MR_ADDED_RAW,
+ *         s, len, &spans);
+ * Owns:   the set owns the patterns' bytes.
+ * Threads: immutable once sealed.
+ * Fails:  MR_EFORMAT for two tokens with one pattern.
+ * Rules:  1. Leftmost match, then the longest; then single_word, lstrip and rstrip, in the
+ *            package's order.
  *         2. A pattern is at most MR_ADDED_MAX bytes, which bounds the search.
  */
 #ifndef MR_TEXT_ADDED_H

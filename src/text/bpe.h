@@ -1,12 +1,14 @@
-/* Byte-pair encoding: a word's characters become tokens, then the best pair merges until none is
- * left.
+/* Byte-pair encoding: a word's characters become tokens, then the best pair merges until none
+ * is left.
  *
  * Why:    one model for tokenizer.json's BPE and for SentencePiece vocabularies (whose scores
- * become ranks). Use:    mr_bpe m = {0}; m.table filled; mr_bpe_reserve(&m, n); mr_bpe_merge(&m,
- * left, right, id, rank)...; mr_bpe_seal(&m); mr_bpe_work w = {0}; MR_TRY(mr_bpe_word(&m, &w, s,
- * len, &ids)); mr_bpe_work_free(&w); Owns:   the model owns its table and merges (account
- * MR_MEM_TOKENIZER). Threads: immutable once sealed; a mr_bpe_work belongs to one call. Fails:
- * MR_EFORMAT when an unknown character needs an unk token that the vocabulary lacks.
+ *         become ranks).
+ * Use:    mr_bpe m = {0}; m.table filled; mr_bpe_reserve(&m, n); mr_bpe_merge(&m, left, right,
+ *         id, rank)...; mr_bpe_seal(&m); mr_bpe_work w = {0}; MR_TRY(mr_bpe_word(&m, &w, s, len,
+ *         &ids)); mr_bpe_work_free(&w);
+ * Owns:   the model owns its table and merges (account MR_MEM_TOKENIZER).
+ * Threads: immutable once sealed; a mr_bpe_work belongs to one call.
+ * Fails:  MR_EFORMAT when an unknown character needs an unk token that the vocabulary lacks.
  */
 #ifndef MR_TEXT_BPE_H
 #define MR_TEXT_BPE_H

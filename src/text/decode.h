@@ -1,15 +1,18 @@
 /* Decoders: token texts back to text, as a stream.
  *
- * Why:    one implementation for all at once and for token by token, so that the two cannot differ:
- * each step passes on what is certain and holds the rest until more tokens or the end decide. Use:
- * mr_decoder d = {0}; MR_TRY(mr_decoder_read(&d, value)); mr_decoding run;
- * MR_TRY(mr_decoding_init(&run, &d)); mr_decoding_push(&run, text, len, &out) ...;
- * mr_decoding_end(&run, &out); mr_decoding_free(&run); Owns:   a decoder owns its patterns; a
- * decoding borrows its decoder. Threads: a decoder is immutable once read; a decoding belongs to
- * one thread at a time. Fails:  MR_EUNSUPPORTED naming an unknown type. Rules:  1. Only whole
- * characters are appended to the output.
+ * Why:    one implementation for all at once and for token by token, so that the two cannot
+ *         differ: each step passes on what is certain and holds the rest until more tokens or the
+ *         end decide.
+ * Use:    mr_decoder d = {0}; MR_TRY(mr_decoder_read(&d, value)); mr_decoding run;
+ *         MR_TRY(mr_decoding_init(&run, &d)); mr_decoding_push(&run, text, len, &out) ...;
+ *         mr_decoding_end(&run, &out); mr_decoding_free(&run);
+ * Owns:   a decoder owns its patterns; a decoding borrows its decoder.
+ * Threads: a decoder is immutable once read; a decoding belongs to one thread at a time.
+ * Fails:  MR_EUNSUPPORTED naming an unknown type.
+ * Rules:  1. Only whole characters are appended to the output.
  *         2. After Fuse or ByteLevel all text is one token: later steps see fragments of it
- * (`fused`). Extend: a kind here, a reader, a case in take() and in finish() of decode.c.
+ *            (`fused`).
+ * Extend: a kind here, a reader, a case in take() and in finish() of decode.c.
  */
 #ifndef MR_TEXT_DECODE_H
 #define MR_TEXT_DECODE_H

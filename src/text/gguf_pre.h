@@ -1,8 +1,9 @@
 /* The pre-tokenisers that GGUF files name in tokenizer.ggml.pre.
  *
  * Why:    such a file holds the name only; the patterns are those of each model's own
- * tokenizer.json. Use:    const mr_gguf_pre *p = mr_gguf_pre_find(name); NULL: not known Extend: a
- * row in gguf_pre.c.
+ *         tokenizer.json.
+ * Use:    const mr_gguf_pre *p = mr_gguf_pre_find(name); NULL: not known
+ * Extend: a row in gguf_pre.c.
  */
 #ifndef MR_TEXT_GGUF_PRE_H
 #define MR_TEXT_GGUF_PRE_H

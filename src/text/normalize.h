@@ -1,9 +1,11 @@
 /* Normalisers: what is done to a text before it is cut.
  *
  * Use:    mr_norm n = {0}; MR_TRY(mr_norm_read(&n, value)); MR_TRY(mr_norm_run(&n, &scan, s, len,
- * &out, &cut)); Owns:   the list owns its patterns and texts (mr_norm_free). Threads: immutable
- * once read. Fails:  MR_EUNSUPPORTED naming an unknown type. Extend: a kind here, a reader and a
- * case in normalize.c.
+ *         &out, &cut));
+ * Owns:   the list owns its patterns and texts (mr_norm_free).
+ * Threads: immutable once read.
+ * Fails:  MR_EUNSUPPORTED naming an unknown type.
+ * Extend: a kind here, a reader and a case in normalize.c.
  */
 #ifndef MR_TEXT_NORMALIZE_H
 #define MR_TEXT_NORMALIZE_H

@@ -1,8 +1,9 @@
 /* A text in pieces: what the pre-tokeniser cuts and the model then reads, piece by piece.
  *
- * Use:    mr_pieces p = {0}; mr_buf_add(&p.text, ...); MR_TRY(mr_pieces_push(&p, off, len, first));
- * ... Owns:   the list owns its text; pieces are offsets into it. Fails:  by memory only.  A text
- * is below 1 GiB (mr_tokenize checks), so offsets are 32-bit.
+ * Use:    mr_pieces p = {0}; mr_buf_add(&p.text, ...); MR_TRY(mr_pieces_push(&p, off, len,
+ *         first)); ...
+ * Owns:   the list owns its text; pieces are offsets into it.
+ * Fails:  by memory only. A text is below 1 GiB (mr_tokenize checks), so offsets are 32-bit.
  */
 #ifndef MR_TEXT_PIECES_H
 #define MR_TEXT_PIECES_H

@@ -1,7 +1,9 @@
 /* Pre-tokenisers: where a text is cut into words.
  *
  * Use:    mr_pretok p = {0}; MR_TRY(mr_pretok_read(&p, value)); MR_TRY(mr_pretok_run(&p, &scan,
- * &pieces)); Owns:   the list owns its patterns (mr_pretok_free). Threads: immutable once read.
+ *         &pieces));
+ * Owns:   the list owns its patterns (mr_pretok_free).
+ * Threads: immutable once read.
  * Fails:  MR_EUNSUPPORTED naming an unknown type; MR_ELIMIT when a pattern takes too many steps.
  * Extend: most types are a few of the primitive steps below; add a reader in pretok.c.
  */

@@ -1,13 +1,16 @@
 /* Regular expressions of tokenizer files: Oniguruma's syntax, matched by PCRE2.
  *
  * Why:    the package's patterns are written for Oniguruma (or Rust's fancy-regex); both classes
- * (\s, \w, \h, scripts) and syntax (&&, nested sets, (?m)) differ from PCRE2's, so a pattern is
- * rewritten first. Use:    mr_regex *re; MR_TRY(mr_regex_new(&re, "tokenizer.json: ...Regex",
- * pattern, len)); mr_scan sc = {0}; MR_TRY(mr_regex_find(re, &sc, s, n, from, &a, &b, &found)); ...
- * mr_scan_free(&sc); Owns:   a regex is owned by whoever made it. Threads: a regex is immutable; an
- * mr_scan (match scratch) belongs to one call at a time. Fails:  MR_EUNSUPPORTED for syntax that
- * means something else in PCRE2 and is not rewritten; MR_EFORMAT for a pattern PCRE2 refuses;
- * MR_ELIMIT when a match takes more steps than the limit.
+ *         (\s, \w, \h, scripts) and syntax (&&, nested sets, (?m)) differ from PCRE2's, so a
+ *         pattern is rewritten first.
+ * Use:    mr_regex *re; MR_TRY(mr_regex_new(&re, "tokenizer.json: ...Regex", pattern, len));
+ *         mr_scan sc = {0}; MR_TRY(mr_regex_find(re, &sc, s, n, from, &a, &b, &found)); ...
+ *         mr_scan_free(&sc);
+ * Owns:   a regex is owned by whoever made it.
+ * Threads: a regex is immutable; an mr_scan (match scratch) belongs to one call at a time.
+ * Fails:  MR_EUNSUPPORTED for syntax that means something else in PCRE2 and is not rewritten;
+ *         MR_EFORMAT for a pattern PCRE2 refuses; MR_ELIMIT when a match takes more steps than
+ *         the limit.
  */
 #ifndef MR_TEXT_REGEX_H
 #define MR_TEXT_REGEX_H

@@ -1,12 +1,12 @@
 /* Rewrites an Oniguruma pattern to the PCRE2 pattern that matches the same.
  *
  * What differs, and what becomes of it:
- *   \s \w \d \h \b \v and POSIX brackets   spelled out with Oniguruma's sets (PCRE2's \s has
- * U+180E, its \w lacks marks, its \h and \v are white space) [a&&[^b]] and nested sets
- * (?:(?=[a])[^b]); PCRE2 10.42 knows neither \p{Han}                                \p{sc:Han}:
- * PCRE2 means the script extensions
- *   (?m)                                   (?s); {,n} becomes {0,n}; \uHHHH becomes \x{HHHH}
- *   x{n,m}+ and x{n}?                      refused: possessive and lazy only in PCRE2
+ *   \s \w \d \h \b \v, [:names:]  spelled out with Oniguruma's sets: PCRE2's \s has U+180E, its \w
+ *                                 lacks marks, its \h and \v are white space
+ *   [a&&[^b]] and nested sets     (?:(?=[a])[^b]), as PCRE2 10.42 knows neither
+ *   \p{Han}                       \p{sc:Han}, as PCRE2 means the script extensions
+ *   (?m) {,n} \uHHHH              (?s) {0,n} \x{HHHH}
+ *   x{n,m}+ and x{n}?             refused: possessive and lazy only in PCRE2
  * ^ and $ are line anchors in both (PCRE2_MULTILINE).  What is not known here is refused by name,
  * so that no pattern silently means something else.
  */

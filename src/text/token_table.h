@@ -1,9 +1,9 @@
 /* The texts of all tokens, by id and by text.
  *
- * Why:    a vocabulary has up to some 300,000 tokens: one pool of bytes, eight bytes per id and an
- *         open-addressing hash of ids keep it at a few megabytes.
- * Use:    mr_table_init(&t, n_ids, bytes); mr_table_put(&t, id, text, len); mr_table_index(&t, id);
- *         id = mr_table_find(&t, text, len);
+ * Why:    a vocabulary has up to some 300,000 tokens: one pool of bytes, eight bytes per id and
+ *         an open-addressing hash of ids keep it at a few megabytes.
+ * Use:    mr_table_init(&t, n_ids, bytes); mr_table_put(&t, id, text, len); mr_table_index(&t,
+ *         id); id = mr_table_find(&t, text, len);
  * Owns:   the table owns its arrays (account MR_MEM_TOKENIZER); texts are copied.
  * Threads: immutable once filled.
  * Rules:  1. The model finds its own tokens only: added ones are hidden from mr_table_find.

@@ -1,13 +1,16 @@
 /* Text to token ids and back.
  *
  * Why:    one engine for byte-level BPE (GPT-2 style, regex pre-tokenisers), Gemma-style BPE with
- * byte fallback and SentencePiece vocabularies, read from tokenizer.json or from a vocabulary in
- * GGUF. Use:    mr_tokenizer *t; MR_TRY(mr_tokenizer_open(&t, "dir")); mr_ids ids = {0};
- * MR_TRY(mr_tokenize(t, text, len, MR_TOK_SPECIAL, &ids)); ... mr_ids_free(&ids); Owns:   the
- * tokenizer owns its tables (account MR_MEM_TOKENIZER) and borrows nothing. Threads: immutable
- * after open; encoding allocates its own scratch, so any number of threads may encode. Fails:
- * MR_EFORMAT naming file, key and reason; MR_EUNSUPPORTED naming the unknown model, normaliser,
- *         pre-tokeniser or decoder type; MR_EFORMAT for input that is not UTF-8 (offset given).
+ *         byte fallback and SentencePiece vocabularies, read from tokenizer.json or from a
+ *         vocabulary in GGUF.
+ * Use:    mr_tokenizer *t; MR_TRY(mr_tokenizer_open(&t, "dir")); mr_ids ids = {0};
+ *         MR_TRY(mr_tokenize(t, text, len, MR_TOK_SPECIAL, &ids)); ... mr_ids_free(&ids);
+ * Owns:   the tokenizer owns its tables (account MR_MEM_TOKENIZER) and borrows nothing.
+ * Threads: immutable after open; encoding allocates its own scratch, so any number of threads may
+ *         encode.
+ * Fails:  MR_EFORMAT naming file, key and reason; MR_EUNSUPPORTED naming the unknown model,
+ *         normaliser, pre-tokeniser or decoder type; MR_EFORMAT for input that is not UTF-8
+ *         (offset given).
  * Source: the behaviour of the `tokenizers` package; ids must be equal.
  */
 #ifndef MR_TEXT_TOKENIZER_H
@@ -31,8 +34,10 @@ void mr_ids_free(mr_ids *ids);
 
 enum { MR_TOK_SPECIAL = 1 }; /* add bos/eos as the tokenizer says */
 
-/* dir: a folder with tokenizer.json and, if there, tokenizer_config.json (add_bos_token, bos_token,
- * chat_template) and chat_template.jinja; or the path of a tokenizer.json itself. */
+/* dir: a folder with tokenizer.json and, if there, tokenizer_config.json (bos_token, eos_token,
+ * add_bos_token, add_eos_token, chat_template) and chat_template.jinja; or the path of a
+ * tokenizer.json itself, which is then read alone.  add_bos_token: true adds bos where
+ * tokenizer.json does not; false removes nothing. */
 mr_err mr_tokenizer_open(mr_tokenizer **out, const char *dir);
 
 /* A vocabulary as GGUF metadata holds it.  Everything is copied. */

@@ -1,7 +1,8 @@
 /* The tokenizer's own fields, for the files that fill it.
  *
  * Why:    tokenizer.json and GGUF vocabularies fill the same parts; nobody outside src/text sees
- * them. Use:    mr_tokenizer_alloc, fill, mr_tokenizer_seal; on failure mr_tokenizer_close.
+ *         them.
+ * Use:    mr_tokenizer_alloc, fill, mr_tokenizer_seal; on failure mr_tokenizer_close.
  * Rules:  1. Every id below model.table.n has a flag byte.
  *         2. prefix and suffix are what MR_TOK_SPECIAL adds around a text.
  */

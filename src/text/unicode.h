@@ -1,10 +1,12 @@
 /* What the pipeline needs to know about characters: classes, normal forms, lower case.
  *
  * Why:    the classes must be those of the `tokenizers` package (Unicode's White_Space and the
- * regex classes of its two regex engines), not those of any C library. Use:    if
- * (mr_cp_is_space(cp)) ...; MR_TRY(mr_utf8_form(MR_NFC, s, len, &out)); Threads: no state. Fails:
- * only by memory.  Input must be valid UTF-8.  Without utf8proc (MR_NO_TEXT) the forms and classes
- *         cannot be had: a tokenizer cannot be opened in such a build, so they are never asked for.
+ *         regex classes of its two regex engines), not those of any C library.
+ * Use:    if (mr_cp_is_space(cp)) ...; MR_TRY(mr_utf8_form(MR_NFC, s, len, &out));
+ * Threads: no state.
+ * Fails:  only by memory. Input must be valid UTF-8. Without utf8proc (MR_NO_TEXT) the forms and
+ *         classes cannot be had: a tokenizer cannot be opened in such a build, so they are never
+ *         asked for.
  */
 #ifndef MR_TEXT_UNICODE_H
 #define MR_TEXT_UNICODE_H

@@ -1,8 +1,9 @@
 /* Characters that are newer, or older, than what PCRE2 and utf8proc know.
  *
- * Why:    ids must equal the package's on every text, so the classes must be those of the package's
- * Unicode. Use:    mr_newer_set("L", &set) appends \\x{..}-\\x{..} ranges to the inside of a
- * bracket. Threads: no state.
+ * Why:    ids must equal the package's on every text, so the classes must be those of the
+ *         package's Unicode.
+ * Use:    mr_newer_set("L", &set) appends \x{..}-\x{..} ranges to the inside of a bracket.
+ * Threads: no state.
  */
 #ifndef MR_TEXT_UNICODE_VERSIONS_H
 #define MR_TEXT_UNICODE_VERSIONS_H

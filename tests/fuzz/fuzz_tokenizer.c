@@ -1,7 +1,8 @@
 /* Fuzz target: any bytes as a tokenizer.json; if it opens, some hard texts through it and back.
  *
- * What must hold beside not crashing: an error has one line; ids are inside the vocabulary; decoding token by token
- * gives what decoding at once gives, in whole characters; nothing is held at the end.
+ * What must hold beside not crashing: an error has one line; ids are inside the vocabulary;
+ * decoding token by token gives what decoding at once gives, in whole characters; nothing is
+ * held at the end.
  */
 #include <stdint.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* Wrong tokenizer.json and tokenizer_config.json: each is refused with a message that names file and key, and
- * nothing is held afterwards. */
+/* Wrong tokenizer.json and tokenizer_config.json: each is refused with a message that names file
+ * and key, and nothing is held afterwards. */
 #include "text_help.h"
 #include "text/tokenizer_parts.h"
 

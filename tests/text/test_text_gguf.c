@@ -1,5 +1,5 @@
-/* Vocabularies as GGUF holds them: ids equal those of the tokenizer that the vocabulary was made from; wrong
- * vocabularies are refused by name. */
+/* Vocabularies as GGUF holds them: ids equal those of the tokenizer that the vocabulary was made
+ * from; wrong vocabularies are refused by name. */
 #include "text_help.h"
 
 typedef struct vocab {

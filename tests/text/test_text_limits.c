@@ -1,5 +1,5 @@
-/* Long runs take no long time, bad input is an error with its place, and every failed allocation is an error that
- * leaves nothing behind. */
+/* Long runs take no long time, bad input is an error with its place, and every failed allocation
+ * is an error that leaves nothing behind. */
 #include <time.h>
 
 #include "text_help.h"
@@ -26,7 +26,8 @@ static mr_tokenizer *open_small(const char *name)
     return t;
 }
 
-/* 100,000 equal characters, for the pre-tokenisers that make one word of them and those that do not. */
+/* 100,000 equal characters, for the pre-tokenisers that make one word of them and those that do
+ * not. */
 static void long_runs(void **state)
 {
     (void)state;

@@ -1,8 +1,9 @@
 /* Ids and texts equal those of the `tokenizers` package, for stored pairs.
  *
- * Each file data/NAME.json holds a small tokenizer (every kind of part in some of them), or names a real one that
- * is only there once fetched, and for the lines of data/lines.json and some of its own: the ids; the decoding where
- * it is not the line; and cuts out of id lists with their decodings, special tokens kept and skipped.
+ * Each file data/NAME.json holds a small tokenizer (every kind of part in some of them), or
+ * names a real one that is only there once fetched, and for the lines of data/lines.json and
+ * some of its own: the ids; the decoding where it is not the line; and cuts out of id lists with
+ * their decodings, special tokens kept and skipped.
  */
 #include "text_help.h"
 #include "text/tokenizer_parts.h"

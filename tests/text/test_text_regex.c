@@ -1,5 +1,5 @@
-/* Patterns written for Oniguruma match what Oniguruma matches (data/regex.json holds its non-empty matches);
- * what cannot be carried over is refused by name. */
+/* Patterns written for Oniguruma match what Oniguruma matches (data/regex.json holds its
+ * non-empty matches); what cannot be carried over is refused by name. */
 #include "text_help.h"
 #include "text/pieces.h"
 
