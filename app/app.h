@@ -75,7 +75,7 @@ typedef struct app_ids {
     size_t *row; /* ends of rows */
     size_t n_rows;
 } app_ids;
-mr_status app_ids_list(const char *list, app_ids *out);
+mr_status app_ids_list(const char *flag, const char *list, app_ids *out);
 mr_status app_ids_file(const char *file, bool rows, app_ids *out);
 void app_ids_free(app_ids *ids);
 

@@ -120,16 +120,25 @@ static int take_option(const app_cmd *cmd, const app_opt *opts, int argc, char *
     return set(cmd, o, argv[++*i]);
 }
 
+/* --help anywhere, but not where it is an option's value: -p --help is a prompt. */
+static bool wants_help(const app_opt *opts, int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+        const app_opt *o = argv[i][0] == '-' ? find(opts, argv[i], strlen(argv[i])) : NULL;
+        i += o && o->kind != APP_FLAG;
+    }
+    return false;
+}
+
 int app_parse(const app_cmd *cmd, const app_opt *opts, int argc, char **argv, const char **pos,
               int n_pos)
 {
     int n = 0;
     bool only_args = false;
-    for (int i = 1; i < argc; i++)
-        if (strcmp(argv[i], "--") == 0)
-            break;
-        else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
-            return help(cmd, opts);
+    if (wants_help(opts, argc, argv))
+        return help(cmd, opts);
     for (int i = 1; i < argc; i++) {
         if (!only_args && strcmp(argv[i], "--") == 0) {
             only_args = true;

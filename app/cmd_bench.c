@@ -119,10 +119,11 @@ static mr_status prepare(job *j, const char *model)
     return MR_STATUS_OK;
 }
 
+/* A member of the JSON document, after others. */
 static void put_series(mr_buf *b, const char *name, const series *s, uint64_t bytes, uint64_t macs)
 {
     mr_buf_printf(b,
-                  "\"%s\": {\"tokens_per_s\": %.3f, \"min\": %.3f, \"max\": %.3f, \"gb_per_s\": "
+                  ", \"%s\": {\"tokens_per_s\": %.3f, \"min\": %.3f, \"max\": %.3f, \"gb_per_s\": "
                   "%.3f, \"gflop_per_s\": %.3f}",
                   name, s->median, s->low, s->high, 1e-9 * (double)bytes * s->median,
                   2e-9 * (double)macs * s->median);
@@ -150,9 +151,9 @@ static int report(job *j)
                       (unsigned long long)mr_engine_bytes_per_token(j->e),
                       (unsigned long long)macs);
         if (j->p)
-            put_series((mr_buf_puts(&b, ", "), &b), "prefill", &j->prefill, 0, macs);
+            put_series(&b, "prefill", &j->prefill, 0, macs);
         if (j->n)
-            put_series((mr_buf_puts(&b, ", "), &b), "decode", &j->decode, bytes, macs);
+            put_series(&b, "decode", &j->decode, bytes, macs);
         mr_buf_puts(&b, "}\n");
     } else {
         mr_buf_printf(&b, "%d threads, %s, %s, median of %lld\n", i->threads, i->cpu, i->precision,

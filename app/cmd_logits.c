@@ -25,11 +25,13 @@ static mr_status npy_header(mr_out *o, int64_t rows, int64_t cols)
     return (mr_status)mr_out_write(o, head, sizeof head);
 }
 
-/* Rows fed at once: what was asked for, whole blocks for diffusion; else as many as 256 MiB of
- * logits hold. */
+/* Rows fed at once: what was asked for, but no more than 256 MiB of logits hold (the bits are the
+ * same); whole blocks for diffusion. */
 static int64_t rows_at_once(const job *j, const mr_engine_info *i)
 {
-    int64_t rows = j->chunk ? j->chunk : ((int64_t)64 << 20) / i->vocab;
+    int64_t rows = ((int64_t)64 << 20) / i->vocab;
+    if (j->chunk && rows > j->chunk)
+        rows = j->chunk;
     if (rows > (int64_t)j->ids.n)
         rows = (int64_t)j->ids.n;
     if (i->diffusion)
@@ -51,6 +53,8 @@ static mr_status feed(const job *j, mr_session *s, const mr_engine_info *i, mr_o
             st = mr_commit(s, rows);
         if (!st)
             st = (mr_status)mr_out_write(o, logits, (size_t)(rows * i->vocab) * sizeof *logits);
+        if (!st && app_interrupted())
+            st = (mr_status)mr_fail(MR_ECANCEL, "interrupted: %s is not written", j->out);
     }
     mr_free(logits);
     return st;
@@ -61,7 +65,11 @@ static mr_status write_logits(const job *j, mr_engine *e)
     mr_session *s = NULL;
     mr_out o;
     const mr_engine_info *i = mr_engine_facts(e);
+    if ((int64_t)j->ids.n > i->max_positions)
+        return (mr_status)mr_fail(MR_ELIMIT, "%s: %zu ids do not fit the model's %lld positions",
+                                  i->path, j->ids.n, (long long)i->max_positions);
     MR_TRY(mr_session_new(&s, e));
+    app_catch_interrupt();
     mr_status st = (mr_status)mr_out_open(&o, j->out);
     if (!st) {
         st = npy_header(&o, (int64_t)j->ids.n, i->vocab);
@@ -100,17 +108,19 @@ int cmd_logits(int argc, char **argv)
         return app_usage("logits", "--out F.npy is needed");
     if (!j.ids_list == !j.ids_file)
         return app_usage("logits", "give either --ids LIST or --ids-file F");
-    mr_status st =
-        j.ids_list ? app_ids_list(j.ids_list, &j.ids) : app_ids_file(j.ids_file, false, &j.ids);
+    mr_status st = j.ids_list ? app_ids_list("--ids", j.ids_list, &j.ids)
+                              : app_ids_file(j.ids_file, false, &j.ids);
     mr_engine *e = NULL;
     mr_engine_opts o = {.graph_file = j.graph};
-    if (!st && j.ids.n > 8192)
+    if (!st && j.ids.n > 8192) /* the most an engine takes unasked */
         j.engine.context = (int64_t)j.ids.n;
     if (!st)
         st = app_engine_open(&j.engine, model, &o, &e);
     if (!st)
         st = write_logits(&j, e);
     code = st ? app_failed(st) : APP_OK;
+    if (st == MR_STATUS_CANCELLED)
+        code = APP_INTERRUPTED;
     mr_engine_close(e);
     app_ids_free(&j.ids);
     return code;

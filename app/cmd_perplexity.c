@@ -107,13 +107,13 @@ static mr_status all_windows(job *j)
     return MR_STATUS_OK;
 }
 
-static mr_status read_ids(job *j)
+static mr_status read_text(job *j)
 {
     char *text;
     size_t len;
     mr_tokenizer *t;
     if (j->ids_file)
-        return app_ids_file(j->ids_file, true, &j->ids);
+        return MR_STATUS_OK; /* read before the engine was opened */
     MR_TRY(app_read_file(j->file, &text, &len));
     mr_status s = mr_engine_text(j->e, &t);
     if (!s)
@@ -194,9 +194,11 @@ int cmd_perplexity(int argc, char **argv)
         return code;
     if (!j.file == !j.ids_file)
         return app_usage("perplexity", "give either -f FILE or --ids-file F");
-    mr_status s = open_engines(&j, model);
+    mr_status s = j.ids_file ? app_ids_file(j.ids_file, true, &j.ids) : MR_STATUS_OK;
     if (!s)
-        s = read_ids(&j);
+        s = open_engines(&j, model);
+    if (!s)
+        s = read_text(&j);
     if (!s)
         s = all_windows(&j);
     code = s ? app_failed(s) : report(&j);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "app.h"
 #include "base/file.h"
@@ -26,6 +27,7 @@ typedef struct job {
     app_ids ids;
     mr_buf out_ids, text, trace;
     int64_t n_out, trace_block;
+    bool progress;
     mr_logit_bias logit_bias[64];
 } job;
 
@@ -59,6 +61,17 @@ static int on_step(void *ctx, int64_t start, const int32_t *block, int64_t n)
     app_json_ids(&j->trace, block, (size_t)n);
     mr_buf_putc(&j->trace, '}');
     j->trace_block = start;
+    return app_interrupted();
+}
+
+static int on_prompt(void *ctx, int64_t done, int64_t total)
+{
+    job *j = ctx;
+    if ((done < total || j->progress) && isatty(STDERR_FILENO)) {
+        j->progress = true;
+        fprintf(stderr, "\rprompt %lld of %lld%s", (long long)done, (long long)total,
+                done < total ? "" : "\n");
+    }
     return app_interrupted();
 }
 
@@ -121,7 +134,7 @@ static mr_status encode_prompt(job *j)
         s = mr_encode(t, text, len, !j->chat, &j->ids.id, &j->ids.n);
     mr_memory_free(text);
     if (!s && j->ids.n == 0)
-        s = (mr_status)mr_fail(MR_EUSAGE, "the prompt is empty");
+        s = (mr_status)mr_fail(MR_EFORMAT, "the prompt is empty: it has no ids");
     return s;
 }
 
@@ -155,6 +168,7 @@ static void fill_opts(job *j, mr_generate_opts *o)
     o->threshold = j->has.threshold ? j->threshold : -1;
     o->minimal_topk = j->minimal_topk;
     o->eos_early_stop = j->early_stop;
+    o->on_prompt = on_prompt;
     o->on_ids = on_ids;
     o->on_text = j->print_ids ? NULL : on_text;
     o->on_step = j->trace_file ? on_step : NULL;
@@ -191,14 +205,16 @@ static void print_stats(const job *j, const mr_result *r)
 {
     const mr_engine_info *i = mr_engine_facts(j->e);
     mr_counts c = mr_engine_counts(j->e);
-    int64_t decoded = i->diffusion ? r->generated : r->generated - 1;
+    /* the first token comes out of the prefill; diffusion leaves the prompt's last, partial block
+     * to the denoising */
+    int64_t decoded = i->diffusion || !r->generated ? r->generated : r->generated - 1;
+    int64_t fed = i->diffusion ? r->prompt / i->block_length * i->block_length : r->prompt;
     fprintf(stderr, "load     %.3f s, %d threads, %s, %s\n", 1e-9 * (double)i->load_ns, i->threads,
             i->cpu, i->precision);
-    fprintf(stderr, "prefill  %lld tokens in %.3f s: %.1f tok/s\n", (long long)r->prompt,
-            r->prefill_s, per_second(r->prompt, r->prefill_s));
-    fprintf(stderr, "decode   %lld tokens in %.3f s: %.1f tok/s",
-            (long long)(decoded < 0 ? 0 : decoded), r->decode_s,
-            per_second(decoded < 0 ? 0 : decoded, r->decode_s));
+    fprintf(stderr, "prefill  %lld tokens in %.3f s: %.1f tok/s\n", (long long)fed, r->prefill_s,
+            per_second(fed, r->prefill_s));
+    fprintf(stderr, "decode   %lld tokens in %.3f s: %.1f tok/s", (long long)decoded, r->decode_s,
+            per_second(decoded, r->decode_s));
     if (i->diffusion)
         fprintf(stderr, ", %lld denoising steps", (long long)r->steps);
     fprintf(stderr, "\nplans    %llu compiled, %llu runs, %llu rows forwarded\n",
@@ -257,9 +273,9 @@ static mr_status parse_lists(job *j, mr_engine_opts *o, app_ids *eos)
 {
     MR_TRY(parse_bias(j));
     if (j->ids_list)
-        MR_TRY(app_ids_list(j->ids_list, &j->ids));
+        MR_TRY(app_ids_list("--ids", j->ids_list, &j->ids));
     if (j->eos_list)
-        MR_TRY(app_ids_list(j->eos_list, eos));
+        MR_TRY(app_ids_list("--eos-id", j->eos_list, eos));
     o->eos = eos->id;
     o->n_eos = (int)eos->n;
     o->has_mask_id = j->has.mask;
@@ -270,7 +286,11 @@ static mr_status parse_lists(job *j, mr_engine_opts *o, app_ids *eos)
 static int finish(job *j, mr_status s, const mr_result *r)
 {
     bool cut = s == MR_STATUS_CANCELLED;
-    if (s && !cut)
+    if (!s || cut)
+        s = (mr_status)mr_buf_check(&j->out_ids);
+    if (!s)
+        s = (mr_status)mr_buf_check(&j->text);
+    if (s)
         return app_failed(s);
     print_result(j, r);
     if (j->trace_file && !cut && (s = write_trace(j)))

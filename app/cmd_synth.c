@@ -4,13 +4,13 @@
 
 #include "app.h"
 
-static void progress(void *ctx, uint64_t done, uint64_t total)
+static int progress(void *ctx, uint64_t done, uint64_t total)
 {
     int *shown = ctx, percent = total ? (int)(100 * done / total) : 100;
-    if (percent == *shown)
-        return;
+    if (percent != *shown && isatty(STDERR_FILENO))
+        fprintf(stderr, "\r%3d %%%s", percent, percent == 100 ? "\n" : "");
     *shown = percent;
-    fprintf(stderr, "\r%3d %%%s", percent, percent == 100 ? "\n" : "");
+    return app_interrupted();
 }
 
 static void note(void *ctx, const char *line)
@@ -38,7 +38,9 @@ int cmd_synth(int argc, char **argv)
         return code;
     o.group = (int)group;
     o.seed = (uint64_t)seed;
-    o.progress = isatty(STDERR_FILENO) ? progress : NULL;
+    o.progress = progress;
+    app_catch_interrupt();
     mr_status st = mr_synth(pos[0], pos[1], &o);
-    return st ? app_failed(st) : APP_OK;
+    code = st ? app_failed(st) : APP_OK;
+    return st == MR_STATUS_CANCELLED ? APP_INTERRUPTED : code;
 }

@@ -88,7 +88,7 @@ static mr_status run_one(job *j)
     mr_status s;
     if (j->decode) {
         app_ids ids;
-        MR_TRY(app_ids_list(j->ids_list, &ids));
+        MR_TRY(app_ids_list("--ids", j->ids_list, &ids));
         s = mr_decode(j->t, ids.id, ids.n, j->no_special, &text, &len);
         app_ids_free(&ids);
         if (!s) {
@@ -126,6 +126,8 @@ int cmd_tokenize(int argc, char **argv)
         return app_usage("tokenize", "--decode needs --ids LIST or --lines F.json");
     if (!j.decode && j.ids_list)
         return app_usage("tokenize", "--ids goes with --decode");
+    if (j.lines && j.ids_list)
+        return app_usage("tokenize", "--ids and --lines exclude each other");
     if ((j.lines || j.decode) && (j.prompt || j.file))
         return app_usage("tokenize", "-p and -f do not go with %s",
                          j.lines ? "--lines" : "--decode");

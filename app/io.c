@@ -1,5 +1,6 @@
 /* Input, output, interrupts and the engine's common options. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,23 +56,23 @@ void app_json_ids(mr_buf *b, const int32_t *ids, size_t n)
 
 /* ---- text ---- */
 
-static mr_status read_stdin(char **text, size_t *len)
+static mr_status read_stream(int fd, const char *name, char **text, size_t *len)
 {
     mr_buf b = {0};
     char chunk[65536];
     ssize_t n;
     mr_buf_puts(&b, "");
-    while ((n = read(STDIN_FILENO, chunk, sizeof chunk)) != 0) {
+    while ((n = read(fd, chunk, sizeof chunk)) != 0) {
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0) {
             mr_buf_free(&b);
-            return (mr_status)mr_fail_errno("read", "stdin");
+            return (mr_status)mr_fail_errno("read", name);
         }
         mr_buf_add(&b, chunk, (size_t)n);
         if (b.len > (size_t)1 << 30) {
             mr_buf_free(&b);
-            return (mr_status)mr_fail(MR_EFORMAT, "stdin: more than 1 GiB of text");
+            return (mr_status)mr_fail(MR_EFORMAT, "%s: more than 1 GiB of text", name);
         }
     }
     if (mr_buf_check(&b))
@@ -83,9 +84,17 @@ static mr_status read_stdin(char **text, size_t *len)
 
 mr_status app_read_file(const char *file, char **text, size_t *len)
 {
+    struct stat st;
     if (strcmp(file, "-") == 0)
-        return read_stdin(text, len);
-    return (mr_status)mr_file_read_all(file, (uint64_t)1 << 30, MR_MEM_OTHER, text, len);
+        return read_stream(STDIN_FILENO, "stdin", text, len);
+    if (stat(file, &st) != 0 || !(S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)))
+        return (mr_status)mr_file_read_all(file, (uint64_t)1 << 30, MR_MEM_OTHER, text, len);
+    int fd = open(file, O_RDONLY | O_CLOEXEC); /* a pipe, such as a shell's <(command) */
+    if (fd < 0)
+        return (mr_status)mr_fail_errno("open", file);
+    mr_status s = read_stream(fd, file, text, len);
+    close(fd);
+    return s;
 }
 
 mr_status app_read_text(const char *prompt, const char *file, char **text, size_t *len)
@@ -139,19 +148,21 @@ static mr_status one_row(app_ids *o)
     return MR_STATUS_OK;
 }
 
-static mr_status parse_list(const char *list, app_ids *out)
+static mr_status parse_list(const char *flag, const char *list, app_ids *out)
 {
     size_t cap = 0;
     const char *p = list;
+    if (!*list)
+        return (mr_status)mr_fail(MR_EFORMAT, "%s: the list is empty", flag);
     for (;;) {
         char *end;
         errno = 0;
         long long v = strtoll(p, &end, 10);
         if (end == p || (*end && *end != ','))
-            return (mr_status)mr_fail(MR_EUSAGE,
-                                      "--ids: \"%.40s\" is not a list of ids such as 1,2,3", list);
+            return (mr_status)mr_fail(MR_EUSAGE, "%s: \"%.40s\" is not a list of ids such as 1,2,3",
+                                      flag, list);
         if (errno || v < 0 || v > INT32_MAX)
-            return (mr_status)mr_fail(MR_EFORMAT, "--ids: id %.*s is out of range",
+            return (mr_status)mr_fail(MR_EFORMAT, "%s: id %.*s is out of range", flag,
                                       (int)(end - p < 30 ? end - p : 30), p);
         mr_status s = push(out, &cap, v);
         if (s || !*end)
@@ -160,10 +171,10 @@ static mr_status parse_list(const char *list, app_ids *out)
     }
 }
 
-mr_status app_ids_list(const char *list, app_ids *out)
+mr_status app_ids_list(const char *flag, const char *list, app_ids *out)
 {
     *out = (app_ids){0};
-    mr_status s = parse_list(list, out);
+    mr_status s = parse_list(flag, list, out);
     if (s)
         app_ids_free(out);
     return s;

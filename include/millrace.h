@@ -215,7 +215,8 @@ typedef struct mr_synth_opts {
     const char *quant; /* "f32" "bf16" (default) "q8" "q4" */
     int group;         /* 32 64 (default) 128 */
     uint64_t seed;
-    void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes; may be NULL */
+    /* bytes; non-zero stops, as MR_STATUS_CANCELLED, and leaves nothing; may be NULL */
+    int (*progress)(void *ctx, uint64_t done, uint64_t total);
     void (*note)(void *ctx, const char *line); /* a matrix that stays unquantised; may be NULL */
     void *ctx;
 } mr_synth_opts;

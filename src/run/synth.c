@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/rng.h"
@@ -157,8 +158,8 @@ static mr_err put(synth *s, mr_st_writer *w, const void *bytes, size_t n)
 {
     MR_TRY(mr_st_writer_data(w, bytes, n));
     s->done += n;
-    if (s->o->progress)
-        s->o->progress(s->o->ctx, s->done, s->total);
+    if (s->o->progress && s->o->progress(s->o->ctx, s->done, s->total))
+        return mr_fail(MR_ECANCEL, "stopped by the caller");
     return MR_OK;
 }
 
@@ -364,6 +365,30 @@ static mr_err check_opts(synth *s)
     return MR_OK;
 }
 
+/* All three files or, after an error, none of them. */
+static mr_err write_all(synth *s)
+{
+    static mr_err (*const write[])(synth *) = {write_weights, write_tokenizer, write_config};
+    static const char *const name[] = {"model.safetensors", "tokenizer.json", "config.json"};
+    mr_err err = MR_OK;
+    int done = 0;
+    bool made = mkdir(s->outdir, 0777) == 0;
+    if (!made && errno != EEXIST)
+        return mr_fail_errno("make", s->outdir);
+    for (; done < 3 && !err; done += !err)
+        err = write[done](s);
+    while (err && done-- > 0) {
+        mr_buf path = {0};
+        mr_buf_printf(&path, "%s/%s", s->outdir, name[done]);
+        if (!path.failed)
+            unlink(path.data);
+        mr_buf_free(&path);
+    }
+    if (err && made)
+        rmdir(s->outdir);
+    return err;
+}
+
 static mr_err run(synth *s)
 {
     mr_model_opts mo = {0};
@@ -379,11 +404,7 @@ static mr_err run(synth *s)
     MR_TRY(mr_model_build(s->model, &g));
     mr_graph_free(g);
     MR_TRY(list_tensors(s));
-    if (mkdir(s->outdir, 0777) != 0 && errno != EEXIST)
-        return mr_fail_errno("make", s->outdir);
-    MR_TRY(write_config(s));
-    MR_TRY(write_tokenizer(s));
-    return write_weights(s);
+    return write_all(s);
 }
 
 mr_status mr_synth(const char *config, const char *outdir, const mr_synth_opts *o)
