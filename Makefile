@@ -2,9 +2,10 @@
 # demo-chat install packages.  Sources are found by wildcard; a file whose name ends in _avx2,
 # _avx512 or _neon gets that instruction set and is left out where it cannot run.
 #
-#   make [-jN] [B=DIR] [SAN=address|undefined|thread] [CC=clang-14] [WERROR=1]
+#   make [-jN] [B=DIR] [SAN=address|undefined|thread] [CC=clang-14] [WERROR=1] [V=1]
 
 VERSION := 0.1.0
+comma := ,
 B ?= build
 CC ?= gcc
 ifeq ($(origin CC),default)
@@ -62,6 +63,12 @@ OBJ := $(SRC:%.c=$(B)/%.o)
 APP_OBJ := $(APP_SRC:%.c=$(B)/%.o)
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
 TEST_BIN := $(TEST_SRC:tests/%.c=$(B)/tests/%)
+# V=1 shows whole commands.
+ifeq ($(V),1)
+run = $(2)
+else
+run = @echo "  $(1)" && $(2)
+endif
 isa_flags = $(ISA_$(lastword $(subst _, ,$(basename $(notdir $(1))))))
 
 .PHONY: all check demo demo-chat fetch clean install deps tests fuzz bench lint format metrics
@@ -74,17 +81,17 @@ packages:
 
 $(B)/%.o: %.c | packages
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(call isa_flags,$<) -MMD -MP -c $< -o $@
+	$(call run,CC $<,$(CC) $(CFLAGS_ALL) $(call isa_flags,$<) -MMD -MP -c $< -o $@)
 
 $(B)/libmillrace.a: $(OBJ)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(call run,AR $@,$(AR) rcs $@ $^)
 
 $(B)/libmillrace.so: $(OBJ)
-	$(CC) $(CFLAGS_ALL) -shared -Wl,-soname,libmillrace.so.0 $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call run,LD $@,$(CC) $(CFLAGS_ALL) -shared -Wl$(comma)-soname$(comma)libmillrace.so.0 $(LDFLAGS) -o $@ $^ $(LIBS))
 
 $(B)/millrace: $(APP_OBJ) $(B)/libmillrace.a
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call run,LD $@,$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS))
 
 $(B)/millrace.pc: Makefile
 	@mkdir -p $(@D)
@@ -93,7 +100,7 @@ $(B)/millrace.pc: Makefile
 
 $(B)/tests/%: tests/%.c $(B)/libmillrace.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -Itests -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libmillrace.a $(LIBS) $(if $(filter 1,$(TEXT)),$(shell $(PKG_CONFIG) --libs cmocka 2>/dev/null))
+	$(call run,LD $@,$(CC) $(CFLAGS_ALL) -Itests -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libmillrace.a $(LIBS) $(if $(filter 1,$(TEXT)),$(shell $(PKG_CONFIG) --libs cmocka 2>/dev/null)))
 
 tests: $(TEST_BIN)
 
