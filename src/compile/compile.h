@@ -8,6 +8,8 @@
  *         2. A pass fires only where backend->supports says yes to what it would make.
  *         3. Each pass can be left out by name; on cpu the bytes of the result stay the same.
  *         4. Fusion lives here and nowhere else.
+ *         5. A graph that comes with fused ops which the backend lacks (an edited one, on ref) is
+ *            expanded before the first pass, and the report says so; mr_plan_compile refuses it.
  */
 #ifndef MR_COMPILE_COMPILE_H
 #define MR_COMPILE_COMPILE_H
