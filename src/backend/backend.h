@@ -48,8 +48,8 @@ typedef struct mr_step {
     int n_in, n_out;
     mr_operand_ref in[MR_MAX_IN], out[MR_MAX_OUT];
     int64_t scratch_offset, scratch_bytes; /* in the arena; asked of the backend by step_scratch */
-    const char *kernel;                    /* for reports: what will run it, e.g. "linear q4 avx512" */
-    const void *prep;                      /* the backend's own, made by step_plan in plan->memory, or NULL */
+    const char *kernel; /* for reports: what will run it, e.g. "linear q4 avx512" */
+    const void *prep;   /* the backend's own, made by step_plan in plan->memory, or NULL */
 } mr_step;
 
 /* A cache of the graph. window 0: keeps all positions. */
@@ -84,8 +84,10 @@ typedef struct mr_run {
     int64_t rows, outs;
     const int32_t *pos, *slot; /* [rows] */
     mr_kv *const *kv;          /* [slots] */
-    const int64_t *kv_len;     /* [slots]: positions 0..kv_len-1 exist once this run's appends are done */
-    const void *const *inputs; /* [plan->n_inputs]: i32 or f32 arrays; "ids" "pos" "out_rows" among them */
+    const int64_t
+        *kv_len; /* [slots]: positions 0..kv_len-1 exist once this run's appends are done */
+    const void *const
+        *inputs; /* [plan->n_inputs]: i32 or f32 arrays; "ids" "pos" "out_rows" among them */
     mr_weight *const *weights; /* [plan->n_weights] */
     void *arena;               /* arena_alloc(plan->arena_bytes) */
 } mr_run;
@@ -107,23 +109,26 @@ typedef struct mr_backend_vtable {
 
     /* Weights.  use: how the graph's consumers read it (one handle serves all of them). */
     mr_err (*weight_bytes)(const mr_backend *b, const mr_graph *g, int value, size_t *bytes);
-    mr_err (*weight_load)(mr_backend *b, const mr_graph *g, int value, const mr_recipe *r, mr_reader_fn read,
-                          void *ctx, mr_weight **out);
+    mr_err (*weight_load)(mr_backend *b, const mr_graph *g, int value, const mr_recipe *r,
+                          mr_reader_fn read, void *ctx, mr_weight **out);
     void (*weight_free)(mr_backend *b, mr_weight *w);
 
     /* Extra arena bytes a step needs at the plan's caps, and the name of the kernel that will run it. */
-    mr_err (*step_plan)(const mr_backend *b, const mr_plan *p, mr_step *s); /* sets scratch_bytes and kernel */
+    mr_err (*step_plan)(const mr_backend *b, const mr_plan *p,
+                        mr_step *s); /* sets scratch_bytes and kernel */
 
     void *(*arena_alloc)(mr_backend *b, size_t bytes);
     void (*arena_free)(mr_backend *b, void *p);
 
     /* KV in blocks of 64 absolute positions. */
-    mr_err (*kv_new)(mr_backend *b, const mr_cache_desc *caches, int n, int64_t max_len, int64_t max_advance,
+    mr_err (*kv_new)(mr_backend *b, const mr_cache_desc *caches, int n, int64_t max_len,
+                     int64_t max_advance,
                      mr_kv **out); /* allocates no blocks yet; rings hold window + max_advance */
     mr_err (*kv_reserve)(mr_backend *b, mr_kv *kv, int64_t len); /* blocks for positions 0..len-1 */
     size_t (*kv_bytes)(const mr_backend *b, const mr_kv *kv);    /* held now */
     /* What a session of len positions will hold, without making it. */
-    size_t (*kv_need)(const mr_backend *b, const mr_cache_desc *caches, int n, int64_t len, int64_t max_advance);
+    size_t (*kv_need)(const mr_backend *b, const mr_cache_desc *caches, int n, int64_t len,
+                      int64_t max_advance);
     void (*kv_free)(mr_backend *b, mr_kv *kv);
 
     /* Steps [first, last) of the plan. */
@@ -138,6 +143,7 @@ struct mr_backend {
 };
 
 mr_err mr_backend_cpu(mr_backend **out, const mr_backend_opts *o);
-mr_err mr_backend_ref(mr_backend **out, const mr_backend_opts *o); /* slow, plain, exact only: defines every op */
+mr_err mr_backend_ref(mr_backend **out,
+                      const mr_backend_opts *o); /* slow, plain, exact only: defines every op */
 
 #endif

@@ -20,11 +20,13 @@ typedef struct mr_matrix mr_matrix; /* E packed matrices of [n,k] */
 /* Packed size in bytes (everything it allocates). */
 mr_err mr_matrix_bytes(mr_fmt fmt, int64_t e, int64_t n, int64_t k, size_t *bytes);
 /* Rows of all E matrices come one after the other from the recipe. */
-mr_err mr_matrix_pack(mr_matrix **out, const mr_recipe *r, int64_t e, int64_t n, int64_t k, mr_reader_fn read, void *ctx);
+mr_err mr_matrix_pack(mr_matrix **out, const mr_recipe *r, int64_t e, int64_t n, int64_t k,
+                      mr_reader_fn read, void *ctx);
 void mr_matrix_free(mr_matrix *m);
 int64_t mr_matrix_n(const mr_matrix *m);
 int64_t mr_matrix_k(const mr_matrix *m);
-bool mr_matrix_int8(const mr_matrix *m, mr_precision p, bool act_f32); /* would it run on int8 activations? */
+bool mr_matrix_int8(const mr_matrix *m, mr_precision p,
+                    bool act_f32); /* would it run on int8 activations? */
 /* Row `row` of matrix e as f32 (embedding rows come from the packed form: there is one copy). */
 void mr_matrix_row(const mr_matrix *m, int64_t e, int64_t row, float *dst);
 
@@ -43,25 +45,28 @@ size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k);
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt);
 
 /* y[r, 0..n) = x[r] w^T (+ bias).  ldx, ldy in floats.  scratch: mr_matmul_scratch bytes, 64-byte aligned. */
-void mr_linear(const mr_mm *mm, const mr_matrix *w, const float *bias, const float *x, int64_t ldx, int64_t rows, float *y,
-               int64_t ldy, void *scratch);
+void mr_linear(const mr_mm *mm, const mr_matrix *w, const float *bias, const float *x, int64_t ldx,
+               int64_t rows, float *y, int64_t ldy, void *scratch);
 /* y = fn(x wg^T + bg) * (x wu^T + bu); fn as MR_OP_SILU, MR_OP_GELU_TANH, MR_OP_GELU. */
-void mr_gated_linear(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const float *bg, const float *bu, mr_op fn,
-                     const float *x, int64_t ldx, int64_t rows, float *y, int64_t ldy, void *scratch);
+void mr_gated_linear(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const float *bg,
+                     const float *bu, mr_op fn, const float *x, int64_t ldx, int64_t rows, float *y,
+                     int64_t ldy, void *scratch);
 /* y[r,h] = x[r,h] w[h]^T. */
-void mr_linear_heads(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx_row, int64_t ldx_head, int64_t rows,
-                     float *y, int64_t ldy_row, int64_t ldy_head, void *scratch);
+void mr_linear_heads(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx_row,
+                     int64_t ldx_head, int64_t rows, float *y, int64_t ldy_row, int64_t ldy_head,
+                     void *scratch);
 /* y[r,j] = x[r (,j)] w[ids[r,j]]^T; x has row stride ldx and, if each_j, choice stride ldx_j.  Rows are grouped by expert. */
 /* Scratch of mr_expert_linear; told sizes, as plans are made before weights are packed. */
-size_t mr_expert_scratch(const mr_mm *mm, mr_fmt fmt, int64_t experts, int64_t n, int64_t k, int64_t rows, int64_t k_top,
-                         bool each_j);
-void mr_expert_linear(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx, int64_t ldx_j, bool each_j,
-                      const int32_t *ids, int64_t rows, int64_t k_top, float *y, void *scratch);
+size_t mr_expert_scratch(const mr_mm *mm, mr_fmt fmt, int64_t experts, int64_t n, int64_t k,
+                         int64_t rows, int64_t k_top, bool each_j);
+void mr_expert_linear(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx,
+                      int64_t ldx_j, bool each_j, const int32_t *ids, int64_t rows, int64_t k_top,
+                      float *y, void *scratch);
 /* The whole expert MLP: gate, up, fn, product, down per group of rows; outputs summed in selection order. */
-size_t mr_moe_scratch(const mr_mm *mm, mr_fmt gate_up, mr_fmt down, int64_t experts, int64_t h, int64_t f, int64_t rows,
-                      int64_t k_top);
-void mr_moe(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const mr_matrix *wd, mr_op fn, const float *x,
-            int64_t ldx, const int32_t *ids, const float *weights, int64_t rows, int64_t k_top, float *y, int64_t ldy,
-            void *scratch);
+size_t mr_moe_scratch(const mr_mm *mm, mr_fmt gate_up, mr_fmt down, int64_t experts, int64_t h,
+                      int64_t f, int64_t rows, int64_t k_top);
+void mr_moe(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const mr_matrix *wd,
+            mr_op fn, const float *x, int64_t ldx, const int32_t *ids, const float *weights,
+            int64_t rows, int64_t k_top, float *y, int64_t ldy, void *scratch);
 
 #endif
