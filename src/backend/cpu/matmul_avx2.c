@@ -10,11 +10,11 @@
 #define LANES_ISA MR_ISA_AVX2
 #define TILE_NV 1
 #define TILE_F32_ROWS 6
-#define TILE_I8_ROWS 4
 #define U8_OFFSET 0
 #define U8_WIDE 1
 #define DIRECT_F32 4
 #define DIRECT_U4 4
+#define I8_MANY_ROWS(...) 0
 
 typedef struct x8 {
     __m256i even, odd;
@@ -80,6 +80,12 @@ static inline v16i dot_u4(v16i acc, v16i line, x4 x)
         acc.v[h] = _mm256_add_epi32(acc.v[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
     return acc;
+}
+
+static inline v16i shift_up(v16i a, int32_t n)
+{
+    __m256i by = _mm256_set1_epi32(n);
+    return (v16i){{_mm256_sllv_epi32(a.v[0], by), _mm256_sllv_epi32(a.v[1], by)}};
 }
 
 #include "backend/cpu/matmul_lanes.h"

@@ -6,7 +6,6 @@
 #define LANES_ISA MR_ISA_AVX512
 #define TILE_NV 4
 #define TILE_F32_ROWS 6
-#define TILE_I8_ROWS 6
 #define U8_OFFSET 0
 #define U8_WIDE 0
 #define DIRECT_F32 4
@@ -42,5 +41,13 @@ static inline v16i dot_u8(v16i acc, w8 w, x8 x)
 }
 
 #define dot_u4 dot_u8
+
+static inline v16i shift_up(v16i a, int32_t n)
+{
+    return (v16i){_mm512_sllv_epi32(a.v, _mm512_set1_epi32(n))};
+}
+
+#include "backend/cpu/matmul_tile_avx512.h"
+#define I8_MANY_ROWS many_rows
 
 #include "backend/cpu/matmul_lanes.h"

@@ -6,11 +6,11 @@
 #define LANES_ISA MR_ISA_C
 #define TILE_NV 1
 #define TILE_F32_ROWS 4
-#define TILE_I8_ROWS 4
 #define U8_OFFSET 0
 #define U8_WIDE 0
 #define DIRECT_F32 4
 #define DIRECT_U4 4
+#define I8_MANY_ROWS(...) 0
 
 typedef struct x8 {
     int8_t v[4];
@@ -49,5 +49,7 @@ static inline v16i dot_u8(v16i acc, w8 w, x8 x)
 }
 
 #define dot_u4 dot_u8
+
+#define shift_up v16i_shl
 
 #include "backend/cpu/matmul_lanes.h"

@@ -6,12 +6,13 @@
  *
  * The including file gives, besides lanes_ISA.h:
  *   TILE_NV, TILE_F32_ROWS            widest tile in lane blocks; rows of the f32 panel tile (1..6)
- *   TILE_I8_ROWS                      rows of the int8 tile on bytes (1..6)
+ *   I8_MANY_ROWS(c, units, f, x, rows, out)   a faster tile_i8 for the first rows; how many it did
  *   x8 x_u8(p), x4 x_u4(p)            a quad of values at p, as the ISA's dots want it
  *   x8 slot_u8(r), x4 slot_u4(r)      the same from four int8 in an int32
  *   w8 w_u8(line)                     a line of 16 outputs x 4 bytes
  *   dot_u8(acc, w8, x8)               acc + sum over the quad, exact
  *   dot_u4(acc, line, x4)             the same for bytes 0..63
+ *   shift_up(a, n)                    lanes << n, n not a constant
  *   LANES_ISA, U8_OFFSET, U8_WIDE, DIRECT_F32, DIRECT_U4: see mr_mm_kernels
  */
 #include "backend/cpu/matmul_core.h"
@@ -393,41 +394,51 @@ INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, cons
 }
 
 /* y = fma(b, A, y), then y = fma(s, I << e, y). */
-INLINE void group_scale(const mr_column *c, const uint8_t *after, int v0, const uint8_t *const *x,
-                        size_t at, int rows, int nv, v16i acc[MAX_ROWS][MAX_NV], float *out)
+INLINE void group_scale(const uint8_t *after, mr_dtype type, bool bias, int stride, int v0,
+                        const uint8_t *const *x, size_t at, int rows, int nv,
+                        v16i acc[MAX_ROWS][MAX_NV], float *out)
 {
-    const mr_layout *l = c->layout;
-    size_t size = number_size(l->scale_dtype), outputs = 16 * (size_t)c->nv;
+    size_t size = number_size(type), outputs = 16 * (size_t)stride;
     foreach (v, nv) {
         size_t o = 16 * (size_t)(v0 + v);
-        v16f s = load_numbers(after + o * size, l->scale_dtype), b = v16f_zero();
-        if (l->bias)
-            b = load_numbers(after + (outputs + o) * size, l->scale_dtype);
+        v16f s = load_numbers(after + o * size, type), b = v16f_zero();
+        if (bias)
+            b = load_numbers(after + (outputs + o) * size, type);
         foreach (r, rows) {
             float *to = out + r * MR_TILE_OUT + o;
             v16f y = v16f_load(to);
-            if (l->bias)
+            if (bias)
                 y = v16f_fma(b, v16f_set1(record_a(x[r] + at)), y);
-            y = v16f_fma(s, v16f_from_i(v16i_shl(acc[r][v], RECORD(x[r] + at, e))), y);
+            y = v16f_fma(s, v16f_from_i(shift_up(acc[r][v], RECORD(x[r] + at, e))), y);
             v16f_store(to, y);
         }
     }
 }
 
-INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
-                      int rows, int nv, mr_pack_kind kind, float *out)
+/* What the loops need is copied to locals first: stores to `out` might alias it. */
+INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
+                      const uint8_t *const *rows_at, int rows, int nv, int stride,
+                      mr_pack_kind kind, float *out)
 {
     v16i acc[MAX_ROWS][MAX_NV];
-    int quads = f->group / 4, per_unit = c->layout->k_unit / f->group;
-    size_t lines = c->lines, group = lines / (size_t)per_unit, at = 0;
-    for (int64_t u = 0; u < units; u++) {
-        const uint8_t *unit = c->data + (size_t)u * c->unit;
-        for (int g = 0; g < per_unit; g++, at += f->step)
-            for (int v = 0; v < c->nv; v += nv) {
+    const uint8_t *x[MAX_ROWS], *unit = c->data;
+    const mr_dtype type = c->layout->scale_dtype;
+    const bool bias = c->layout->bias;
+    const int quads = f->group / 4, per_unit = c->layout->k_unit / f->group;
+    const size_t lines = c->lines, next = c->unit, group = lines / (size_t)per_unit, step = f->step;
+    size_t at = 0;
+    foreach (r, rows)
+        x[r] = rows_at[r];
+    for (int64_t u = 0; u < units; u++, unit += next) {
+        for (int g = 0; g < per_unit; g++, at += step)
+            for (int v = 0; v < stride; v += nv) {
                 const uint8_t *first = unit + (size_t)g * group;
-                group_slots(first, c->nv, v, x, at, rows, nv, kind, acc);
-                group_dots(first, c->nv, v, quads, x, at + sizeof(mr_qgroup), rows, nv, kind, acc);
-                group_scale(c, unit + lines, v, x, at, rows, nv, acc, out);
+                group_slots(first, stride, v, x, at, rows, nv, kind, acc);
+                group_dots(first, stride, v, quads, x, at + sizeof(mr_qgroup), rows, nv, kind, acc);
+                if (bias)
+                    group_scale(unit + lines, type, true, stride, v, x, at, rows, nv, acc, out);
+                else
+                    group_scale(unit + lines, type, false, stride, v, x, at, rows, nv, acc, out);
             }
     }
 }
@@ -486,21 +497,19 @@ typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const u
         const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, float *out) \
     {                                                                                              \
         if (c->nv == 1)                                                                            \
-            i8_column(c, units, f, x, rows, 1, kind, out);                                         \
+            i8_column(c, units, f, x, rows, 1, 1, kind, out);                                      \
         else                                                                                       \
-            i8_column(c, units, f, x, rows, TILE_NV, kind, out);                                   \
+            i8_column(c, units, f, x, rows, TILE_NV, 4, kind, out);                                \
     }
 I8_ROWS(u8_rows1, 1, MR_PACK_U8)
 I8_ROWS(u8_rows2, 2, MR_PACK_U8)
 I8_ROWS(u8_rows4, 4, MR_PACK_U8)
-I8_ROWS(u8_rows_most, TILE_I8_ROWS, MR_PACK_U8)
 I8_ROWS(u4_rows1, 1, MR_PACK_U4)
 I8_ROWS(u4_rows2, 2, MR_PACK_U4)
 I8_ROWS(u4_rows4, 4, MR_PACK_U4)
 I8_ROWS(bytes_rows1, 1, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows2, 2, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows4, 4, MR_PACK_U4_BYTES)
-I8_ROWS(bytes_rows_most, TILE_I8_ROWS, MR_PACK_U4_BYTES)
 
 #define Q6_ROWS(name, rows)                                                                        \
     static __attribute__((noinline)) void name(                                                    \
@@ -515,15 +524,12 @@ Q6_ROWS(q6_rows4, 4)
 static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
                     int rows, float *out)
 {
-    /* 1, 2, 4 and most rows, by kind. */
-    static i8_fn *const fns[4][4] = {{u4_rows1, u4_rows2, u4_rows4, NULL},
-                                     {u8_rows1, u8_rows2, u8_rows4, u8_rows_most},
-                                     {q6_rows1, q6_rows2, q6_rows4, NULL},
-                                     {bytes_rows1, bytes_rows2, bytes_rows4, bytes_rows_most}};
+    static i8_fn *const fns[4][3] = {{u4_rows1, u4_rows2, u4_rows4},
+                                     {u8_rows1, u8_rows2, u8_rows4},
+                                     {q6_rows1, q6_rows2, q6_rows4},
+                                     {bytes_rows1, bytes_rows2, bytes_rows4}};
     i8_fn *const *fn = fns[c->layout->kind - MR_PACK_U4];
-    int r = 0;
-    for (; fn[3] && r + TILE_I8_ROWS <= rows; r += TILE_I8_ROWS)
-        fn[3](c, units, f, x + r, out + r * MR_TILE_OUT);
+    int r = I8_MANY_ROWS(c, units, f, x, rows, out);
     for (; r + 4 <= rows; r += 4)
         fn[2](c, units, f, x + r, out + r * MR_TILE_OUT);
     for (; r + 2 <= rows; r += 2)

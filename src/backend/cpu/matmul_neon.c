@@ -7,11 +7,11 @@
 #define LANES_ISA MR_ISA_NEON
 #define TILE_NV 1
 #define TILE_F32_ROWS 6
-#define TILE_I8_ROWS 6
 #define U8_OFFSET 128
 #define U8_WIDE 0
 #define DIRECT_F32 4
 #define DIRECT_U4 4
+#define I8_MANY_ROWS(...) 0
 
 typedef int8x16_t x8, x4;
 typedef v16i w8;
@@ -44,5 +44,7 @@ static inline v16i dot_u4(v16i acc, v16i line, x4 x)
 }
 
 #define dot_u8 dot_u4
+
+#define shift_up v16i_shl
 
 #include "backend/cpu/matmul_lanes.h"
