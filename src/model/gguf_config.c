@@ -2,8 +2,8 @@
  *
  * A family gives a table of keys; here are what all architectures share and the writing.  Keys that
  * the file lacks are left out, so that the family's one config reader says what is missing.
- * Numbers of the file are 32-bit floats: they are written as the shortest decimal that gives the
- * same float, which is what the original config.json said. */
+ * Numbers of the file are 32-bit floats: each is taken for the shortest decimal that gives the same
+ * float, which is what the original config.json said. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +37,17 @@ void mr_gguf_config_int(mr_gguf_config *c, const char *key, int64_t v)
     mr_buf_printf(c->json, "%lld", (long long)v);
 }
 
+/* The shortest decimal that reads back as x, or as the float x is if `single`. */
+static void shortest(double x, bool single, char text[40])
+{
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(text, 40, "%.*g", digits, x);
+        double back = strtod(text, NULL);
+        if (single ? (float)back == (float)x : back == x)
+            return;
+    }
+}
+
 void mr_gguf_config_num(mr_gguf_config *c, const char *key, double v)
 {
     char text[40];
@@ -44,11 +55,7 @@ void mr_gguf_config_num(mr_gguf_config *c, const char *key, double v)
         keep(c, mr_fail(MR_EFORMAT, "%s: \"%s\" is not a finite number", mr_gguf_path(c->g), key));
         return;
     }
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, v);
-        if ((float)strtod(text, NULL) == (float)v)
-            break;
-    }
+    shortest(v, false, text);
     for (char *p = text; *p; p++) /* a locale may have another decimal point */
         if (!strchr("0123456789+-e", *p))
             *p = '.';
@@ -118,6 +125,11 @@ bool mr_gguf_config_get_num(mr_gguf_config *c, const char *key, double *out)
         return false;
     mr_err e = mr_gguf_num(c->g, full, out);
     keep(c, e);
+    if (e == MR_OK && isfinite(*out) && (double)(float)*out == *out) {
+        char text[40];
+        shortest(*out, true, text);
+        *out = strtod(text, NULL);
+    }
     return e == MR_OK;
 }
 

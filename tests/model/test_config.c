@@ -64,23 +64,38 @@ static void optional_keys(void **state)
     static const struct {
         const pair *base;
         const char *key, *wrong;
-    } cases[] = {
-        {llama_keys, "num_key_value_heads", "\"2\""},   {llama_keys, "head_dim", "16.5"},
-        {llama_keys, "rms_norm_eps", "\"1e-5\""},       {llama_keys, "rope_theta", "\"1e4\""},
-        {llama_keys, "tie_word_embeddings", "\"true\""}, {llama_keys, "attention_bias", "1"},
-        {llama_keys, "mlp_bias", "0"},                  {llama_keys, "bos_token_id", "-1"},
-        {llama_keys, "eos_token_id", "\"</s>\""},       {llama_keys, "eos_token_id", "[1, null]"},
-        {llama_keys, "hidden_act", "3"},                {llama_keys, "rope_scaling", "[]"},
-        {llama_keys, "rope_parameters", "8"},           {gemma_keys, "vocab_size", "\"288\""},
-        {gemma_keys, "num_attention_heads", "4.0"},     {gemma_keys, "num_key_value_heads", "[]"},
-        {gemma_keys, "query_pre_attn_scalar", "{}"},    {gemma_keys, "layer_types", "\"full\""},
-        {gemma_keys, "sliding_window_pattern", "6.0"},  {gemma_keys, "rope_scaling", "\"x\""},
-        {gemma_keys, "rope_parameters", "1"},           {gemma_keys, "final_logit_softcapping", "\"30\""},
-        {gemma_keys, "attention_bias", "\"no\""},       {deepseek_keys, "rope_interleave", "1"},
-        {deepseek_keys, "norm_topk_prob", "1"},         {deepseek_keys, "first_k_dense_replace", "1.5"},
-        {deepseek_keys, "n_shared_experts", "\"1\""},   {deepseek_keys, "attention_bias", "[]"},
-        {llada_keys, "mask_token_id", "2.5"},           {llada_keys, "use_qk_norm", "\"yes\""},
-        {llada_keys, "block_size", "0"},                {llada_keys, "tie_word_embeddings", "2"}};
+    } cases[] = {{llama_keys, "num_key_value_heads", "\"2\""},
+                 {llama_keys, "head_dim", "16.5"},
+                 {llama_keys, "rms_norm_eps", "\"1e-5\""},
+                 {llama_keys, "rope_theta", "\"1e4\""},
+                 {llama_keys, "tie_word_embeddings", "\"true\""},
+                 {llama_keys, "attention_bias", "1"},
+                 {llama_keys, "mlp_bias", "0"},
+                 {llama_keys, "bos_token_id", "-1"},
+                 {llama_keys, "eos_token_id", "\"</s>\""},
+                 {llama_keys, "eos_token_id", "[1, null]"},
+                 {llama_keys, "hidden_act", "3"},
+                 {llama_keys, "rope_scaling", "[]"},
+                 {llama_keys, "rope_parameters", "8"},
+                 {gemma_keys, "vocab_size", "\"288\""},
+                 {gemma_keys, "num_attention_heads", "4.0"},
+                 {gemma_keys, "num_key_value_heads", "[]"},
+                 {gemma_keys, "query_pre_attn_scalar", "{}"},
+                 {gemma_keys, "layer_types", "\"full\""},
+                 {gemma_keys, "sliding_window_pattern", "6.0"},
+                 {gemma_keys, "rope_scaling", "\"x\""},
+                 {gemma_keys, "rope_parameters", "1"},
+                 {gemma_keys, "final_logit_softcapping", "\"30\""},
+                 {gemma_keys, "attention_bias", "\"no\""},
+                 {deepseek_keys, "rope_interleave", "1"},
+                 {deepseek_keys, "norm_topk_prob", "1"},
+                 {deepseek_keys, "first_k_dense_replace", "1.5"},
+                 {deepseek_keys, "n_shared_experts", "\"1\""},
+                 {deepseek_keys, "attention_bias", "[]"},
+                 {llada_keys, "mask_token_id", "2.5"},
+                 {llada_keys, "use_qk_norm", "\"yes\""},
+                 {llada_keys, "block_size", "0"},
+                 {llada_keys, "tie_word_embeddings", "2"}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         mr_model *m;
@@ -97,16 +112,21 @@ static void optional_keys(void **state)
 static void unknown_names(void **state)
 {
     static const bad list[] = {
-        {llama_keys, "model_type", "\"qwen3\"", MR_EUNSUPPORTED, "\"qwen3\" is not supported (known: llama"},
+        {llama_keys, "model_type", "\"qwen3\"", MR_EUNSUPPORTED,
+         "\"qwen3\" is not supported (known: llama"},
         {llama_keys, "model_type", NULL, MR_EFORMAT, "\"model_type\" is missing"},
         {llama_keys, "model_type", "7", MR_EFORMAT, "\"model_type\""},
         {llama_keys, "model_type", "\"l\\u006cama2\"", MR_EUNSUPPORTED, "\"llama2\""},
-        {llama_keys, "hidden_act", "\"relu2\"", MR_EUNSUPPORTED, "\"hidden_act\": activation \"relu2\""},
+        {llama_keys, "hidden_act", "\"relu2\"", MR_EUNSUPPORTED,
+         "\"hidden_act\": activation \"relu2\""},
         {gemma_keys, "hidden_activation", "\"gelu_fast\"", MR_EUNSUPPORTED, "gelu_fast"},
-        {gemma_keys, "use_bidirectional_attention", "true", MR_EUNSUPPORTED, "use_bidirectional_attention"},
+        {gemma_keys, "use_bidirectional_attention", "true", MR_EUNSUPPORTED,
+         "use_bidirectional_attention"},
         {gemma_keys, "use_bidirectional_attention", "\"vision\"", MR_EUNSUPPORTED, "vision"},
-        {gemma_keys, "layer_types", "[\"chunked_attention\", \"full_attention\", \"full_attention\", "
-         "\"full_attention\", \"full_attention\", \"full_attention\"]", MR_EUNSUPPORTED, "layer_types[0]"},
+        {gemma_keys, "layer_types",
+         "[\"chunked_attention\", \"full_attention\", \"full_attention\", "
+         "\"full_attention\", \"full_attention\", \"full_attention\"]",
+         MR_EUNSUPPORTED, "layer_types[0]"},
         {gemma_keys, "layer_types", "[\"full_attention\"]", MR_EFORMAT, "1 types for 6 layers"},
         {gemma_keys, "_sliding_window_pattern", "3", MR_EUNSUPPORTED, "_sliding_window_pattern"},
         {gemma_keys, "sliding_window", "null", MR_EFORMAT, "sliding_window"},
@@ -121,8 +141,10 @@ static void unknown_names(void **state)
         {llama_keys, "partial_rotary_factor", "0.5", MR_EUNSUPPORTED, "partial_rotary_factor"},
         {llama_keys, "rms_norm_eps", "-1e-6", MR_EFORMAT, "rms_norm_eps"},
         {llama_keys, "rope_theta", "0", MR_EFORMAT, "rope_theta"},
-        {llama_keys, "eos_token_id", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", MR_EFORMAT, "more than 16"},
-        {deepseek_keys, "topk_method", "\"greedy\"", MR_EUNSUPPORTED, "\"greedy\" is not supported"},
+        {llama_keys, "eos_token_id", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", MR_EFORMAT,
+         "more than 16"},
+        {deepseek_keys, "topk_method", "\"greedy\"", MR_EUNSUPPORTED,
+         "\"greedy\" is not supported"},
         {deepseek_keys, "scoring_func", "\"softmax\"", MR_EUNSUPPORTED, "\"softmax\""},
         {deepseek_keys, "moe_layer_freq", "2", MR_EUNSUPPORTED, "moe_layer_freq"},
         {deepseek_keys, "moe_layer_freq", "[0, 1]", MR_EUNSUPPORTED, "moe_layer_freq"},
@@ -139,7 +161,8 @@ static void unknown_names(void **state)
         {llada_keys, "use_rmsnorm", "false", MR_EUNSUPPORTED, "use_rmsnorm"},
         {llada_keys, "use_bias", NULL, MR_EFORMAT, "\"use_bias\" is missing"},
         {llada_keys, "use_qkv_bias", NULL, MR_EFORMAT, "\"use_qkv_bias\" is missing"},
-        {llada_keys, "partial_rotary_factor", NULL, MR_EFORMAT, "\"partial_rotary_factor\" is missing"},
+        {llada_keys, "partial_rotary_factor", NULL, MR_EFORMAT,
+         "\"partial_rotary_factor\" is missing"},
         {llada_keys, "partial_rotary_factor", "0.1", MR_EFORMAT, "rotates 1 of 16"},
         {llada_keys, "partial_rotary_factor", "1.5", MR_EFORMAT, "partial_rotary_factor"},
         {llada_keys, "num_shared_experts", NULL, MR_EFORMAT, "\"num_shared_experts\" is missing"},
@@ -152,7 +175,8 @@ static void unknown_names(void **state)
 
 static void quantisations(void **state)
 {
-    static const char *const methods[] = {"gptq", "awq", "fp8", "compressed-tensors", "bitsandbytes"};
+    static const char *const methods[] = {"gptq", "awq", "fp8", "compressed-tensors",
+                                          "bitsandbytes"};
     static const bad list[] = {
         {llama_keys, "quantization", "{\"bits\": 4, \"group_size\": 32, \"mode\": \"mxfp4\"}",
          MR_EUNSUPPORTED, "mode \"mxfp4\""},
@@ -227,10 +251,10 @@ static void rope_text(const mr_graph *g, char out[200])
 {
     const mr_node *n = find_node(g, MR_OP_ROPE_TABLE, 0);
     assert_non_null(n);
-    snprintf(out, 200, "%s %g %g %g %g %g %g %g %.9g %d", mr_attr_s(n, "kind"), mr_attr_f(n, "theta"),
-             mr_attr_f(n, "factor"), mr_attr_f(n, "low"), mr_attr_f(n, "high"), mr_attr_f(n, "orig"),
-             mr_attr_f(n, "beta_fast"), mr_attr_f(n, "beta_slow"), mr_attr_f(n, "mscale"),
-             (int)mr_attr_i(n, "truncate"));
+    snprintf(out, 200, "%s %g %g %g %g %g %g %g %.9g %d", mr_attr_s(n, "kind"),
+             mr_attr_f(n, "theta"), mr_attr_f(n, "factor"), mr_attr_f(n, "low"),
+             mr_attr_f(n, "high"), mr_attr_f(n, "orig"), mr_attr_f(n, "beta_fast"),
+             mr_attr_f(n, "beta_slow"), mr_attr_f(n, "mscale"), (int)mr_attr_i(n, "truncate"));
 }
 
 static void rope_forms(void **state)
@@ -246,14 +270,16 @@ static void rope_forms(void **state)
          "linear 7000 4 1 4 0 32 1 1 1"},
         {"rope_parameters", "{\"rope_theta\": 7000}", "none 7000 1 1 4 0 32 1 1 1"},
         {"rope_scaling",
-         "{\"rope_type\": \"llama3\", \"type\": \"ignored\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
+         "{\"rope_type\": \"llama3\", \"type\": \"ignored\", \"factor\": 8.0, \"low_freq_factor\": "
+         "1.0, "
          "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 64}",
          "llama3 10000 8 1 4 64 32 1 1 1"},
         {"rope_scaling",
          "{\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
          "\"high_freq_factor\": 2}",
          "llama3 10000 8 1 2 1024 32 1 1 1"},
-        {"rope_scaling", "{\"type\": \"yarn\", \"factor\": 40, \"original_max_position_embeddings\": 64}",
+        {"rope_scaling",
+         "{\"type\": \"yarn\", \"factor\": 40, \"original_max_position_embeddings\": 64}",
          "yarn 10000 40 1 4 64 32 1 1.36888795 1"},
         {"rope_scaling",
          "{\"type\": \"yarn\", \"factor\": 4, \"attention_factor\": 1.5, \"beta_fast\": 16, "
@@ -262,9 +288,11 @@ static void rope_forms(void **state)
         {"rope_scaling",
          "{\"type\": \"yarn\", \"factor\": 40, \"mscale\": 0.707, \"mscale_all_dim\": 0.707}",
          "yarn 10000 40 1 4 1024 32 1 1 1"},
-        {"rope_scaling", "{\"type\": \"yarn\", \"factor\": 40, \"mscale\": 2, \"mscale_all_dim\": 1}",
+        {"rope_scaling",
+         "{\"type\": \"yarn\", \"factor\": 40, \"mscale\": 2, \"mscale_all_dim\": 1}",
          "yarn 10000 40 1 4 1024 32 1 1.26948002 1"},
-        {"rope_scaling", "{\"type\": \"yarn\", \"factor\": 0.5}", "yarn 10000 0.5 1 4 1024 32 1 1 1"}};
+        {"rope_scaling", "{\"type\": \"yarn\", \"factor\": 0.5}",
+         "yarn 10000 0.5 1 4 1024 32 1 1 1"}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[200];
@@ -294,13 +322,14 @@ static void rope_refusals(void **state)
         {"{\"type\": \"linear\", \"factor\": 0}", MR_EFORMAT, "rope_scaling.factor"},
         {"{\"type\": \"linear\", \"factor\": -2}", MR_EFORMAT, "rope_scaling.factor"},
         {"{\"type\": \"linear\", \"factor\": \"2\"}", MR_EFORMAT, "rope_scaling.factor"},
-        {"{\"type\": \"llama3\", \"factor\": 2, \"high_freq_factor\": 4}", MR_EFORMAT, "low_freq_factor"},
+        {"{\"type\": \"llama3\", \"factor\": 2, \"high_freq_factor\": 4}", MR_EFORMAT,
+         "low_freq_factor"},
         {"{\"type\": \"llama3\", \"factor\": 2, \"low_freq_factor\": 4, \"high_freq_factor\": 4}",
          MR_EFORMAT, "high_freq_factor"},
         {"{\"type\": \"yarn\", \"factor\": 2, \"original_max_position_embeddings\": 0}", MR_EFORMAT,
          "original_max_position_embeddings"},
-        {"{\"type\": \"yarn\", \"factor\": 2, \"original_max_position_embeddings\": 64.5}", MR_EFORMAT,
-         "original_max_position_embeddings"},
+        {"{\"type\": \"yarn\", \"factor\": 2, \"original_max_position_embeddings\": 64.5}",
+         MR_EFORMAT, "original_max_position_embeddings"},
         {"{\"type\": \"yarn\", \"factor\": 2, \"rope_theta\": 1}", MR_EFORMAT, "above 1"},
         {"{\"type\": \"yarn\", \"factor\": 2, \"truncate\": 1}", MR_EFORMAT, "truncate"},
         {"{\"type\": \"yarn\", \"factor\": 2, \"beta_fast\": -1}", MR_EFORMAT, "beta_fast"},
@@ -311,8 +340,9 @@ static void rope_refusals(void **state)
         check_bad(&b, 1);
     }
     mr_model *m;
-    const char *both = "{\"type\": \"linear\", \"factor\": 2}, \"rope_parameters\": {\"rope_type\": "
-                       "\"linear\", \"factor\": %s}";
+    const char *both =
+        "{\"type\": \"linear\", \"factor\": 2}, \"rope_parameters\": {\"rope_type\": "
+        "\"linear\", \"factor\": %s}";
     char value[200];
     snprintf(value, sizeof value, both, "2.0");
     assert_int_equal(open_with(&m, llama_keys, "rope_scaling", value), MR_OK);

@@ -73,9 +73,9 @@ static void llama_facts(void **state)
 /* The defaults of LlamaConfig: all heads own keys, hidden / heads wide, eps 1e-6, untied. */
 static void llama_defaults(void **state)
 {
-    static const pair few[] = {{"model_type", "\"llama\""},  {"vocab_size", "32"},
-                               {"hidden_size", "48"},        {"intermediate_size", "64"},
-                               {"num_hidden_layers", "1"},   {"num_attention_heads", "3"},
+    static const pair few[] = {{"model_type", "\"llama\""},     {"vocab_size", "32"},
+                               {"hidden_size", "48"},           {"intermediate_size", "64"},
+                               {"num_hidden_layers", "1"},      {"num_attention_heads", "3"},
                                {"tie_word_embeddings", "null"}, {0}};
     mr_model *m;
     (void)state;
@@ -121,18 +121,22 @@ static void biases_and_ties(void **state)
         {gemma_keys, "attention_bias", "true", "false", "model.layers.5.self_attn.q_proj.bias"},
         {gemma_keys, "tie_word_embeddings", "false", "true", "lm_head.weight"},
         {gemma_keys, "tie_word_embeddings", "false", "null", "lm_head.weight"},
-        {deepseek_keys, "attention_bias", "true", "false", "model.layers.0.self_attn.q_a_proj.bias"},
+        {deepseek_keys, "attention_bias", "true", "false",
+         "model.layers.0.self_attn.q_a_proj.bias"},
         {deepseek_keys, "attention_bias", "true", "false",
          "model.layers.0.self_attn.kv_a_proj_with_mqa.bias"},
         {deepseek_keys, "tie_word_embeddings", "null", "true", "lm_head.weight"},
         {deepseek_keys, "q_lora_rank", "null", "48", "model.layers.0.self_attn.q_proj.weight"},
-        {deepseek_keys, "n_shared_experts", "2", "0", "model.layers.1.mlp.shared_experts.up_proj.weight"},
+        {deepseek_keys, "n_shared_experts", "2", "0",
+         "model.layers.1.mlp.shared_experts.up_proj.weight"},
         {deepseek_keys, "n_shared_experts", "2", "null",
          "model.layers.1.mlp.shared_experts.up_proj.weight"},
         {deepseek_keys, "first_k_dense_replace", "0", "2", "model.layers.0.mlp.gate.weight"},
-        {llada_keys, "use_qkv_bias", "true", "false", "model.layers.0.attention.query_key_value.bias"},
+        {llada_keys, "use_qkv_bias", "true", "false",
+         "model.layers.0.attention.query_key_value.bias"},
         {llada_keys, "use_bias", "true", "false", "model.layers.0.attention.dense.bias"},
-        {llada_keys, "use_qk_norm", "null", "false", "model.layers.0.attention.key_layernorm.weight"},
+        {llada_keys, "use_qk_norm", "null", "false",
+         "model.layers.0.attention.key_layernorm.weight"},
         {llada_keys, "num_shared_experts", "2", "null",
          "model.layers.1.mlp.shared_experts.up_proj.weight"},
         {llada_keys, "first_k_dense_replace", "0", "1",
@@ -145,8 +149,10 @@ static void biases_and_ties(void **state)
         if (asks_for(cases[i].base, cases[i].key, cases[i].off, cases[i].name))
             fail_msg("%s %s: %s is asked for", cases[i].key, cases[i].off, cases[i].name);
     }
-    assert_false(asks_for(deepseek_keys, "attention_bias", "true", "model.layers.0.self_attn.q_b_proj.bias"));
-    assert_true(asks_for(deepseek_keys, "attention_bias", "true", "model.layers.0.self_attn.o_proj.bias"));
+    assert_false(asks_for(deepseek_keys, "attention_bias", "true",
+                          "model.layers.0.self_attn.q_b_proj.bias"));
+    assert_true(
+        asks_for(deepseek_keys, "attention_bias", "true", "model.layers.0.self_attn.o_proj.bias"));
 }
 
 /* Which of six layers see everything, by their masks. */
@@ -164,7 +170,8 @@ static void pattern_is(const char *key, const char *value, const char *want)
             fail_msg("%s %s: layer %d", key, value, layer - 1);
     }
     assert_int_equal(layer, 6);
-    assert_int_equal(count_nodes(g, MR_OP_ROPE_TABLE), strchr(want, 'l') && strchr(want, 'g') ? 2 : 1);
+    assert_int_equal(count_nodes(g, MR_OP_ROPE_TABLE),
+                     strchr(want, 'l') && strchr(want, 'g') ? 2 : 1);
     mr_graph_free(g);
 }
 
@@ -209,15 +216,17 @@ static void gemma_ropes(void **state)
     gemma_rope_is("rope_theta", "5e5, \"rope_local_base_freq\": 2e4", 5e5, 1, 2e4);
     gemma_rope_is("rope_scaling", "{\"factor\": 8.0, \"rope_type\": \"linear\"}", 1e6, 8, 1e4);
     gemma_rope_is("rope_scaling", "{\"factor\": 8.0, \"type\": \"linear\"}", 1e6, 8, 1e4);
-    gemma_rope_is("rope_parameters",
-                  "{\"full_attention\": {\"rope_type\": \"linear\", \"factor\": 4, \"rope_theta\": 3e5}, "
-                  "\"sliding_attention\": {\"rope_type\": \"default\", \"rope_theta\": 7000}}",
-                  3e5, 4, 7000);
+    gemma_rope_is(
+        "rope_parameters",
+        "{\"full_attention\": {\"rope_type\": \"linear\", \"factor\": 4, \"rope_theta\": 3e5}, "
+        "\"sliding_attention\": {\"rope_type\": \"default\", \"rope_theta\": 7000}}",
+        3e5, 4, 7000);
     gemma_rope_is("rope_parameters",
                   "{\"full_attention\": {\"rope_type\": \"default\", \"rope_theta\": 3e5}}, "
                   "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 4}, \"rope_theta\": 9",
                   3e5, 4, 1e4);
-    gemma_rope_is("rope_parameters", "{\"full_attention\": null}, \"rope_theta\": 3e5", 3e5, 1, 1e4);
+    gemma_rope_is("rope_parameters", "{\"full_attention\": null}, \"rope_theta\": 3e5", 3e5, 1,
+                  1e4);
 }
 
 static void gemma_scales(void **state)
