@@ -142,7 +142,7 @@ typedef struct tensors {
 static inline mr_err made_up_lookup(void *ctx, const char *name, mr_stored *out)
 {
     tensors *t = ctx;
-    long long rows, k;
+    long long rows = 0, k = 0;
     char fmt[32] = "f32";
     const char *at = strchr(name, '@');
     assert_true(at && sscanf(at, "@%lldx%lld@%31s", &rows, &k, fmt) >= 2 && t->n < 512);

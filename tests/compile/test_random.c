@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-enum { GRAPHS = 60 };
+enum { GRAPHS = 40 };
 
 /* Bits: every number is computed as before. */
 static void same_bits(const float *a, int n, const float *b, int n2, uint64_t seed, const char *off)
