@@ -10,6 +10,7 @@
  *         denormals, zeros of both signs and huge values among plain ones.
  *         ck_same(a, b, n): equal bits, or both NaN (which NaN is no promise).
  *         for (int i = 0; i < ck_isas(isa); i++) ...: the ISAs of this machine, C first.
+ *         ck_small (--small): fewer cases, for emulated machines.
  *         if (ck_bench) ... ck_now() ...: --bench asks for timings from the same lines.
  */
 #ifndef MR_TESTS_BACKEND_KERNEL_CHECK_H
@@ -32,7 +33,7 @@ enum { CK_MAX_BLOCKS = 4096 };
 typedef enum ck_kind { CK_PLAIN, CK_WILD } ck_kind;
 
 static uint64_t ck_seed = 1;
-static bool ck_bench;
+static bool ck_bench, ck_small;
 static int ck_failures, ck_checks, ck_blocks;
 static struct {
     void *at;
@@ -44,6 +45,8 @@ static inline void ck_begin(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--bench"))
             ck_bench = true;
+        if (!strcmp(argv[i], "--small"))
+            ck_small = true;
         if (!strcmp(argv[i], "--seed") && i + 1 < argc)
             ck_seed = strtoull(argv[++i], NULL, 10);
     }

@@ -16,6 +16,10 @@
 
 enum { MR_ATT_PAIRS = 96 };
 
+/* Bytes of a task's state before its tiles: two pointers, two bounds, three floats and 64 scores per
+ * pair, and some for the rest (attention_lanes.h asserts it). */
+enum { MR_ATT_STATE = MR_ATT_PAIRS * (8 * 4 + 4 * 3 + 4 * MR_TILE) + 256 };
+
 typedef enum mr_mask { MR_MASK_CAUSAL, MR_MASK_WINDOW, MR_MASK_BLOCK, MR_MASK_FULL } mr_mask;
 
 /* One KV head of one session, and the rows that look at it. */

@@ -26,6 +26,7 @@ typedef struct task {
     float *k_tile, *v_tile; /* widened or transposed copies */
 } task;
 
+_Static_assert(sizeof(task) <= MR_ATT_STATE, "a task's scratch must hold its state");
 _Static_assert(MR_ATT_PAIRS % 16 == 0, "alpha is computed by whole vectors");
 
 /* 16 cache elements from index i on. */
@@ -296,8 +297,7 @@ static void begin(task *t, const mr_attend *a, int64_t pair0, int n)
 {
     t->a = a;
     t->n = n;
-    char *end = (char *)t + (sizeof *t + 63) / 64 * 64;
-    t->k_tile = (float *)end;
+    t->k_tile = (float *)((char *)t + MR_ATT_STATE);
     t->v_tile = t->k_tile + (size_t)a->dk * MR_TILE;
     for (int p = 0; p < MR_ATT_PAIRS; p++)
         t->alpha[p] = 0;

@@ -6,13 +6,8 @@
 
 size_t mr_attend_scratch(int dk, int dv)
 {
-    /* the state of MR_ATT_PAIRS pairs (two pointers, two bounds, three floats, 64 scores each; 1
-     * KiB for the rest), then a tile of keys and one of values as f32 */
-    size_t state = MR_ATT_PAIRS * (2 * sizeof(void *) + 2 * sizeof(int64_t) + 3 * sizeof(float) +
-                                   MR_TILE * sizeof(float)) +
-                   1024;
     size_t tiles = ((size_t)dk + ((size_t)dv + 15) / 16 * 16) * MR_TILE * sizeof(float);
-    return (state + tiles + 63) / 64 * 64;
+    return (MR_ATT_STATE + tiles + 63) / 64 * 64;
 }
 
 mr_attend_fn mr_attend_kernel(mr_isa isa)
@@ -127,6 +122,8 @@ mr_err mr_run_attention(const mr_cpu_call *c)
     }
     if (tasks > INT32_MAX)
         return mr_fail(MR_ELIMIT, "attention: %lld rows are too many", (long long)w.q.rows);
+    if (!tasks)
+        return MR_OK;
     w.seg = seg;
     mr_pool_run(c->cpu->pool, (int)tasks, run_task, &w);
     return MR_OK;
