@@ -203,6 +203,17 @@ static void put_ids(mr_gguf_config *c)
     }
 }
 
+/* Keys of any architecture that would change the maths. */
+static void refuse_others(mr_gguf_config *c)
+{
+    int64_t causal;
+    double scale;
+    if (mr_gguf_config_get_int(c, "attention.causal", &causal) && !causal)
+        mr_gguf_config_refuse(c, "attention.causal", "false is not supported");
+    if (mr_gguf_config_get_num(c, "rope.scale_linear", &scale) && scale != 1)
+        mr_gguf_config_refuse(c, "rope.scale_linear", "only 1 is supported");
+}
+
 void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *arch,
                           const char *model_type, const mr_gguf_row *rows, mr_buf *json)
 {
@@ -235,4 +246,5 @@ void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *ar
     bool untied = mr_weights_find(w, "output.weight") != NULL;
     mr_gguf_config_raw(c, "tie_word_embeddings", untied ? "false" : "true");
     put_ids(c);
+    refuse_others(c);
 }

@@ -335,7 +335,11 @@ mr_err mr_model_build(mr_model *m, mr_graph **out)
     if (m->weights)
         memset(m->used, 0, (size_t)mr_weights_count(m->weights) * sizeof *m->used);
     MR_TRY(mr_flow_new(&f, m->family->name, &source));
-    return mr_flow_finish(f, m->family->build(f, m->cfg), out);
+    mr_err e = mr_flow_finish(f, m->family->build(f, m->cfg), out);
+    /* what the graph itself refuses does not name the file */
+    size_t len = strlen(m->family->name);
+    bool named = strncmp(mr_error(), m->family->name, len) != 0 || mr_error()[len] != ':';
+    return e == MR_OK || named ? e : mr_fail_in(e, "%s", m->path);
 }
 
 /* ---- tensors left over ---- */

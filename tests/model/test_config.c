@@ -220,6 +220,28 @@ static void not_a_config(void **state)
     free(twice);
 }
 
+/* Sizes that are each in range and together too large: the graph says no, the file is named. */
+static void too_large_together(void **state)
+{
+    pair keys[sizeof deepseek_keys / sizeof *deepseek_keys];
+    mr_model *m;
+    mr_graph *g = (mr_graph *)1;
+    (void)state;
+    memcpy(keys, deepseek_keys, sizeof keys);
+    for (pair *p = keys; p->key; p++) {
+        if (!strcmp(p->key, "hidden_size"))
+            p->value = "1048576";
+        if (!strcmp(p->key, "moe_intermediate_size"))
+            p->value = "4194304";
+    }
+    assert_int_equal(open_with(&m, keys, "n_routed_experts", "16384"), MR_OK);
+    assert_int_equal(mr_model_build(m, &g), MR_EFORMAT);
+    assert_null(g);
+    if (strncmp(mr_error(), "config.json: deepseek_v3: weight: ", 34) != 0)
+        fail_msg("%s", mr_error());
+    mr_model_close(m);
+}
+
 static void block_length(void **state)
 {
     mr_model_opts o = {.block_length = 8};
@@ -396,10 +418,11 @@ static void allocations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(required_sizes), cmocka_unit_test(optional_keys),
-        cmocka_unit_test(unknown_names),  cmocka_unit_test(quantisations),
-        cmocka_unit_test(not_a_config),   cmocka_unit_test(block_length),
-        cmocka_unit_test(rope_forms),     cmocka_unit_test(rope_refusals),
-        cmocka_unit_test(yarn_factor),    cmocka_unit_test(allocations)};
+        cmocka_unit_test(required_sizes),     cmocka_unit_test(optional_keys),
+        cmocka_unit_test(unknown_names),      cmocka_unit_test(quantisations),
+        cmocka_unit_test(not_a_config),       cmocka_unit_test(block_length),
+        cmocka_unit_test(too_large_together), cmocka_unit_test(rope_forms),
+        cmocka_unit_test(rope_refusals),      cmocka_unit_test(yarn_factor),
+        cmocka_unit_test(allocations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -132,6 +132,8 @@ static void llama_refusals(void **state)
     } cases[] = {
         {"llama.expert_count", 'i', NULL, 8, MR_EUNSUPPORTED, "llama.expert_count"},
         {"llama.attention.scale", 'n', NULL, 1, MR_EUNSUPPORTED, "llama.attention.scale"},
+        {"llama.rope.scale_linear", 'n', NULL, 4, MR_EUNSUPPORTED, "llama.rope.scale_linear"},
+        {"llama.attention.causal", 'i', NULL, 0, MR_EUNSUPPORTED, "llama.attention.causal"},
         {"llama.rope.scaling.type", 's', "longrope", 0, MR_EUNSUPPORTED, "llama.rope.scaling.type"},
         {"llama.attention.key_length", 'i', NULL, 16, MR_EUNSUPPORTED, "rope.dimension_count"},
         {"llama.attention.key_length", 's', "8", 0, MR_EFORMAT, "llama.attention.key_length"},
