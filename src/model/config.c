@@ -41,13 +41,6 @@ mr_err mr_cfg_num(mr_jval o, const char *key, double min, double max, double *ou
     return in_range(v, *out, min, max);
 }
 
-mr_err mr_cfg_num_or(mr_jval o, const char *key, double def, double *out)
-{
-    mr_jval v = mr_jget(o, key);
-    *out = def;
-    return mr_jhas(v) ? mr_jnum(v, out) : MR_OK;
-}
-
 mr_err mr_cfg_num_in(mr_jval o, const char *key, double def, double min, double max, double *out)
 {
     mr_jval v = mr_jget(o, key);

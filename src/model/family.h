@@ -102,9 +102,8 @@ mr_err mr_cfg_int(mr_jval o, const char *key, int64_t min, int64_t max,
 mr_err mr_cfg_int_or(mr_jval o, const char *key, int64_t def, int64_t min, int64_t max,
                      int64_t *out); /* absent or null: def */
 mr_err mr_cfg_num(mr_jval o, const char *key, double min, double max, double *out); /* required */
-mr_err mr_cfg_num_or(mr_jval o, const char *key, double def, double *out);
 mr_err mr_cfg_num_in(mr_jval o, const char *key, double def, double min, double max,
-                     double *out);                         /* num_or in a range */
+                     double *out);                         /* absent or null: def */
 mr_err mr_cfg_bool(mr_jval o, const char *key, bool *out); /* required */
 mr_err mr_cfg_bool_or(mr_jval o, const char *key, bool def, bool *out);
 mr_err mr_cfg_act(mr_jval o, const char *key, const char *def,

@@ -13,6 +13,7 @@ typedef struct tensor {
     int rank;
     int64_t dim[3];
     int fill; /* which numbers */
+    mr_dtype type;
 } tensor;
 
 typedef struct tensors {
@@ -127,7 +128,7 @@ static inline float *numbers(const tensor *t)
     return x;
 }
 
-/* Writes config.json and model.safetensors, all in f32. */
+/* Writes config.json and model.safetensors; the bytes are f32 numbers whatever the type says. */
 static inline void write_model(const tensors *t, const char *config)
 {
     mr_st_writer *w;
@@ -136,11 +137,15 @@ static inline void write_model(const tensors *t, const char *config)
     assert_int_equal(mr_st_writer_open(&w, in_folder("model.safetensors"), "pt"), MR_OK);
     for (int i = 0; i < t->n; i++)
         assert_int_equal(
-            mr_st_writer_declare(w, t->at[i].name, MR_F32, t->at[i].rank, t->at[i].dim), MR_OK);
+            mr_st_writer_declare(w, t->at[i].name, t->at[i].type, t->at[i].rank, t->at[i].dim),
+            MR_OK);
     assert_int_equal(mr_st_writer_begin(w), MR_OK);
     for (int i = 0; i < t->n; i++) {
         float *x = numbers(&t->at[i]);
-        assert_int_equal(mr_st_writer_data(w, x, (size_t)elements(&t->at[i]) * 4), MR_OK);
+        assert_int_equal(
+            mr_st_writer_data(w, x,
+                              (size_t)(elements(&t->at[i]) * mr_dtype_block_bytes(t->at[i].type))),
+            MR_OK);
         free(x);
     }
     if (mr_st_writer_commit(w) != MR_OK)
