@@ -1,0 +1,81 @@
+#!/bin/sh
+# synth and bench: models of every format open, run and are measured.
+. "$(dirname "$0")/lib.sh" "$1"
+
+# ---- what is made opens and runs ----
+for m in $G $D $L; do
+    for q in f32 bf16 q8 q4; do
+        o=$tmp/made
+        rm -rf "$o"
+        go 0 synth $m/config.json "$o" --quant $q --group 32
+        is "nothing is printed" [ ! -s "$out" ]
+        is "three files" [ "$(ls "$o")" = "$(printf 'config.json\nmodel.safetensors\ntokenizer.json')" ]
+        is "config is JSON" valid_json "$o/config.json"
+        go 0 inspect "$o" --json
+        is "nothing was left over" prints '"skipped": []'
+        go 0 run "$o" --ids 5,6,7 -n 4 --threads 1
+        is "no NaN: $m $q" [ -s "$out" ]
+    done
+    is "q4 is small" [ "$(wc -c <"$o/model.safetensors")" -lt $(($(wc -c <$m/model.safetensors) / 2)) ]
+    is "q4 is what the config says" grep -q '"quantization": {"group_size": 32, "bits": 4' "$o/config.json"
+done
+go 0 tokenize "$o" -p "Hi!" --no-special
+is "the dummy tokenizer knows bytes" [ "$(tr ',' '\n' <"$out" | wc -l)" = 3 ]
+go 0 tokenize "$o" --decode --ids "$(tr -d '[] \n' <"$out")"
+is "and back" [ "$(cat "$out")" = "Hi!" ]
+
+# ---- seeds ----
+for s in 1 1 2; do
+    mv -f "$tmp/seed/model.safetensors" "$tmp/before" 2>/dev/null
+    rm -rf "$tmp/seed"
+    go 0 synth $G/config.json "$tmp/seed" --seed $s --quant q4
+    [ $s = 1 ] && [ -e "$tmp/before" ] && is "a seed is a model" same "$tmp/before" "$tmp/seed/model.safetensors"
+done
+is "another seed is another" differ "$tmp/before" "$tmp/seed/model.safetensors"
+
+# ---- a matrix that the group does not divide ----
+go 0 synth tests/vectors/llama3/config.json "$tmp/odd" --quant q4 --group 128
+is "is listed" says "model.layers.0.mlp.down_proj.weight [64, 160] stays unquantised"
+go 0 run "$tmp/odd" --ids 1,2 -n 2
+go 0 inspect "$tmp/odd"
+is "and stays" grep -q 'layers.0.mlp.down_proj.weight  *bf16' "$out"
+
+# ---- small memory: 100 MB of weights in 64 MB of address space for data ----
+sed 's/"hidden_size": 256/"hidden_size": 1024/; s/"vocab_size": 4096/"vocab_size": 24576/; s/"intermediate_size": 256/"intermediate_size": 2048/' \
+    $G/config.json >"$tmp/large.json"
+if (ulimit -d 65536) 2>/dev/null && [ -z "$(ldd "$M" 2>/dev/null | grep libasan)" ] && ! grep -q __asan_init "$M"; then
+    (
+        ulimit -d 65536
+        exec "$M" synth "$tmp/large.json" "$tmp/large" --quant f32
+    ) 2>"$err" </dev/null
+    is "streams: $(cat "$err")" [ $? = 0 ]
+    is "and is large" [ "$(wc -c <"$tmp/large/model.safetensors")" -gt 100000000 ]
+    rm -rf "$tmp/large"
+fi
+
+# ---- refusals leave nothing ----
+refused "nowhere" synth "$tmp/nowhere.json" "$tmp/x"
+refused "quantization" synth "$o/config.json" "$tmp/x"
+refused "no/x" synth $G/config.json "$tmp/no/x"
+usage "config.json" synth $G "$tmp/x"
+: >"$tmp/file"
+refused "file" synth $G/config.json "$tmp/file"
+is "nothing was made" [ ! -e "$tmp/x" ]
+mkdir "$tmp/half"
+mkdir "$tmp/half/tokenizer.json" # cannot be replaced: the weights come before it
+refused "tokenizer.json" synth $G/config.json "$tmp/half"
+is "all or nothing" [ "$(ls "$tmp/half")" = tokenizer.json ]
+
+# ---- bench ----
+go 0 bench "$tmp/odd" -p 8 -n 4 -r 2 --json
+is "JSON" valid_json "$out"
+for k in prefill decode; do
+    is "$k tokens_per_s" [ "$(sed "s/.*\"$k\": {\"tokens_per_s\": \([0-9]*\).*/\1/" "$out")" -gt 0 ]
+done
+go 0 bench "$tmp/odd" -p 8 -n 0 -r 1 --json
+is "prefill alone" prints '"prefill"'
+is "no decode" [ "$(grep -c '"decode"' "$out")" = 0 ]
+go 0 bench $L -p 40 -n 40 -r 1 --precision exact --threads 2
+is "a diffusion model denoises" grep -q '^denoise' "$out"
+is "tok/s" prints "tok/s"
+finish
