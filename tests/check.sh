@@ -77,9 +77,10 @@ if [ "${MILLRACE_CHECK:-full}" = full ]; then
     if command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null; then
         A=$B/arm
         if make -j"$jobs" B="$A" CC=aarch64-linux-gnu-gcc TEXT=0 LDFLAGS=-static "$A/libmillrace.a" \
-            "$A/tests/run/test_vectors" "$A/tests/backend/test_matmul" "$A/tests/backend/test_kernels" "$A/tests/run/test_bits" >"$B/arm.log" 2>&1; then
+            "$A/tests/run/test_vectors" "$A/tests/backend/test_matmul" "$A/tests/backend/test_kernels" "$A/tests/backend/test_attention" "$A/tests/run/test_bits" >"$B/arm.log" 2>&1; then
             q="qemu-aarch64 -cpu max"
             t "arm kernels" $q "$A/tests/backend/test_kernels" --small
+            t "arm attention" $q "$A/tests/backend/test_attention" --small
             t "arm matmul" $q "$A/tests/backend/test_matmul" --small
             t "arm vectors" $q "$A/tests/run/test_vectors" --quick gemma3-1b dsv3 llada2-base llama3
             t "arm bits" $q "$A/tests/run/test_bits"

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "backend/cpu/mathd.h"
+#include "base/real.h"
 #include "base/rng.h"
 
 typedef struct cand {

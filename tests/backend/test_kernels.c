@@ -4,7 +4,7 @@
 
 #include "backend/cpu/lanes_c.h"
 #include "backend/cpu/math_lanes.h"
-#include "backend/cpu/mathd.h"
+#include "base/real.h"
 #include "backend/cpu/vec.h"
 #include "tensor/tensor.h"
 

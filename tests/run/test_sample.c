@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "backend/cpu/mathd.h"
+#include "base/real.h"
 #include "base/rng.h"
 #include "run/sample.h"
 

@@ -1,6 +1,6 @@
 /* The attention op: rows -> segments of one session -> tasks of at most MR_ATT_PAIRS pairs of one
  * KV head.  Every KV tile is read once per task; how pairs are cut into tasks changes no bit. */
-#include "backend/cpu/cpu.h"
+#include "backend/cpu/cpu_backend.h"
 
 #include <assert.h>
 

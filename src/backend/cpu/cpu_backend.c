@@ -1,5 +1,5 @@
 /* The CPU backend: open and close, weights, and the loop over steps. */
-#include "backend/cpu/cpu.h"
+#include "backend/cpu/cpu_backend.h"
 
 #include <assert.h>
 #include <string.h>

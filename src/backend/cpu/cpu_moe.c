@@ -1,5 +1,5 @@
 /* Products (by matmul.h), routing and the sum over experts. */
-#include "backend/cpu/cpu.h"
+#include "backend/cpu/cpu_backend.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* What the backend supports, and the decoding of a step's attributes: done once, when a plan is
  * made, so that running it looks nothing up. */
-#include "backend/cpu/cpu.h"
+#include "backend/cpu/cpu_backend.h"
 
 #include <assert.h>
 #include <string.h>

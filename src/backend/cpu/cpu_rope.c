@@ -3,8 +3,8 @@
  * Frequencies follow the reference's float32 arithmetic step by step (theta^(2i/dim) in double,
  * rounded to f32, then f32 division and scaling), so they agree with it within one ulp.  Angles are
  * the f32 product pos * f; sine and cosine are taken of it in double and rounded once. */
-#include "backend/cpu/cpu.h"
-#include "backend/cpu/mathd.h"
+#include "backend/cpu/cpu_backend.h"
+#include "base/real.h"
 
 #include <math.h>
 #include <string.h>

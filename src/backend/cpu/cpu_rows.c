@@ -1,6 +1,6 @@
 /* Row ops: every row (and head) is one call of a row kernel; long elementwise rows are cut into
  * pieces, so that a single row of logits is spread over the threads too. */
-#include "backend/cpu/cpu.h"
+#include "backend/cpu/cpu_backend.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* Elementary functions in double: range reduction by exact constants split in parts (Cody and
  * Waite) with fma, then Taylor or atanh series long enough for the last bit.  Every step is a
  * correctly rounded operation, so the results are the same on every CPU. */
-#include "backend/cpu/mathd.h"
+#include "base/real.h"
 
 #include <math.h>
 #include <stdint.h>

@@ -6,8 +6,8 @@
  * Fails:  never: NaN propagates; log of a negative and sin of what has no reduction give NaN.
  * Bits:   errors are a few units in the 53rd place: right to 0.5000001 ulp once rounded to f32.
  */
-#ifndef MR_BACKEND_CPU_MATHD_H
-#define MR_BACKEND_CPU_MATHD_H
+#ifndef MR_BASE_REAL_H
+#define MR_BASE_REAL_H
 
 double mr_exp(double x);
 double mr_log(double x);

@@ -7,8 +7,8 @@
  * frequencies, tables, rotation, appending      cpu_attention.c  attention Threads: a step splits
  * its rows, heads or outputs over the pool; never a sum.
  */
-#ifndef MR_BACKEND_CPU_CPU_H
-#define MR_BACKEND_CPU_CPU_H
+#ifndef MR_BACKEND_CPU_CPU_BACKEND_H
+#define MR_BACKEND_CPU_CPU_BACKEND_H
 
 #include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_kv.h"
