@@ -215,7 +215,6 @@ static void gemma_ropes(void **state)
     gemma_rope_is(NULL, NULL, 1e6, 1, 1e4);
     gemma_rope_is("rope_theta", "5e5, \"rope_local_base_freq\": 2e4", 5e5, 1, 2e4);
     gemma_rope_is("rope_scaling", "{\"factor\": 8.0, \"rope_type\": \"linear\"}", 1e6, 8, 1e4);
-    gemma_rope_is("rope_scaling", "{\"factor\": 8.0, \"type\": \"linear\"}", 1e6, 8, 1e4);
     gemma_rope_is(
         "rope_parameters",
         "{\"full_attention\": {\"rope_type\": \"linear\", \"factor\": 4, \"rope_theta\": 3e5}, "
