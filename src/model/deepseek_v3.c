@@ -32,6 +32,13 @@ static mr_err only(mr_jval o, const char *key, const char *value)
                          raw.data, value);
 }
 
+/* On unless said otherwise; null is false to the reference. */
+static mr_err on_or_null(mr_jval o, const char *key, bool *out)
+{
+    *out = false;
+    return mr_jtype(mr_jget(o, key)) == MR_JNULL ? MR_OK : mr_cfg_bool_or(o, key, true, out);
+}
+
 static mr_err attention_config(mr_jval o, deepseek *c)
 {
     int64_t kv_heads;
@@ -62,7 +69,7 @@ static mr_err rope_config(mr_jval o, deepseek *c)
         return mr_cfg_refuse(mr_jget(o, "partial_rotary_factor"),
                              "qk_rope_head_dim says how much is rotated");
     MR_TRY(mr_cfg_rope(o, 1e4, c->info.max_positions, &c->rope, &all_dim));
-    MR_TRY(mr_cfg_bool_or(o, "rope_interleave", true, &interleaved));
+    MR_TRY(on_or_null(o, "rope_interleave", &interleaved));
     c->rope.dim = c->rope_dim;
     c->rope.interleaved = interleaved;
     double m = all_dim != 0 ? mr_yarn_mscale(c->rope.factor, all_dim) : 1;
@@ -87,7 +94,7 @@ static mr_err moe_config(mr_jval o, deepseek *c)
     MR_TRY(mr_cfg_router(o, c->experts, 8, 4, &c->top_k, &c->groups, &c->keep));
     MR_TRY(mr_cfg_int_or(o, "n_shared_experts", n_shared.doc ? 0 : 1, 0, 1024, &shared));
     c->shared = shared * c->moe_inter;
-    MR_TRY(mr_cfg_bool_or(o, "norm_topk_prob", true, &c->norm_topk));
+    MR_TRY(on_or_null(o, "norm_topk_prob", &c->norm_topk));
     return mr_cfg_num_in(o, "routed_scaling_factor", 2.5, 1e-9, 1e9, &c->routed_scale);
 }
 

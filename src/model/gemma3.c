@@ -79,10 +79,13 @@ static mr_err one_rope(mr_jval o, mr_jval over, mr_jval params, const char *thet
     return MR_OK;
 }
 
-/* rope_scaling, the old key, is laid over the new parameters of global layers. */
+/* rope_scaling, the old key, is laid over the new parameters of global layers.  Where there are none
+ * the reference lays it over {"rope_type": "default"}, so that a rope_scaling whose kind is under
+ * the older name "type" has no effect. */
 static mr_err ropes(mr_jval o, gemma3 *c)
 {
-    mr_jval params = mr_jget(o, "rope_parameters"), none = {0};
+    mr_jval params = mr_jget(o, "rope_parameters"), scaling = mr_jget(o, "rope_scaling");
+    mr_jval none = {0};
     mr_jval full = none, sliding = none;
     if (mr_jhas(params)) {
         if (mr_jtype(params) != MR_JOBJECT)
@@ -93,7 +96,11 @@ static mr_err ropes(mr_jval o, gemma3 *c)
             return mr_cfg_refuse(params,
                                  "has other keys than full_attention and sliding_attention");
     }
-    MR_TRY(one_rope(o, mr_jget(o, "rope_scaling"), full, "rope_theta", 1e6, c, &c->rope_global));
+    if (!mr_jhas(params) && mr_jtype(scaling) == MR_JOBJECT &&
+        !mr_jhas(mr_jget(scaling, "rope_type")) && !mr_jhas(mr_jget(scaling, "rope_theta")) &&
+        mr_jhas(mr_jget(scaling, "type")))
+        scaling = none;
+    MR_TRY(one_rope(o, scaling, full, "rope_theta", 1e6, c, &c->rope_global));
     return one_rope(o, none, sliding, "rope_local_base_freq", 1e4, c, &c->rope_local);
 }
 

@@ -388,13 +388,22 @@ static bool is_skipped(const mr_model *m, const char *name)
     return false;
 }
 
+/* What the reference writes for a part of no width, such as zero shared experts. */
+static bool has_no_elements(const mr_winfo *t)
+{
+    for (int i = 0; i < t->rank; i++)
+        if (t->dim[i] == 0)
+            return true;
+    return false;
+}
+
 mr_err mr_model_check_unused(const mr_model *m)
 {
     const mr_winfo *first = NULL;
     int n = 0;
     for (int i = 0; m->weights && i < mr_weights_count(m->weights); i++) {
         const mr_winfo *t = mr_weights_at(m->weights, i);
-        if (m->used[i] || is_skipped(m, t->name))
+        if (m->used[i] || is_skipped(m, t->name) || has_no_elements(t))
             continue;
         first = first ? first : t;
         n++;
