@@ -115,24 +115,17 @@ static mr_status check_kind(const job *j, const mr_engine_info *i)
     return MR_STATUS_OK;
 }
 
-static mr_status encode_prompt(job *j)
+/* Takes the prompt's text, which stays the caller's. */
+static mr_status encode_prompt(job *j, const char *text, size_t len)
 {
     mr_tokenizer *t;
-    char *text, *chat;
-    size_t len, chat_len;
-    MR_TRY(app_read_text(j->prompt, j->file, &text, &len));
+    char *chat = NULL;
     mr_status s = mr_engine_text(j->e, &t);
-    if (!s && j->chat) {
-        s = mr_chat(t, text, len, &chat, &chat_len);
-        if (!s) {
-            mr_memory_free(text);
-            text = chat;
-            len = chat_len;
-        }
-    }
+    if (!s && j->chat)
+        s = mr_chat(t, text, len, &chat, &len);
     if (!s)
-        s = mr_encode(t, text, len, !j->chat, &j->ids.id, &j->ids.n);
-    mr_memory_free(text);
+        s = mr_encode(t, chat ? chat : text, len, !j->chat, &j->ids.id, &j->ids.n);
+    mr_memory_free(chat);
     if (!s && j->ids.n == 0)
         s = (mr_status)mr_fail(MR_EFORMAT, "the prompt is empty: it has no ids");
     return s;
@@ -298,22 +291,35 @@ static int finish(job *j, mr_status s, const mr_result *r)
     return app_out_end(app_interrupted() ? APP_INTERRUPTED : APP_OK);
 }
 
-static int run_job(job *j, const char *model)
+/* What can be read without the model is read before it. */
+static mr_status prepare(job *j, const char *model, mr_session **s)
 {
     mr_engine_opts o = {0};
     app_ids eos = {0};
-    mr_session *s = NULL;
-    mr_generate_opts g;
-    mr_result r = {.finish_reason = "stop"};
+    char *text = NULL;
+    size_t len = 0;
     mr_status st = parse_lists(j, &o, &eos);
+    if (!st && !j->ids_list)
+        st = app_read_text(j->prompt, j->file, &text, &len);
     if (!st)
         st = app_engine_open(&j->engine, model, &o, &j->e);
     if (!st)
         st = check_kind(j, mr_engine_facts(j->e));
-    if (!st && !j->ids_list)
-        st = encode_prompt(j);
+    if (!st && text)
+        st = encode_prompt(j, text, len);
     if (!st)
-        st = mr_session_new(&s, j->e);
+        st = mr_session_new(s, j->e);
+    app_ids_free(&eos);
+    mr_memory_free(text);
+    return st;
+}
+
+static int run_job(job *j, const char *model)
+{
+    mr_session *s = NULL;
+    mr_generate_opts g;
+    mr_result r = {.finish_reason = "stop"};
+    mr_status st = prepare(j, model, &s);
     int code;
     if (st) {
         code = app_failed(st);
@@ -325,7 +331,6 @@ static int run_job(job *j, const char *model)
     }
     mr_session_free(s);
     mr_engine_close(j->e);
-    app_ids_free(&eos);
     return code;
 }
 
