@@ -88,4 +88,22 @@ static inline v16i shift_up(v16i a, int32_t n)
     return (v16i){{_mm256_sllv_epi32(a.v[0], by), _mm256_sllv_epi32(a.v[1], by)}};
 }
 
+static inline v16f quad_max(v16f a)
+{
+    for (int h = 0; h < 2; h++) {
+        __m256 b = _mm256_max_ps(a.v[h], _mm256_permute_ps(a.v[h], 0xb1));
+        a.v[h] = _mm256_max_ps(b, _mm256_permute_ps(b, 0x4e));
+    }
+    return a;
+}
+
+#define STORE_WIDE
+static inline void store_wide(uint8_t *dst, v16i v)
+{
+    for (int h = 0; h < 2; h++)
+        v.v[h] = _mm256_shuffle_epi32(v.v[h], 0xd8);
+    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.v[0], v.v[1]), 0xd8);
+    _mm256_storeu_si256((__m256i *)(void *)dst, w);
+}
+
 #include "backend/cpu/matmul_lanes.h"

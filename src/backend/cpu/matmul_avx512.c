@@ -47,6 +47,12 @@ static inline v16i shift_up(v16i a, int32_t n)
     return (v16i){_mm512_sllv_epi32(a.v, _mm512_set1_epi32(n))};
 }
 
+static inline v16f quad_max(v16f a)
+{
+    __m512 b = _mm512_max_ps(a.v, _mm512_permute_ps(a.v, 0xb1));
+    return (v16f){_mm512_max_ps(b, _mm512_permute_ps(b, 0x4e))};
+}
+
 #include "backend/cpu/matmul_tile_avx512.h"
 #define I8_MANY_ROWS many_rows
 

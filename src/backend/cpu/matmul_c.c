@@ -42,14 +42,27 @@ static inline w8 w_u8(v16i line)
 
 static inline v16i dot_u8(v16i acc, w8 w, x8 x)
 {
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 4; j++)
-            acc.v[i] += (int32_t)((uint32_t)w.v[i] >> 8 * j & 255) * x.v[j];
+    for (int i = 0; i < 16; i++) {
+        uint32_t q = (uint32_t)w.v[i];
+        acc.v[i] += (int32_t)(q & 255) * x.v[0] + (int32_t)(q >> 8 & 255) * x.v[1] +
+                    (int32_t)(q >> 16 & 255) * x.v[2] + (int32_t)(q >> 24) * x.v[3];
+    }
     return acc;
 }
 
 #define dot_u4 dot_u8
 
 #define shift_up v16i_shl
+
+static inline v16f quad_max(v16f a)
+{
+    v16f r;
+    for (int i = 0; i < 16; i++) {
+        const float *q = a.v + i / 4 * 4;
+        float x = q[0] > q[1] ? q[0] : q[1], y = q[2] > q[3] ? q[2] : q[3];
+        r.v[i] = x > y ? x : y;
+    }
+    return r;
+}
 
 #include "backend/cpu/matmul_lanes.h"

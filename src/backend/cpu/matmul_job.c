@@ -14,7 +14,7 @@
 
 enum {
     FEW_ROWS = 4,             /* so many need no memory of the worker */
-    BLOCK_ROWS = 256,         /* rows that meet one panel */
+    BLOCK_ROWS = 252,         /* rows that meet one panel; whole tiles of 2, 4 and 6 */
     PANEL_K = 512,            /* of an f32 panel; a multiple of every k_unit */
     PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
     TASKS_PER_THREAD = 4
@@ -150,6 +150,7 @@ typedef struct block {
     int rows;
     const uint8_t *x[BLOCK_ROWS]; /* floats, or prepared rows */
     float *y[BLOCK_ROWS];
+    float by[BLOCK_ROWS]; /* what a row's sums are multiplied by: D, or 1 */
     float *sums[2];
     uint8_t *panel;
 } block;
@@ -207,12 +208,10 @@ static void finish_row(const block *b, int r, int64_t first, int n)
 {
     const mr_job *job = b->job;
     const mr_vec_kernels *vec = mr_vec(job->mm->isa);
-    float by = 1.0f, *y = b->y[r] + first, *g = b->sums[0] + r * MR_TILE_OUT, *u = y;
+    float by = b->by[r], *y = b->y[r] + first, *g = b->sums[0] + r * MR_TILE_OUT, *u = y;
     const float *bias[2];
     for (int i = 0; i < 2; i++)
         bias[i] = job->bias[i] ? job->bias[i] + first : NULL;
-    if (job->form.k)
-        memcpy(&by, b->x[r], sizeof by);
     if (job->fn == MR_OP_LINEAR) {
         job->kernels->finish(g, by, bias[0], n, y);
         return;
@@ -226,6 +225,14 @@ static void finish_row(const block *b, int r, int64_t first, int n)
     vec->mul(y, g, u, n);
 }
 
+/* y is far away: its lines come while the sums are made. */
+static void fetch_outputs(const block *b, int64_t first, int n)
+{
+    for (int r = 0; r < b->rows; r++)
+        for (int i = 0; i < n; i += 16)
+            __builtin_prefetch(b->y[r] + first + i, 1, 2);
+}
+
 static void run_column(const block *b, int64_t e, int64_t column)
 {
     const mr_job *job = b->job;
@@ -235,6 +242,8 @@ static void run_column(const block *b, int64_t e, int64_t column)
         const mr_matrix *m = job->w[i];
         mr_column c = mr_matrix_column(m, e, column, &first);
         n = (int)(m->n - first < 16 * c.nv ? m->n - first : 16 * c.nv);
+        if (i == 0 && b->rows > FEW_ROWS)
+            fetch_outputs(b, first, n);
         memset(b->sums[i], 0, (size_t)b->rows * MR_TILE_OUT * sizeof(float));
         if (job->form.k)
             sums_i8(b, &c, m->units, b->sums[i]);
@@ -277,11 +286,14 @@ static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
             j = pair % job->choices;
         }
         b->y[i] = job->y + r * job->y_row + j * job->y_choice;
-        if (job->form.k)
-            b->x[i] = job->prepared +
-                      (size_t)(job->x_choice ? r * job->choices + j : r) * job->form.stride;
-        else
+        b->by[i] = 1.0f;
+        if (job->form.k) {
+            int64_t vector = job->x_choice ? r * job->choices + j : r;
+            b->x[i] = job->prepared + (size_t)vector * job->form.stride;
+            memcpy(&b->by[i], b->x[i], sizeof b->by[i]);
+        } else {
             b->x[i] = (const uint8_t *)(job->x + r * job->x_row + j * job->x_choice);
+        }
     }
 }
 

@@ -47,4 +47,11 @@ static inline v16i dot_u4(v16i acc, v16i line, x4 x)
 
 #define shift_up v16i_shl
 
+static inline v16f quad_max(v16f a)
+{
+    for (int h = 0; h < 4; h++)
+        a.v[h] = vdupq_n_f32(vmaxvq_f32(a.v[h]));
+    return a;
+}
+
 #include "backend/cpu/matmul_lanes.h"

@@ -8,7 +8,7 @@
  */
 #include "backend/cpu/matmul_core.h"
 
-enum { QUANTISE_QUADS = 16, QUANTISE_INF = 0x7f800000 };
+enum { QUANTISE_INF = 0x7f800000 };
 
 static inline float bits_float(int32_t u)
 {
@@ -17,45 +17,35 @@ static inline float bits_float(int32_t u)
     return f;
 }
 
-/* Magnitude bits of the n/4 quads of x. */
-static inline void quad_maxima(const float *x, int n, int32_t *m)
+/* Quad maxima of up to four vectors share one: lane 4*i + j holds quad i of vector j. */
+static const int8_t quad_in_lane[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+static const int8_t vector_of_lane[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
+static const int8_t quad_of_element[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+
+/* The group's slot and d; *most collects magnitude bits. */
+static inline float group_step(const float *x, int group, int32_t *p, v16i *most)
 {
-    for (int i = 0; i < n; i += 16) {
-        int32_t t[16];
-        v16i_store(t, v16i_and(v16i_bits(v16f_load(x + i)), v16i_set1(0x7fffffff)));
-        for (int q = 0; q < 4; q++) {
-            int32_t a = t[4 * q] > t[4 * q + 1] ? t[4 * q] : t[4 * q + 1];
-            int32_t b = t[4 * q + 2] > t[4 * q + 3] ? t[4 * q + 2] : t[4 * q + 3];
-            m[i / 4 + q] = a > b ? a : b;
-        }
+    v16i vector = v16i_load_i8(vector_of_lane);
+    v16f rank = v16f_sub(v16f_set1(16.0f), v16f_from_i(v16i_load_i8(quad_in_lane)));
+    v16f m = v16f_set1(-1.0f); /* lanes of vectors that a group of 32 lacks */
+    for (int j = 0; j < group / 16; j++) {
+        v16f a = v16f_abs(v16f_load(x + 16 * j));
+        *most = v16i_max(*most, v16i_bits(a));
+        m = v16f_select(v16i_eq(vector, v16i_set1(j)), quad_max(a), m);
     }
+    float a = v16f_reduce_max(m);
+    float best = v16f_reduce_max(v16f_select(v16f_eq(m, v16f_set1(a)), rank,
+                                             v16f_zero())); /* the lowest quad ranks highest */
+    float c = v16f_reduce_max(v16f_select(v16f_eq(rank, v16f_set1(best)), v16f_zero(), m));
+    *p = 16 - (int32_t)best;
+    a *= 1.0f / 16319.0f;
+    c *= 1.0f / 127.0f;
+    return c > a ? c : a;
 }
 
-/* The group's slot and d; returns the largest magnitude bits. */
-static inline int32_t group_step(const float *x, int group, mr_qgroup *g, float *d)
+#ifndef STORE_WIDE
+static inline void store_wide(uint8_t *dst, v16i v)
 {
-    int32_t m[QUANTISE_QUADS], most = -1, next = 0;
-    quad_maxima(x, group, m);
-    for (int i = 0; i < group / 4; i++) {
-        if (m[i] > most) {
-            next = most > next ? most : next;
-            most = m[i];
-            g->p = i;
-        } else {
-            next = m[i] > next ? m[i] : next;
-        }
-    }
-    float a = bits_float(most) * (1.0f / 16319.0f), c = bits_float(next) * (1.0f / 127.0f);
-    *d = c > a ? c : a;
-    return most;
-}
-
-static inline void store_values(v16i v, bool wide, uint8_t *dst)
-{
-    if (!wide) {
-        v16i_store_i8((int8_t *)dst, v);
-        return;
-    }
     int32_t t[16];
     v16i_store(t, v);
     for (int q = 0; q < 4; q++) {
@@ -64,52 +54,50 @@ static inline void store_values(v16i v, bool wide, uint8_t *dst)
         memcpy(dst + 8 * q, h, 8);
     }
 }
+#endif
 
-static inline int32_t lanes_sum(v16i v)
-{
-    int32_t t[16], sum = 0;
-    v16i_store(t, v);
-    for (int i = 0; i < 16; i++)
-        sum += t[i];
-    return sum;
-}
-
-/* Step, values and sums of a group whose slot is known. */
+/* Step, values and sums of a group with slot g->p and step d. No branch depends on the data. */
 static inline void group_values(const float *x, const mr_qform *f, float d, float row,
                                 float inverse, mr_qgroup *g, uint8_t *values)
 {
-    int32_t e = 0, sum[2] = {0, 0}, slot[4];
-    float want = d * inverse;
-    while (e < 6 && (float)(1 << e) < want)
-        e++;
+    int32_t e = 0;
+    int8_t high_bytes[64];
+    float want = d * inverse, sum[2];
+    for (int i = 0; i < 6; i++)
+        e += (float)(1 << i) < want;
     float step = row * (float)(1 << e), inv = step == 0.0f ? 0.0f : 1.0f / step;
-    for (int i = 0; i < f->group; i += 16) {
+    v16i quad = v16i_load_i8(quad_of_element), half[2] = {v16i_zero(), v16i_zero()};
+    for (int i = 0; i < f->group; i += 16, quad = v16i_add(quad, v16i_set1(4))) {
+        v16m in_slot = v16i_eq(quad, v16i_set1(g->p));
+        v16i limit = v16i_select(in_slot, v16i_set1(16319), v16i_set1(127));
         v16i v = v16i_from_f(v16f_mul(v16f_load(x + i), v16f_set1(inv)));
-        v16i high = v16i_zero();
-        if (g->p / 4 == i / 16) {
-            v16m in_slot =
-                v16m_and(v16m_first(g->p % 4 * 4 + 4), v16m_not(v16m_first(g->p % 4 * 4)));
-            v = v16i_min(v16i_max(v, v16i_set1(-16319)), v16i_set1(16319));
-            high = v16i_select(in_slot, v16i_sar(v16i_add(v, v16i_set1(64)), 7), high);
-            int32_t t[16];
-            v16i_store(t, high);
-            memcpy(slot, t + g->p % 4 * 4, sizeof slot);
-        }
+        v = v16i_min(v16i_max(v, v16i_sub(v16i_zero(), limit)), limit);
+        v16i high = v16i_select(in_slot, v16i_sar(v16i_add(v, v16i_set1(64)), 7), v16i_zero());
         v16i low = v16i_sub(v, v16i_shl(high, 7));
-        low = v16i_min(v16i_max(low, v16i_set1(-127)), v16i_set1(127));
-        store_values(low, f->wide, values + (f->wide ? 2 : 1) * i);
-        sum[i * 2 / f->group] += lanes_sum(v16i_add(low, v16i_shl(high, 7)));
+        v16i_store_i8(high_bytes + i, high);
+        if (f->wide)
+            store_wide(values + 2 * i, low);
+        else
+            v16i_store_i8((int8_t *)values + i, low);
+        int at = 2 * i / f->group;
+        half[at] = v16i_add(half[at], v);
     }
-    g->r = (int32_t)((uint32_t)(slot[0] & 255) | (uint32_t)(slot[1] & 255) << 8 |
-                     (uint32_t)(slot[2] & 255) << 16 | (uint32_t)(slot[3] & 255) << 24);
+    for (int i = 0; i < 2; i++) /* below 2^24: exact in any order */
+        sum[i] = v16f_reduce_add(v16f_from_i(half[i]));
+    memcpy(&g->r, high_bytes + 4 * g->p, 4);
     g->e = e;
     if (f->halves) {
-        g->start = f->start_by * sum[0];
-        g->u.start_hi = f->start_by * sum[1];
+        g->start = f->start_by * (int32_t)sum[0];
+        g->u.start_hi = f->start_by * (int32_t)sum[1];
     } else {
-        g->start = f->start_by * (sum[0] + sum[1]);
-        g->u.a = (float)((sum[0] + sum[1]) * (1 << e));
+        g->start = f->start_by * (int32_t)(sum[0] + sum[1]);
+        g->u.a = (sum[0] + sum[1]) * (float)(1 << e);
     }
+}
+
+static bool any_not_finite(v16i most)
+{
+    return v16m_any(v16i_gt(most, v16i_set1(QUANTISE_INF - 1)));
 }
 
 static void quantise(const float *x, const mr_qform *f, uint8_t *row)
@@ -117,20 +105,17 @@ static void quantise(const float *x, const mr_qform *f, uint8_t *row)
     int64_t groups = f->k / f->group;
     uint8_t *records = row + MR_QROW_HEADER;
     float largest = 0.0f, step, inverse;
-    int32_t most = 0;
+    v16i most = v16i_zero();
     for (int64_t i = 0; i < groups; i++) {
         mr_qgroup g = {0};
-        float d;
-        int32_t m = group_step(x + i * f->group, f->group, &g, &d);
-        most = m > most ? m : most;
-        largest = d > largest ? d : largest;
-        g.u.a = d; /* kept here for the second pass */
+        g.u.a = group_step(x + i * f->group, f->group, &g.p, &most); /* d, for the second pass */
+        largest = g.u.a > largest ? g.u.a : largest;
         memcpy(records + (size_t)i * f->step, &g, sizeof g);
     }
     step = largest * (1.0f / 64.0f);
     if (step < 0x1p-126f)
         step = 0.0f; /* so small a row counts as zeros: 1/D would overflow */
-    if (most >= QUANTISE_INF) {
+    if (any_not_finite(most)) {
         step = bits_float(MR_NAN_BITS);
         memset(records, 0, (size_t)groups * f->step);
         memcpy(row, &step, 4);
