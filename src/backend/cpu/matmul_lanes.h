@@ -23,8 +23,8 @@
 /* Named as clang-format knows it. */
 #define foreach(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 
-/* With one or two rows weights come from memory: each line asks for the one so many bytes on (past a
- * matrix's end that does nothing). */
+/* With one or two rows weights come from memory: each line asks for the one so many bytes on (past
+ * the end of a matrix that does nothing). */
 enum { MAX_ROWS = 6, MAX_NV = 4, FETCH_AHEAD = 9216 };
 
 /* 16 numbers of the file's type. */
