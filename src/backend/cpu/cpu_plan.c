@@ -66,6 +66,14 @@ static mr_err check_rope_table(const mr_node *n)
     return MR_OK;
 }
 
+/* mr_moe prepares its rows once for gate and up. */
+static mr_err check_moe(const mr_graph *g, const mr_node *n)
+{
+    if (!mr_fmt_equal(mr_graph_value(g, n->in[3])->fmt, mr_graph_value(g, n->in[4])->fmt))
+        return refuse(n->op, "up", "is of another format than gate");
+    return MR_OK;
+}
+
 mr_err mr_cpu_supports(const mr_backend *b, const mr_graph *g, const mr_node *n)
 {
     (void)b;
@@ -78,6 +86,8 @@ mr_err mr_cpu_supports(const mr_backend *b, const mr_graph *g, const mr_node *n)
         return check_attention(g, n);
     if (n->op == MR_OP_ROPE_TABLE)
         return check_rope_table(n);
+    if (n->op == MR_OP_MOE)
+        return check_moe(g, n);
     return MR_OK;
 }
 
@@ -192,16 +202,25 @@ static mr_fmt fmt_of(const mr_plan *p, const mr_step *s, int i)
     return mr_graph_value(p->graph, s->node->in[i])->fmt;
 }
 
+static size_t matmul_scratch(const mr_plan *plan, const mr_step *s, const mr_cpu_step *p, int w,
+                             int64_t rows)
+{
+    return mr_matmul_scratch(&p->mm, fmt_of(plan, s, w), rows, s->in[w].dim[1].n);
+}
+
 static size_t scratch_bytes(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s,
                             const mr_cpu_step *p)
 {
     const mr_operand_ref *in = s->in;
-    size_t threads = (size_t)cpu->threads;
+    size_t threads = (size_t)cpu->threads, gate, up;
     int64_t rows = mr_dim_bind(in[0].dim[0], plan->row_cap, plan->out_cap);
     switch (s->op) {
     case MR_OP_LINEAR:
-    case MR_OP_GATED_LINEAR:
-        return mr_matmul_scratch(&p->mm, fmt_of(plan, s, 1), rows, in[1].dim[1].n);
+        return matmul_scratch(plan, s, p, 1, rows);
+    case MR_OP_GATED_LINEAR: /* gate and up may be of unlike formats */
+        gate = matmul_scratch(plan, s, p, 1, rows);
+        up = matmul_scratch(plan, s, p, 2, rows);
+        return gate > up ? gate : up;
     case MR_OP_LINEAR_HEADS:
         return mr_matmul_scratch(&p->mm, fmt_of(plan, s, 1), rows * in[1].dim[0].n, in[1].dim[2].n);
     case MR_OP_EXPERT_LINEAR:
