@@ -1,15 +1,15 @@
 /* Matrix products of the CPU backend.
  *
  * Why:    all weights are read here and nowhere else: packed once for 16 output lanes, read by two
- *         kernel shapes with equal bits (few rows: straight from the packed form; many rows: a block
- *         of k unpacked to a panel first).
+ *         kernel shapes with equal bits (few rows: straight from the packed form; many rows: a
+ *         block of k unpacked to a panel first).
  * Use:    pack:   mr_matrix_bytes / mr_matrix_pack (E matrices of [n,k]: experts or heads; 1 for a
  *                 plain linear)
- *         run:    mr_linear and its kin, with mr_matmul_scratch (mr_expert_, mr_moe_) bytes of scratch
+ *         run:    mr_linear and its kin, with mr_matmul_scratch (mr_expert_, mr_moe_) bytes
  * Bits:   `exact` (and act f32): y = one FMA chain along k ascending, weights rounded to f32 as
- *         mr_dequant_row gives them.  `fast` on quantised weights: int8 activations with one outlier
- *         quad per group and power-of-two group scales.  docs/numerics.md has every formula.  The same
- *         bits for any row count, tile, thread count and ISA.
+ *         mr_dequant_row gives them.  `fast` on quantised weights: int8 activations with one
+ *         outlier quad per group and power-of-two group scales.  docs/numerics.md has every
+ *         formula.  The same bits for any row count, tile, thread count and ISA.
  * Threads: outputs are split over the pool's threads, never k.
  */
 #ifndef MR_BACKEND_CPU_MATMUL_H
@@ -41,9 +41,9 @@ typedef struct mr_mm {
     bool act_f32; /* act="f32" */
 } mr_mm;
 
-/* Bytes of scratch for `rows` rows of k: rows prepared for int8 (none if the matrix runs on f32), and
- * from 5 rows on a panel per thread.  Heads: rows * heads.  Gated, with two formats: the larger of
- * both. */
+/* Bytes of scratch for `rows` rows of k: rows prepared for int8 (none if the matrix runs on f32),
+ * and from 5 rows on a panel per thread.  Heads: rows * heads.  Gated, with two formats: the larger
+ * of both. */
 size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k);
 /* Name of the kernel for reports, such as "int8 q4 avx512", "f32 bf16 avx2". */
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt);
@@ -60,8 +60,8 @@ void mr_gated_linear(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, 
 void mr_linear_heads(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx_row,
                      int64_t ldx_head, int64_t rows, float *y, int64_t ldy_row, int64_t ldy_head,
                      void *scratch);
-/* y[r,j] = x[r (,j)] w[ids[r,j]]^T; x has row stride ldx and, if each_j, choice stride ldx_j.  Rows are
- * grouped by expert.  Scratch is told sizes, as plans are made before weights are packed. */
+/* y[r,j] = x[r (,j)] w[ids[r,j]]^T; x has row stride ldx and, if each_j, choice stride ldx_j.  Rows
+ * are grouped by expert.  Scratch is told sizes, as plans are made before weights are packed. */
 size_t mr_expert_scratch(const mr_mm *mm, mr_fmt fmt, int64_t experts, int64_t n, int64_t k,
                          int64_t rows, int64_t k_top, bool each_j);
 void mr_expert_linear(const mr_mm *mm, const mr_matrix *w, const float *x, int64_t ldx,

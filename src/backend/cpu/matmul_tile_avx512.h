@@ -1,11 +1,11 @@
 /* The int8 tile for many rows on AVX-512: 6 rows x 32 outputs over all of k, in assembly.
  *
  * Why:    on two ports for 512-bit arithmetic everything beside the dots costs: a compiler's tile
- *         (sums in memory, addresses made anew per row) reaches half of the dots' peak, this one what
- *         the counts of instructions allow.  12 int32 sums, 12 f32 outputs, 2 lines of weights and 6
- *         broadcasts are 32 registers.
- * Use:    many_rows has tile_i8's parameters and returns how many rows it has done.  Wide columns of
- *         bytes whose weight groups are activation groups; other shapes take the general tile.
+ *         (sums in memory, addresses made anew per row) reaches half of the dots' peak, this one
+ *         what the counts of instructions allow.  12 int32 sums, 12 f32 outputs, 2 lines of weights
+ *         and 6 broadcasts are 32 registers.
+ * Use:    many_rows has tile_i8's parameters and returns how many rows it has done.  Wide columns
+ *         of bytes whose weight groups are activation groups; other shapes take the general tile.
  * Bits:   the order of docs/numerics.md: slot, << 7, start, quads; fma(b, A, y), fma(s, I << e, y).
  */
 #include "backend/cpu/matmul_core.h"
