@@ -188,4 +188,21 @@ if truncate -s $((8 + n + at)) "$tmp/huge/model.safetensors" 2>/dev/null; then
 else
     echo "skipped: this file system holds no sparse file of 2 TiB"
 fi
+# A control group's limit counts, where one can be made: version 2, or 1.
+group=
+for at in "/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup) memory.max" \
+    "/sys/fs/cgroup/memory$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup) memory.limit_in_bytes"; do
+    try=${at% *}/millrace-test-$$
+    [ "$group" ] || [ ! -f "${at% *}/cgroup.procs" ] || ! mkdir "$try" 2>/dev/null || {
+        if echo 12582912 2>/dev/null >"$try/${at#* }"; then group=$try; else rmdir "$try"; fi
+    }
+done
+if [ "$group" ] && ! grep -q __asan_init "$M"; then
+    sh -c 'echo $$ >"$1/cgroup.procs" && exec "$2" run "$3" --ids 1,2 -n 1' sh "$group" "$M" $G >"$out" 2>"$err"
+    is "12 MiB are not enough: exit 1" [ $? = 1 ]
+    is "and that is said: $(cat "$err")" says "available"
+else
+    echo "skipped: no control group with a memory limit can be made"
+fi
+[ -z "$group" ] || rmdir "$group"
 finish
