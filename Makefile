@@ -77,7 +77,7 @@ isa_flags = $(ISA_$(lastword $(subst _, ,$(basename $(notdir $(1))))))
 .PHONY: all check demo demo-chat fetch clean install deps tests fuzz bench lint format metrics
 all: packages $(B)/millrace $(B)/libmillrace.a $(B)/libmillrace.so $(B)/millrace.pc
 
-.PHONY: packages
+.PHONY: packages always
 packages:
 	@$(if $(strip $(MISSING)),echo "millrace: missing packages: $(need) (apt-get install $(need))" >&2; exit 1,:)
 	@command -v $(CC) >/dev/null || { echo "millrace: no C compiler ($(CC)): apt-get install gcc" >&2; exit 1; }
@@ -96,7 +96,7 @@ $(B)/libmillrace.so: $(OBJ)
 $(B)/millrace: $(APP_OBJ) $(B)/libmillrace.a
 	$(call run,LD $@,$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS))
 
-$(B)/millrace.pc: Makefile
+$(B)/millrace.pc: always # PREFIX may be another than last time
 	@mkdir -p $(@D)
 	@printf 'prefix=%s\nName: millrace\nDescription: compiler and runtime for language models\nVersion: %s\nCflags: -I$${prefix}/include\nLibs: -L$${prefix}/lib -lmillrace\nRequires.private: %s\nLibs.private: -lm -lpthread\n' \
 	    '$(PREFIX)' '$(VERSION)' '$(PKGS)' > $@
