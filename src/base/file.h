@@ -1,8 +1,8 @@
 /* Files: whole reads, positioned reads, atomic writes.
  *
- * Fails:  MR_EIO with path and reason; MR_EFORMAT when a read would pass the end ("PATH: ends at
- * byte N, M needed").  Tests can make the n-th read fail (mr_file_fail_after). Threads:
- * mr_file_pread may be called from several threads on one file.
+ * Fails:   MR_EIO with path and reason; MR_EFORMAT when a read would pass the end ("PATH: ends at
+ *          byte N, M needed"). Tests can make the n-th read fail (mr_file_fail_after).
+ * Threads: mr_file_pread may be called from several threads on one file.
  */
 #ifndef MR_BASE_FILE_H
 #define MR_BASE_FILE_H

@@ -1,19 +1,20 @@
 /* A strict JSON reader.
  *
- * Why:    config.json and tokenizer.json can be wrong, hostile or 33 MB large; C libraries take
- *         0.5 s and 170 MB on one such file.  A document is a flat array of 16-byte nodes over the
- *         caller's text: two allocations, no pointers, nothing decoded before it is asked for.
- * Use:    mr_json *doc; MR_TRY(mr_json_parse(&doc, "config.json", text, len));
- *         mr_jval v = mr_jget(mr_json_root(doc), "hidden_size");
- *         MR_TRY(mr_jint(v, 1, 1 << 24, &n));     error: config.json: "hidden_size": ...
- * Owns:   the document borrows `text` (which must outlive it) and copies the file name.
+ * Why:     config.json and tokenizer.json can be wrong, hostile or 33 MB large; C libraries take
+ *          0.5 s and 170 MB on one such file. A document is a flat array of 16-byte nodes over the
+ *          caller's text: two allocations, no pointers, nothing decoded before it is asked for.
+ * Use:     mr_json *doc;
+ *          MR_TRY(mr_json_parse(&doc, "config.json", text, len));
+ *          mr_jval v = mr_jget(mr_json_root(doc), "hidden_size");
+ *          MR_TRY(mr_jint(v, 1, 1 << 24, &n)); error: config.json: "hidden_size": ...
+ * Owns:    the document borrows `text` (which must outlive it) and copies the file name.
  * Threads: a parsed document is immutable.
- * Fails:  MR_EFORMAT with file, line and what is wrong: duplicate keys, trailing text, invalid
- * UTF-8, unpaired surrogates, bare NaN or Infinity, control characters in strings, depth over 128,
- *         text of 4 GiB or more.
- * Rules:  1. An absent value is mr_jval{0}: every accessor accepts it (mr_jtype gives MR_JABSENT).
- *         2. Accessors never convert: a number given as a string is an error that names the key
- * path.
+ * Fails:   MR_EFORMAT with file, line and what is wrong: duplicate keys, trailing text, invalid
+ *          UTF-8, unpaired surrogates, bare NaN or Infinity, control characters in strings, depth
+ *          over 128, text of 4 GiB or more.
+ * Rules:   1. An absent value is mr_jval{0}: every accessor accepts it (mr_jtype gives MR_JABSENT).
+ *          2. Accessors never convert: a number given as a string is an error that names the key
+ *             path.
  */
 #ifndef MR_BASE_JSON_H
 #define MR_BASE_JSON_H

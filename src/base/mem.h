@@ -1,13 +1,15 @@
 /* Memory: every byte of the library passes through here, under an account.
  *
- * Why:    the budget promise needs one place that knows what is held and by whom; tests need one
- *         place where an allocation can be made to fail.
- * Use:    float *p = mr_alloc(MR_MEM_WEIGHTS, n * sizeof *p); if (!p) return MR_ENOMEM (message
- * set) mr_free(p);   arenas for what shares a lifetime. Owns:   the caller owns each block until
- * mr_free / mr_arena_free. Threads: all functions are thread-safe; one arena belongs to one thread
- * at a time. Fails:  NULL with the message set ("out of memory: N bytes for weights"). Rules:  1.
- * Sizes from files are checked (mr_mul_size) before they come here.
- *         2. Blocks are 64-byte aligned.  Contents are undefined unless zeroed by name.
+ * Why:     the budget promise needs one place that knows what is held and by whom; tests need one
+ *          place where an allocation can be made to fail.
+ * Use:     float *p = mr_alloc(MR_MEM_WEIGHTS, n * sizeof *p);
+ *          if (!p) return MR_ENOMEM;   the message is set
+ *          mr_free(p);   arenas for what shares a lifetime.
+ * Owns:    the caller owns each block until mr_free / mr_arena_free.
+ * Threads: all functions are thread-safe; one arena belongs to one thread at a time.
+ * Fails:   NULL with the message set ("out of memory: N bytes for weights").
+ * Rules:   1. Sizes from files are checked (mr_mul_size) before they come here.
+ *          2. Blocks are 64-byte aligned. Contents are undefined unless zeroed by name.
  */
 #ifndef MR_BASE_MEM_H
 #define MR_BASE_MEM_H

@@ -1,16 +1,17 @@
 /* A thread pool for short parallel loops.
  *
- * Why:    a decode step has hundreds of loops of some 20 us each; the pool must start one in about
- * a microsecond when cores are free and must not collapse when they are busy. Use:
- * mr_pool_run(pool, n_tasks, fn, ctx): fn(ctx, task, worker) for every task in 0..n_tasks-1, each
- *         exactly once, on the calling thread and the workers; returns when all are done.
- *         worker is 0..mr_pool_threads-1 (0 = the caller), for per-thread scratch.
+ * Why:     a decode step has hundreds of loops of some 20 us each; the pool must start one in about
+ *          a microsecond when cores are free and must not collapse when they are busy.
+ * Use:     mr_pool_run(pool, n_tasks, fn, ctx): fn(ctx, task, worker) for every task in
+ *          0..n_tasks-1, each exactly once, on the calling thread and the workers;
+ *          returns when all are done. worker is 0..mr_pool_threads-1 (0 = the caller), for
+ *          per-thread scratch.
  * Threads: one mr_pool_run at a time.
- * Rules:  1. Tasks are taken from one atomic counter, so a descheduled worker holds back only the
- * task it has in hand.
- *         2. Waiting spins for a bounded time, then sleeps (futex/condition variable): never a
- * free-running spin.
- *         3. Results may not depend on which thread ran a task.
+ * Rules:   1. Tasks are taken from one atomic counter, so a descheduled worker holds back only the
+ *             task it has in hand.
+ *          2. Waiting spins for a bounded time, then sleeps (futex/condition variable): never a
+ *             free-running spin.
+ *          3. Results may not depend on which thread ran a task.
  */
 #ifndef MR_BASE_POOL_H
 #define MR_BASE_POOL_H

@@ -1,17 +1,21 @@
 /* Rewriting: what the passes share.
  *
- * Why:    every pass reads one graph and builds another; counting uses, carrying values over,
- * asking the backend and writing the report are the same in all of them. Use:    mr_rewrite rw;
- * MR_TRY(mr_rewrite_open(&rw, "cse", in, backend, report)); mr_err err = walk(&rw); ...
- * mr_rewrite_copy(&rw, node) ... return mr_rewrite_close(&rw, err, changes, out); A pass that only
- * fuses gives a match function to mr_rewrite_fuse and is done. Owns:   open makes the new graph and
- * an arena; close frees the arena and hands over (or frees) the graph. Threads: one rewrite belongs
- * to one thread. Fails:  as mr_graph_add; a backend's refusal is not an error but a near miss.
- * Rules:  1. Values named in a mr_match and in rewrite calls are those of the old graph, unless
- * said otherwise.
- *         2. A leaf is carried over when it is first needed, so a fused op may stand before its
- * weight did.
- *         3. A skipped node's results must have been given a new value, or have no reader left.
+ * Why:     every pass reads one graph and builds another; counting uses, carrying values over,
+ *          asking the backend and writing the report are the same in all of them.
+ * Use:     mr_rewrite rw;
+ *          MR_TRY(mr_rewrite_open(&rw, "cse", in, backend, report));
+ *          mr_err err = walk(&rw); ... mr_rewrite_copy(&rw, node) ... return mr_rewrite_close(&rw,
+ *          err, changes, out); A pass that only fuses gives a match function to mr_rewrite_fuse and
+ *          is done.
+ * Owns:    open makes the new graph and an arena; close frees the arena and hands over (or frees)
+ *          the graph.
+ * Threads: one rewrite belongs to one thread.
+ * Fails:   as mr_graph_add; a backend's refusal is not an error but a near miss.
+ * Rules:   1. Values named in a mr_match and in rewrite calls are those of the old graph, unless
+ *             said otherwise.
+ *          2. A leaf is carried over when it is first needed, so a fused op may stand before its
+ *             weight did.
+ *          3. A skipped node's results must have been given a new value, or have no reader left.
  */
 #ifndef MR_COMPILE_REWRITE_H
 #define MR_COMPILE_REWRITE_H

@@ -1,10 +1,10 @@
 /* Formats of stored numbers, and rows of them.
  *
- * Why:    a weight is rows of K numbers in some format, wherever it came from.  Everything that
- * reads weights (packing, the ref backend, inspect) sees mr_rows and nothing of the file. Source of
- * the maths: GGUF block layouts as ggml defines them; MLX affine: w = scale*q + bias with q an
- *         unsigned little-endian bit stream per row, one scale and bias per `group` values of a
- * row.
+ * Why:     a weight is rows of K numbers in some format, wherever it came from. Everything that
+ *          reads weights (packing, the ref backend, inspect) sees mr_rows and nothing of the file.
+ * Source of the maths: GGUF block layouts as ggml defines them; MLX affine: w = scale*q + bias with
+ *          q an unsigned little-endian bit stream per row, one scale and bias per `group` values of
+ *          a row.
  */
 #ifndef MR_TENSOR_TENSOR_H
 #define MR_TENSOR_TENSOR_H

@@ -1,19 +1,22 @@
 /* Weights: name -> read-only tensor in the model's own files.
  *
- * Why:    safetensors (one file or sharded), MLX quantised safetensors and GGUF are one thing to
- * the rest: a list of named tensors of known format and shape, whose rows can be read. Use:
- * mr_weights *w; MR_TRY(mr_weights_open(&w, "dir or file.gguf", quantization)); const mr_winfo *t =
- * mr_weights_find(w, "model.norm.weight"); MR_TRY(mr_weights_read(w, t, row0, rows, buffer, &out));
- * Owns:   everything returned belongs to `w` and dies with it; read buffers belong to the caller.
+ * Why:     safetensors (one file or sharded), MLX quantised safetensors and GGUF are one thing to
+ *          the rest: a list of named tensors of known format and shape, whose rows can be read.
+ * Use:     mr_weights *w;
+ *          MR_TRY(mr_weights_open(&w, "dir or file.gguf", quantization));
+ *          const mr_winfo *t = mr_weights_find(w, "model.norm.weight");
+ *          MR_TRY(mr_weights_read(w, t, row0, rows, buffer, &out));
+ * Owns:    everything returned belongs to `w` and dies with it; read buffers belong to the caller.
  * Threads: immutable after open; mr_weights_read may be called from several threads.
- * Fails:  MR_EFORMAT naming file, tensor and reason: header lengths, overlaps, gaps, sizes, unknown
- *         dtypes and types, duplicate names, a shard name with '/' or "..", a shard missing.
- * Rules:  1. Nothing is read through a mapping: headers are read whole, data by pread.
- *         2. No allocation is sized by a number in the file that was not checked against the file's
- * size.
- *         3. Quantised MLX triplets (X.weight, X.scales, X.biases) appear as one tensor "X.weight"
- * of dtype MR_AFFINE with its logical shape [.., out, in].
- *         4. GGUF dims are reversed to row-major here: dim[rank-1] is contiguous (ne[0]).
+ * Fails:   MR_EFORMAT naming file, tensor and reason: header lengths, overlaps, gaps, sizes,
+ *          unknown dtypes and types, duplicate names, a shard name with '/' or "..", a shard
+ *          missing.
+ * Rules:   1. Nothing is read through a mapping: headers are read whole, data by pread.
+ *          2. No allocation is sized by a number in the file that was not checked against the
+ *             file's size.
+ *          3. Quantised MLX triplets (X.weight, X.scales, X.biases) appear as one tensor "X.weight"
+ *             of dtype MR_AFFINE with its logical shape [.., out, in].
+ *          4. GGUF dims are reversed to row-major here: dim[rank-1] is contiguous (ne[0]).
  */
 #ifndef MR_WEIGHTS_WEIGHTS_H
 #define MR_WEIGHTS_WEIGHTS_H

@@ -1,13 +1,14 @@
 /* Attention over KV tiles.
  *
- * Why:    one numeric form (docs/numerics.md) for decode, prefill, GQA, MQA and MLA: tiles of 64
- *         absolute positions in ascending order, an online softmax per (row, query head).
- * Use:    fill mr_attend, split its pairs (row, query head of one KV head) into tasks of at most
- *         MR_ATT_PAIRS, and call mr_attend_kernel(isa)(a, pair0, n, scratch) for each, in any
- * order. Owns:   nothing; scratch is mr_attend_scratch bytes per thread, 64-byte aligned.
- * Rules:  1. Pair p is row p / group, query head kv_head * group + p % group.
- *         2. A pair's bits depend on nothing but its query, its keys and its range [lo, hi).
- *         3. Rows are at ascending positions, so the pairs that meet a tile are consecutive.
+ * Why:     one numeric form (docs/numerics.md) for decode, prefill, GQA, MQA and MLA: tiles of 64
+ *          absolute positions in ascending order, an online softmax per (row, query head).
+ * Use:     fill mr_attend, split its pairs (row, query head of one KV head) into tasks of at most
+ *          MR_ATT_PAIRS, and call mr_attend_kernel(isa)(a, pair0, n, scratch) for each, in any
+ *          order.
+ * Owns:    nothing; scratch is mr_attend_scratch bytes per thread, 64-byte aligned.
+ * Rules:   1. Pair p is row p / group, query head kv_head * group + p % group.
+ *          2. A pair's bits depend on nothing but its query, its keys and its range [lo, hi).
+ *          3. Rows are at ascending positions, so the pairs that meet a tile are consecutive.
  */
 #ifndef MR_BACKEND_CPU_ATTENTION_H
 #define MR_BACKEND_CPU_ATTENTION_H

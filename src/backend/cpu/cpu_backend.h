@@ -1,11 +1,11 @@
 /* Inside the CPU backend: what its files share.
  *
- * Why:    step_plan decodes a step's attributes once into an mr_cpu_step; run then only follows
- *         pointers.  No strings, no look-ups and no allocation while a plan runs.
- * Files:  cpu_backend.c  vtable, weights        cpu_plan.c  support, attributes -> mr_cpu_step,
- * scratch cpu_rows.c     row ops                cpu_moe.c   products, routing cpu_rope.c
- * frequencies, tables, rotation, appending      cpu_attention.c  attention Threads: a step splits
- * its rows, heads or outputs over the pool; never a sum.
+ * Why:     step_plan decodes a step's attributes once into an mr_cpu_step; run then only follows
+ *          pointers. No strings, no look-ups and no allocation while a plan runs. Files:
+ *          cpu_backend.c vtable, weights cpu_plan.c support, attributes -> mr_cpu_step, scratch
+ *          cpu_rows.c row ops cpu_moe.c products, routing cpu_rope.c frequencies, tables, rotation,
+ *          appending cpu_attention.c attention
+ * Threads: a step splits its rows, heads or outputs over the pool; never a sum.
  */
 #ifndef MR_BACKEND_CPU_CPU_BACKEND_H
 #define MR_BACKEND_CPU_CPU_BACKEND_H

@@ -1,13 +1,13 @@
 /* KV caches of one session on the CPU backend.
  *
- * Why:    attention reads whole tiles of 64 absolute positions; a cache is a table of such blocks.
- * Layout: a block holds keys [heads][dk][64] (positions along lanes), then values
- * [heads][64][dv16], dv16 = dv rounded up to 16 with zeros; dv 0 has no values (they are the first
- * of the keys). Elements are f32, or bf16 outside `exact`. Rules:  1. Block b holds positions 64b
- * .. 64b+63; in a ring it lives in slot b modulo `ring`.
- *         2. A ring has ceil((window + max_advance) / 64) + 1 blocks: whatever an open row may look
- *            at is still there, also after a roll back of max_advance rows.
- *         3. Blocks are zeroed when made and never given back before the session ends.
+ * Why:     attention reads whole tiles of 64 absolute positions; a cache is a table of such blocks.
+ *          Layout: a block holds keys [heads][dk][64] (positions along lanes), then values
+ *          [heads][64][dv16], dv16 = dv rounded up to 16 with zeros; dv 0 has no values (they are
+ *          the first of the keys). Elements are f32, or bf16 outside `exact`.
+ * Rules:   1. Block b holds positions 64b .. 64b+63; in a ring it lives in slot b modulo `ring`.
+ *          2. A ring has ceil((window + max_advance) / 64) + 1 blocks: whatever an open row may
+ *             look at is still there, also after a roll back of max_advance rows.
+ *          3. Blocks are zeroed when made and never given back before the session ends.
  */
 #ifndef MR_BACKEND_CPU_KV_H
 #define MR_BACKEND_CPU_KV_H

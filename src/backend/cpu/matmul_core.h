@@ -4,11 +4,13 @@
  * Packed: a matrix is columns of 64 outputs, then at most three of 16 (outputs are padded with
  *         zeros to a multiple of 16).  A column is its units in ascending k, one after the other:
  *
- *           kind   k per unit        lines of 64 bytes, each for 16 outputs o (a column of 64: four
- * in a row) F32    1                 one float per output F16    1                 one half per
- * output (lines of 32 bytes) BF16   2                 per output the pair (k, k+1) U4     group per
- * 8 k: byte 4*o+j = q[k+j] low nibble, q[k+4+j] high nibble U8     group             per 4 k: byte
- * 4*o+j = q[k+j] Q6     256               as U8, q in 0..63
+ *           kind  k per unit  lines of 64 bytes, each for 16 outputs o (a column of 64: 4 a row)
+ *           F32   1           one float per output
+ *           F16   1           one half per output (lines of 32 bytes)
+ *           BF16  2           per output the pair (k, k+1)
+ *           U4    group       per 8 k: byte 4*o+j = q[k+j] low nibble, q[k+4+j] high nibble
+ *           U8    group       per 4 k: byte 4*o+j = q[k+j]
+ *           Q6    256         as U8, q in 0..63
  *
  *         After the lines of a quantised unit: one scale per output in the file's type, then (bias)
  *         one bias per output.  Q6: 16 sub-scales (int8, [16][outputs]), then one f16 per output.

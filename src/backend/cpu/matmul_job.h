@@ -1,11 +1,12 @@
 /* One set of products: what mr_linear, heads and experts have in common.
  *
- * Why:    a linear, a linear per head and a linear per expert differ only in which rows meet which
- *         matrix.  A job names rows as (row, choice) and runs all columns of all its matrices.
- * Use:    fill a job, mr_job_prepare it (quantises activations into scratch), mr_job_run it.
- * Rows:   matrix e takes rows r = 0..rows-1 at choice e (heads; a plain linear is one head), or,
- * with pairs, those of pairs[first[e] .. first[e+1]), each r * choices + j. Threads: splits
- * (matrix, block of rows, column) over the pool; never k.
+ * Why:     a linear, a linear per head and a linear per expert differ only in which rows meet which
+ *          matrix. A job names rows as (row, choice) and runs all columns of all its matrices.
+ * Use:     fill a job, mr_job_prepare it (quantises activations into scratch), mr_job_run it. Rows:
+ *          matrix e takes rows r = 0..rows-1 at choice e (heads;
+ *          a plain linear is one head), or, with pairs, those of pairs[first[e] .. first[e+1]),
+ *          each r * choices + j.
+ * Threads: splits (matrix, block of rows, column) over the pool; never k.
  */
 #ifndef MR_BACKEND_CPU_MATMUL_JOB_H
 #define MR_BACKEND_CPU_MATMUL_JOB_H

@@ -68,13 +68,17 @@ static inline void widen_scales(const mr_column *c, const uint8_t *unit, int n, 
     "vpdpbusd %%zmm26, %%zmm" #w ", %%zmm" #a "\n\tvpdpbusd %%zmm27, %%zmm" #w ", %%zmm" #b "\n\t" \
     "vpdpbusd %%zmm28, %%zmm" #w ", %%zmm" #c "\n\tvpdpbusd %%zmm29, %%zmm" #w ", %%zmm" #d "\n\t" \
     "vpdpbusd %%zmm30, %%zmm" #w ", %%zmm" #e "\n\tvpdpbusd %%zmm31, %%zmm" #w ", %%zmm" #f "\n\t"
+/* clang-format off: it does not settle on string pieces between macros */
 #define QUAD(q)                                                                                    \
     BROADCAST(q, 0, 26)                                                                            \
     BROADCAST(q, 1, 27)                                                                            \
-    BROADCAST(q, 2, 28) BROADCAST(q, 3, 29) BROADCAST(q, 4, 30)                                    \
-        BROADCAST(q, 5, 31) "vmovdqu64 256*" #q "(%[w]), %%zmm24\n\tvmovdqu64 256*" #q             \
-                            "+64(%[w]), %%zmm25\n\t" DOTS(24, 12, 14, 16, 18, 20, 22)              \
-                                DOTS(25, 13, 15, 17, 19, 21, 23)
+    BROADCAST(q, 2, 28)                                                                            \
+    BROADCAST(q, 3, 29)                                                                            \
+    BROADCAST(q, 4, 30)                                                                            \
+    BROADCAST(q, 5, 31)                                                                            \
+    "vmovdqu64 256*" #q "(%[w]), %%zmm24\n\tvmovdqu64 256*" #q                                     \
+    "+64(%[w]), %%zmm25\n\t" DOTS(24, 12, 14, 16, 18, 20, 22) DOTS(25, 13, 15, 17, 19, 21, 23)
+/* clang-format on */
 #define BIAS(r, y0, y1, a0, a1, b)                                                                 \
     "vbroadcastss 16(%[x" #r "],%[rec]), %%zmm" #b "\n\t"                                          \
     "vfmadd231ps %%zmm" #b ", %%zmm24, %%zmm" #y0 "\n\tvfmadd231ps %%zmm" #b                       \

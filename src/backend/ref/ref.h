@@ -1,14 +1,17 @@
 /* The reference backend: every primitive op as plainly as it can be written.
  *
- * Why:    it is what the ops mean.  Other backends are compared with it, and it with stored vectors
- * of a reference framework; speed, memory and equal bits are no aim (it is compared by tolerance).
- * Use:    mr_backend *b; MR_TRY(mr_backend_ref(&b, &(mr_backend_opts){.threads = 1, .precision =
- * MR_EXACT})); Owns:   weights as f32; caches as plain arrays of all positions (a window is only a
- * mask here). Threads: none. Fails:  ids, rows and positions out of range are errors naming them,
- * since they may come from a caller. Rules:  1. Sums are kept in double and rounded once, when they
- * are stored.
- *         2. Fused ops are refused; their expansion is what this backend runs.
- *         3. libm is used freely.
+ * Why:     it is what the ops mean. Other backends are compared with it, and it with stored vectors
+ *          of a reference framework; speed, memory and equal bits are no aim (it is compared by
+ *          tolerance).
+ * Use:     mr_backend *b;
+ *          MR_TRY(mr_backend_ref(&b, &(mr_backend_opts){.threads = 1, .precision = MR_EXACT}));
+ * Owns:    weights as f32; caches as plain arrays of all positions (a window is only a mask here).
+ * Threads: none.
+ * Fails:   ids, rows and positions out of range are errors naming them, since they may come from a
+ *          caller.
+ * Rules:   1. Sums are kept in double and rounded once, when they are stored.
+ *          2. Fused ops are refused; their expansion is what this backend runs.
+ *          3. libm is used freely.
  */
 #ifndef MR_BACKEND_REF_H
 #define MR_BACKEND_REF_H
