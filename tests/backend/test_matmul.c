@@ -501,7 +501,7 @@ static void check_combined(checker_rng *rng)
 int main(int argc, char **argv)
 {
     checker_rng rng = {7};
-    small_run = argc > 1 && !strcmp(argv[1], "small");
+    small_run = argc > 1 && !strcmp(argv[1], "--small");
     for (int i = 0; i < 3; i++)
         if (mr_pool_new(&pools[i], 1 << i) != MR_OK) {
             fprintf(stderr, "%s\n", mr_error());
