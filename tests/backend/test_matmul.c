@@ -2,7 +2,7 @@
  *
  * Runs from anywhere, needs no framework (it is also run under emulation).
  *   test_matmul            all checks
- *   test_matmul small      fewer sizes, for emulation
+ *   test_matmul --small      fewer sizes, for emulation
  *   test_matmul --bench [format [rows]]   speeds of the same calls (bench_matmul.h)
  */
 #include "backend/cpu/matmul_core.h"
