@@ -50,7 +50,5 @@ mr_err mr_plan_svg(const mr_plan *p, mr_buf *out);
 mr_err mr_plan_json(const mr_plan *p, mr_buf *out);
 /* The dispatch report: a line per kind of step with count, kernel and ISA. */
 mr_err mr_plan_report(const mr_plan *p, mr_buf *out);
-/* Weight bytes one row reads (dense: all; experts: k of E), from the backend's packed sizes. */
-mr_err mr_plan_bytes_per_row(const mr_plan *p, mr_backend *b, uint64_t *out);
 
 #endif

@@ -291,41 +291,6 @@ static void report_counts_kernels(void **state)
     b->v->close(b);
 }
 
-/* An embedding costs one row, unless the head reads it all; experts cost k of E. */
-static void bytes_per_row(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *end;
-        uint64_t bytes;
-    } cases[] = {
-        {"output %x as \"y\" }", 4 * 16},
-        {"%y = linear(%x, %t) output %y as \"y\" }", 4 * 160},
-        {"%r: weight<f32>[8,16] = weight recipe=\"r\" %l = linear(%x, %r) %e, %w = route(%l) k=2 "
-         "score=\"softmax\"\n"
-         "%u: weight<f32>[8,32,16] = weight recipe=\"u\" %y = expert_linear(%x, %u, %e) output %y "
-         "as \"y\" }",
-         4 * (16 + 8 * 16 + 2 * 32 * 16)},
-    };
-    mr_backend *b = open_ref();
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[1024];
-        uint64_t bytes;
-        snprintf(text, sizeof text,
-                 "graph \"g\" { %%ids: i32[ROWS] = input name=\"ids\" %%t: weight<bf16>[10,16] = "
-                 "weight recipe=\"t\"\n"
-                 "%%x = embed(%%ids, %%t) %s",
-                 cases[i].end);
-        mr_graph *g = graph_of_text("g", text);
-        mr_plan *p = plan_of(b, g, 4, 4);
-        OK(mr_plan_bytes_per_row(p, b, &bytes));
-        assert_int_equal(bytes, cases[i].bytes);
-        mr_plan_free(p);
-        mr_graph_free(g);
-    }
-    b->v->close(b);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -339,7 +304,6 @@ int main(void)
         cmocka_unit_test(json_tells_all),
         cmocka_unit_test(pictures_show_steps_and_memory),
         cmocka_unit_test(report_counts_kernels),
-        cmocka_unit_test(bytes_per_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
