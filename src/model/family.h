@@ -37,7 +37,8 @@ typedef struct mr_model_opts {
 
 typedef struct mr_model mr_model;
 
-/* A row of a name table: canonical pattern -> GGUF pattern; {L} is a layer number, {E} all experts of a layer. */
+/* A row of a name table: canonical pattern -> GGUF pattern; {L} is a layer number, {E} all experts of a layer.
+ * Several rows may have one canonical name: the first whose tensor is there is taken. */
 typedef struct mr_name_row {
     const char *canonical, *gguf;
     const char *
@@ -45,6 +46,9 @@ typedef struct mr_name_row {
                               heads and %k for the KV heads; or MR_ONE_PLUS_W */
 } mr_name_row;
 #define MR_ONE_PLUS_W "1+w" /* the file holds 1 + w where others hold w */
+/* The file's tensor has twice the rows: gate above up in each matrix (ffn_gate_up_exps). */
+#define MR_FIRST_HALF "first half"
+#define MR_SECOND_HALF "second half"
 
 typedef struct mr_family {
     const char *name;
@@ -139,6 +143,10 @@ enum {
 };
 /* vocab_size, hidden_size, num_hidden_layers (required), max_position_embeddings, eos, bos into the facts. */
 mr_err mr_cfg_common(mr_jval o, int64_t default_max_positions, mr_model_info *info);
+/* Per layer whether it sees everything: layer_types ("full_attention", "sliding_attention") or, without it, every
+ * pattern-th layer. */
+mr_err mr_cfg_layer_types(mr_jval o, int64_t pattern, int64_t layers, bool *global);
+mr_err mr_cfg_window(mr_jval o, int64_t def, int64_t *out); /* sliding_window; null: refused */
 /* num_experts_per_tok, n_group, topk_group of a router over `experts`. */
 mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def_keep, int64_t *k,
                      int64_t *groups, int64_t *keep);
@@ -170,6 +178,9 @@ bool mr_gguf_config_get_int(mr_gguf_config *c, const char *key, int64_t *out);
 bool mr_gguf_config_get_num(mr_gguf_config *c, const char *key, double *out);
 /* MR_EUNSUPPORTED naming the file and ARCH.KEY. */
 void mr_gguf_config_refuse(mr_gguf_config *c, const char *key, const char *why);
+/* query_pre_attn_scalar, which the file lacks: the head's width, but hidden / heads for the one published size that is
+ * told by its count of layers. */
+void mr_gguf_config_query_scalar(mr_gguf_config *c, int64_t layers_of_other);
 /* ARCH.rope.scaling.*: its type ("none" if absent) into type[32]. */
 void mr_gguf_config_rope_type(mr_gguf_config *c, char type[32]);
 

@@ -2,7 +2,8 @@
  *
  * Canonical is the name in the published Hugging Face file.  A model's files may use it as it is,
  * under another root (families list them), with all experts of a layer stacked in one tensor as MLX
- * saves them, or GGUF's names by the family's table, with a modifier that undoes GGUF's row order.
+ * saves them or fused as transformers does, or GGUF's names by the family's table, with a modifier
+ * that undoes GGUF's row order.
  * The first alternative that is there is taken; its shape must be the one asked for. */
 #include <ctype.h>
 #include <inttypes.h>
@@ -142,7 +143,37 @@ static mr_err take(mr_model *m, const char *name, int rank, const int64_t *dim, 
     return MR_OK;
 }
 
-/* The name, then with ".experts.{a..b}." as ".switch_mlp.". */
+/* Half of the rows of each matrix of a tensor that holds gate above up: the first or the second. */
+static mr_err take_half(mr_model *m, const char *name, int rank, const int64_t *dim, bool second,
+                        mr_found *out)
+{
+    int64_t both[MR_MAX_RANK], rows = dim[rank - 2];
+    memcpy(both, dim, (size_t)rank * sizeof *dim);
+    both[rank - 2] = 2 * rows;
+    MR_TRY(take(m, name, rank, both, out));
+    size_t n = strlen(out->recipe);
+    if (n)
+        snprintf(out->recipe + n, sizeof out->recipe - n,
+                 " :rows(%" PRId64 ",%" PRId64 ",%" PRId64 ")", 2 * rows, second ? rows : 0, rows);
+    return MR_OK;
+}
+
+/* Experts saved whole, as transformers keeps them: ".experts.gate_up_proj", ".experts.down_proj". */
+static mr_err take_fused(mr_model *m, const char *stem, int len, const char *tail, int rank,
+                         const int64_t *dim, mr_found *out)
+{
+    char fused[NAME_MAX];
+    bool gate = !strcmp(tail, ".gate_proj.weight"), up = !strcmp(tail, ".up_proj.weight");
+    if (!gate && !up && strcmp(tail, ".down_proj.weight") != 0)
+        return MR_OK;
+    int n = snprintf(fused, sizeof fused, "%.*s.experts.%s", len, stem,
+                     gate || up ? "gate_up_proj" : "down_proj");
+    if (n >= NAME_MAX)
+        return MR_OK;
+    return gate || up ? take_half(m, fused, rank, dim, up, out) : take(m, fused, rank, dim, out);
+}
+
+/* The name, then with ".experts.{a..b}." as ".switch_mlp.", then as fused experts. */
 static mr_err take_forms(mr_model *m, const char *name, int rank, const int64_t *dim, mr_found *out)
 {
     static const char experts[] = ".experts.{";
@@ -152,9 +183,11 @@ static mr_err take_forms(mr_model *m, const char *name, int rank, const int64_t 
     range r;
     if (out->recipe[0] || !at || !find_range(name, &r))
         return MR_OK;
-    int n =
-        snprintf(stacked, sizeof stacked, "%.*s.switch_mlp%s", (int)(at - name), name, r.close + 1);
-    return n < NAME_MAX ? take(m, stacked, rank, dim, out) : MR_OK;
+    int stem = (int)(at - name);
+    int n = snprintf(stacked, sizeof stacked, "%.*s.switch_mlp%s", stem, name, r.close + 1);
+    if (n < NAME_MAX)
+        MR_TRY(take(m, stacked, rank, dim, out));
+    return out->recipe[0] ? MR_OK : take_fused(m, name, stem, r.close + 1, rank, dim, out);
 }
 
 /* ---- alternatives ---- */
@@ -186,13 +219,13 @@ static bool match_row(const char *pattern, const char *name, const char **layer,
     return !*name;
 }
 
-/* The GGUF name of a canonical one; NULL if the table has none. */
-static const mr_name_row *gguf_name(const mr_model *m, const char *name, char out[NAME_MAX])
+/* The i-th GGUF name of a canonical one; NULL if the table has no more. */
+static const mr_name_row *gguf_name(const mr_model *m, const char *name, int i, char out[NAME_MAX])
 {
     for (const mr_name_row *r = m->family->names; r && r->canonical; r++) {
         const char *layer;
         int digits;
-        if (!match_row(r->canonical, name, &layer, &digits))
+        if (!match_row(r->canonical, name, &layer, &digits) || i-- > 0)
             continue;
         const char *slot = strstr(r->gguf, "{L}");
         if (slot)
@@ -212,7 +245,7 @@ static bool alternative(const mr_model *m, const char *name, int i, char out[NAM
     static const char model[] = "model.";
     const size_t len = sizeof model - 1;
     if (m->gguf)
-        return i == 0 && gguf_name(m, name, out);
+        return gguf_name(m, name, i, out) != NULL;
     bool inside = !strncmp(name, model, len);
     snprintf(out, NAME_MAX, "%s", name);
     if (!inside && i-- == 0)
@@ -245,18 +278,35 @@ static void add_modifiers(const mr_model *m, const char *modifiers, mr_found *ou
     }
 }
 
+static mr_err take_gguf(mr_model *m, const char *name, int rank, const int64_t *dim, mr_found *out)
+{
+    char actual[NAME_MAX];
+    const mr_name_row *row;
+    for (int i = 0; !out->recipe[0] && (row = gguf_name(m, name, i, actual)); i++) {
+        const char *modifiers = row->modifiers ? row->modifiers : "";
+        bool first = !strcmp(modifiers, MR_FIRST_HALF), second = !strcmp(modifiers, MR_SECOND_HALF);
+        if (first || second) {
+            MR_TRY(take_half(m, actual, rank, dim, second, out));
+            continue;
+        }
+        MR_TRY(take(m, actual, rank, dim, out));
+        if (!out->recipe[0] || !*modifiers)
+            continue;
+        if (!strcmp(modifiers, MR_ONE_PLUS_W))
+            out->plus_one = true;
+        else
+            add_modifiers(m, modifiers, out);
+    }
+    return MR_OK;
+}
+
 static mr_err take_any(mr_model *m, const char *name, int rank, const int64_t *dim, mr_found *out)
 {
     char actual[NAME_MAX];
+    if (m->gguf)
+        return take_gguf(m, name, rank, dim, out);
     for (int i = 0; !out->recipe[0] && alternative(m, name, i, actual); i++)
         MR_TRY(take_forms(m, actual, rank, dim, out));
-    if (!out->recipe[0] || !m->gguf)
-        return MR_OK;
-    const char *modifiers = gguf_name(m, name, actual)->modifiers;
-    if (modifiers && !strcmp(modifiers, MR_ONE_PLUS_W))
-        out->plus_one = true;
-    else if (modifiers)
-        add_modifiers(m, modifiers, out);
     return MR_OK;
 }
 
@@ -285,7 +335,7 @@ static mr_err record(mr_model *m, const char *name, int rank, const int64_t *dim
 static mr_err missing(const mr_model *m, const char *name)
 {
     char actual[NAME_MAX];
-    if (m->gguf && gguf_name(m, name, actual))
+    if (m->gguf && gguf_name(m, name, 0, actual))
         return mr_fail(MR_EFORMAT, "%s: tensor \"%.*s\" is missing", m->base, SHOWN, actual);
     return mr_fail(MR_EFORMAT, "%s: tensor \"%.*s\" is missing", m->base, SHOWN, name);
 }

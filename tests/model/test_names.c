@@ -168,11 +168,49 @@ static void tied_heads(void **state)
     free(config);
 }
 
+/* Layer 1's experts under other names: shapes of gate, up (NULL: with the gate) and down. */
+static void replace_experts(const char *const name[3], const int64_t dim[3][3])
+{
+    static const char *const what[] = {"gate_proj", "up_proj", "down_proj"};
+    char old[200];
+    for (int w = 0; w < 3; w++) {
+        for (int e = 0; e < 16; e++) {
+            snprintf(old, sizeof old, "model.layers.1.mlp.experts.%d.%s.weight", e, what[w]);
+            drop_tensor(&t, old);
+        }
+        if (name[w])
+            add_tensor(&t, name[w], 3, dim[w]);
+    }
+}
+
+/* Experts fused as transformers has them: gate above up in one tensor, no ".weight". */
+static void fused_experts(void **state)
+{
+    static const char *const name[] = {"model.layers.1.mlp.experts.gate_up_proj", NULL,
+                                       "model.layers.1.mlp.experts.down_proj"};
+    static const int64_t dim[3][3] = {{16, 64, 64}, {0}, {16, 64, 32}};
+    char *config;
+    (void)state;
+    start(deepseek_keys, NULL, NULL, &config);
+    replace_experts(name, dim);
+    write_model(&t, config);
+    opens_with("model.layers.1.mlp.experts.gate_up_proj :rows(64,0,32)");
+    opens_with("model.layers.1.mlp.experts.gate_up_proj :rows(64,32,32)");
+    opens_with("model.layers.1.mlp.experts.down_proj");
+    find_tensor(&t, name[0])->dim[1] = 62;
+    write_model(&t, config);
+    refuses(MR_EFORMAT, "model.safetensors", "is [16,62,64], the config asks for [16,64,64]");
+    free(config);
+}
+
 /* Experts one by one, then stacked. */
 static void experts(void **state)
 {
-    static const char *const what[] = {"gate_proj", "up_proj", "down_proj"};
-    char *config, name[200];
+    static const char *const stacked[] = {"model.layers.1.mlp.switch_mlp.gate_proj.weight",
+                                          "model.layers.1.mlp.switch_mlp.up_proj.weight",
+                                          "model.layers.1.mlp.switch_mlp.down_proj.weight"};
+    static const int64_t dim[3][3] = {{16, 32, 64}, {16, 32, 64}, {16, 64, 32}};
+    char *config;
     (void)state;
     start(deepseek_keys, NULL, NULL, &config);
     write_model(&t, config);
@@ -190,15 +228,7 @@ static void experts(void **state)
     write_model(&t, config);
     refuses(MR_EFORMAT, "model.safetensors", "experts.15.up_proj.weight\" is [31,64]");
     asked_tensors(&t, config);
-    for (int w = 0; w < 3; w++) {
-        bool down = w == 2;
-        for (int e = 0; e < 16; e++) {
-            snprintf(name, sizeof name, "model.layers.1.mlp.experts.%d.%s.weight", e, what[w]);
-            drop_tensor(&t, name);
-        }
-        snprintf(name, sizeof name, "model.layers.1.mlp.switch_mlp.%s.weight", what[w]);
-        add_tensor(&t, name, 3, (int64_t[]){16, down ? 64 : 32, down ? 32 : 64});
-    }
+    replace_experts(stacked, dim);
     write_model(&t, config);
     opens_with("model.layers.1.mlp.switch_mlp.down_proj.weight");
     find_tensor(&t, "model.layers.1.mlp.switch_mlp.up_proj.weight")->dim[0] = 15;
@@ -368,11 +398,11 @@ static void failures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(roots),           cmocka_unit_test(missing_and_misshapen),
-        cmocka_unit_test(left_over),       cmocka_unit_test(known_and_skipped),
-        cmocka_unit_test(tied_heads),      cmocka_unit_test(experts),
-        cmocka_unit_test(formats),         cmocka_unit_test(latent_halves),
-        cmocka_unit_test(lookup_and_read), cmocka_unit_test(paths),
-        cmocka_unit_test(failures)};
+        cmocka_unit_test(roots),         cmocka_unit_test(missing_and_misshapen),
+        cmocka_unit_test(left_over),     cmocka_unit_test(known_and_skipped),
+        cmocka_unit_test(tied_heads),    cmocka_unit_test(experts),
+        cmocka_unit_test(fused_experts), cmocka_unit_test(formats),
+        cmocka_unit_test(latent_halves), cmocka_unit_test(lookup_and_read),
+        cmocka_unit_test(paths),         cmocka_unit_test(failures)};
     return cmocka_run_group_tests(tests, folder_make, folder_remove);
 }
