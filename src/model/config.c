@@ -155,6 +155,39 @@ mr_err mr_cfg_common(mr_jval o, int64_t default_max_positions, mr_model_info *in
     return mr_cfg_eos(o, info);
 }
 
+static mr_err listed_types(mr_jval list, int64_t layers, bool *global)
+{
+    int64_t i = 0;
+    if (mr_jtype(list) != MR_JARRAY)
+        return mr_jfail(list, "a list is needed");
+    if (mr_jcount(list) != layers)
+        return mr_jfail(list, "%u types for %lld layers", mr_jcount(list), (long long)layers);
+    for (mr_jval t = mr_jfirst(list); t.doc; t = mr_jnext(t), i++) {
+        global[i] = mr_jis(t, "full_attention");
+        if (!global[i] && !mr_jis(t, "sliding_attention"))
+            return mr_cfg_refuse(t, "is neither sliding_attention nor full_attention");
+    }
+    return MR_OK;
+}
+
+mr_err mr_cfg_layer_types(mr_jval o, int64_t pattern, int64_t layers, bool *global)
+{
+    mr_jval list = mr_jget(o, "layer_types");
+    if (mr_jhas(list))
+        return listed_types(list, layers, global);
+    for (int64_t i = 0; i < layers; i++)
+        global[i] = (i + 1) % pattern == 0;
+    return MR_OK;
+}
+
+mr_err mr_cfg_window(mr_jval o, int64_t def, int64_t *out)
+{
+    mr_jval window = mr_jget(o, "sliding_window");
+    if (mr_jtype(window) == MR_JNULL)
+        return mr_jfail(window, "a number is needed, not null");
+    return mr_cfg_int_or(o, "sliding_window", def, 1, INT32_MAX, out);
+}
+
 mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def_keep, int64_t *k,
                      int64_t *groups, int64_t *keep)
 {

@@ -21,46 +21,23 @@ typedef struct gemma3 {
 
 /* ---- config ---- */
 
-static mr_err listed_types(mr_jval list, gemma3 *c)
-{
-    int64_t i = 0;
-    if (mr_jtype(list) != MR_JARRAY)
-        return mr_jfail(list, "a list is needed");
-    if (mr_jcount(list) != c->info.layers)
-        return mr_jfail(list, "%u types for %lld layers", mr_jcount(list),
-                        (long long)c->info.layers);
-    for (mr_jval t = mr_jfirst(list); t.doc; t = mr_jnext(t), i++) {
-        c->global[i] = mr_jis(t, "full_attention");
-        if (!c->global[i] && !mr_jis(t, "sliding_attention"))
-            return mr_cfg_refuse(t, "is neither sliding_attention nor full_attention");
-    }
-    return MR_OK;
-}
-
 /* layer_types wins; without it every pattern-th layer is global.  The reference writes the pattern
  * with a leading underscore too, and does not read that: it must agree. */
 static mr_err layer_types(mr_jval o, mr_arena *a, gemma3 *c)
 {
-    mr_jval list = mr_jget(o, "layer_types"), window = mr_jget(o, "sliding_window");
+    mr_jval list = mr_jget(o, "layer_types");
     int64_t pattern, stray;
     c->global = mr_arena_alloc(a, (size_t)c->info.layers * sizeof *c->global);
     if (!c->global)
         return MR_ENOMEM;
     MR_TRY(mr_cfg_int_or(o, "sliding_window_pattern", 6, 1, INT32_MAX, &pattern));
-    if (mr_jhas(list)) {
-        MR_TRY(listed_types(list, c));
-    } else {
-        MR_TRY(mr_cfg_int_or(o, "_sliding_window_pattern", pattern, 1, INT32_MAX, &stray));
-        if (stray != pattern)
-            return mr_cfg_refuse(mr_jget(o, "_sliding_window_pattern"),
-                                 "%lld without layer_types, where sliding_window_pattern is %lld",
-                                 (long long)stray, (long long)pattern);
-        for (int64_t i = 0; i < c->info.layers; i++)
-            c->global[i] = (i + 1) % pattern == 0;
-    }
-    if (mr_jtype(window) == MR_JNULL)
-        return mr_jfail(window, "a number is needed, not null");
-    return mr_cfg_int_or(o, "sliding_window", 4096, 1, INT32_MAX, &c->window);
+    MR_TRY(mr_cfg_int_or(o, "_sliding_window_pattern", pattern, 1, INT32_MAX, &stray));
+    if (stray != pattern && !mr_jhas(list))
+        return mr_cfg_refuse(mr_jget(o, "_sliding_window_pattern"),
+                             "%lld without layer_types, where sliding_window_pattern is %lld",
+                             (long long)stray, (long long)pattern);
+    MR_TRY(mr_cfg_layer_types(o, pattern, c->info.layers, c->global));
+    return mr_cfg_window(o, 4096, &c->window);
 }
 
 static mr_err one_rope(mr_jval o, mr_jval over, mr_jval params, const char *theta_key, double theta,
@@ -230,19 +207,6 @@ static void gguf_pattern(mr_gguf_config *c)
     c->err = c->err == MR_OK ? e : c->err;
 }
 
-/* The scale of the scores is not stored.  Of the published sizes only the 27B, told by its 62
- * layers, has another than the head's width: hidden / heads. */
-static void gguf_scalar(mr_gguf_config *c)
-{
-    int64_t layers = 0, hidden = 0, heads = 0, key = 0;
-    mr_gguf_config_get_int(c, "block_count", &layers);
-    bool known = mr_gguf_config_get_int(c, "embedding_length", &hidden) &&
-                 mr_gguf_config_get_int(c, "attention.head_count", &heads) &&
-                 mr_gguf_config_get_int(c, "attention.key_length", &key);
-    if (known && heads > 0)
-        mr_gguf_config_int(c, "query_pre_attn_scalar", layers == 62 ? hidden / heads : key);
-}
-
 static mr_err gguf_config(const mr_weights *w, mr_buf *json)
 {
     static const mr_gguf_row rows[] = {{"num_key_value_heads", "attention.head_count_kv", 'i'},
@@ -261,7 +225,7 @@ static mr_err gguf_config(const mr_weights *w, mr_buf *json)
         mr_gguf_config_get_int(&c, "attention.value_length", &value) && value != key)
         mr_gguf_config_refuse(&c, "attention.value_length", "differs from key_length");
     gguf_pattern(&c);
-    gguf_scalar(&c);
+    mr_gguf_config_query_scalar(&c, 62); /* the 27B */
     mr_gguf_config_rope_type(&c, type);
     if (!strcmp(type, "linear") && mr_gguf_config_get_num(&c, "rope.scaling.factor", &factor)) {
         mr_gguf_config_open(&c, "rope_scaling");

@@ -154,6 +154,18 @@ void mr_gguf_config_rope_type(mr_gguf_config *c, char type[32])
         snprintf(type, 32, "%.*s", s.len > 31 ? 31 : (int)s.len, s.data);
 }
 
+void mr_gguf_config_query_scalar(mr_gguf_config *c, int64_t layers_of_other)
+{
+    int64_t layers = 0, hidden = 0, heads = 0, key = 0;
+    mr_gguf_config_get_int(c, "block_count", &layers);
+    bool known = mr_gguf_config_get_int(c, "embedding_length", &hidden) &&
+                 mr_gguf_config_get_int(c, "attention.head_count", &heads) &&
+                 mr_gguf_config_get_int(c, "attention.key_length", &key);
+    if (known && heads > 0)
+        mr_gguf_config_int(c, "query_pre_attn_scalar",
+                           layers == layers_of_other ? hidden / heads : key);
+}
+
 /* ---- what all share ---- */
 
 static void put_row(mr_gguf_config *c, const mr_gguf_row *r)
