@@ -60,6 +60,7 @@ typedef struct mr_engine_opts {
     const char *precision; /* NULL: "fast"; "exact" "fast" "native" */
     int64_t context;       /* largest number of positions; 0: min(the model's, 8192) */
     int64_t chunk;         /* rows fed at once at most; 0: 512 */
+    int64_t sessions;      /* whose full KV must fit the memory check; 0: 1 */
     int64_t block_length;  /* diffusion; 0: the model's */
     int32_t mask_id;       /* diffusion; counts if has_mask_id, else the model's */
     bool has_mask_id;
@@ -115,10 +116,37 @@ MR_API int64_t mr_session_length(const mr_session *s); /* committed positions */
 
 typedef enum mr_want { MR_WANT_NONE, MR_WANT_LAST, MR_WANT_ALL, MR_WANT_LIST } mr_want;
 
-/* Feeds n ids at positions length.. (open rows of an earlier call are rolled back first). Logits of
- * the wanted rows go to logits [wanted, vocab] in order; want_rows are indices into ids.  Row i's
- * logits say what follows ids[i] (diffusion: what stands at that position; there length must be a
- * whole number of blocks). */
+typedef struct mr_span {
+    int64_t begin, end; /* half-open */
+} mr_span;
+
+/* What one session is fed: n ids at positions length.. (open rows of an earlier call are rolled back
+ * first).  Logits of the wanted rows go to logits [wanted, vocab] in order; want_rows are indices
+ * into ids.  Row i's logits say what follows ids[i] (diffusion: what stands at that position; there
+ * length must be a whole number of blocks). */
+typedef struct mr_feed {
+    mr_session *session;
+    const int32_t *ids;
+    int64_t n;
+    /* [n, hidden] or NULL: the rows as they leave the embedding, after its scale.  The ids are
+     * needed all the same.  Refused where the model's graph takes none. */
+    const float *embeds;
+    /* Rows of one image each, in rows of this feed: ascending, apart from each other.  One must fit
+     * the engine's chunk, since it is never cut.  Refused where the model's graph takes none. */
+    const mr_span *spans;
+    int64_t n_spans;
+    mr_want want;
+    const int32_t *want_rows; /* MR_WANT_LIST: ascending */
+    int64_t n_want;
+    float *logits;
+} mr_feed;
+
+/* Feeds distinct sessions of one engine, their rows together in as few runs as the engine's chunk
+ * allows: weights are read once for all.  A session's bits do not depend on the others.
+ * A call that is refused (the arguments, the context, memory) changes nothing.  Should a run itself
+ * fail, no session has moved: all stand at their committed positions, without open rows. */
+MR_API mr_status mr_advance_many(const mr_feed *feeds, int n);
+/* The same for one session, ids alone. */
 MR_API mr_status mr_advance(mr_session *s, const int32_t *ids, int64_t n, mr_want want,
                             const int32_t *want_rows, int64_t n_want, float *logits);
 /* Keeps the first k of the open rows (0 <= k <= n); the others are as if they had never been. Where

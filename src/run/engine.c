@@ -2,6 +2,7 @@
 #include "run/engine.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -10,6 +11,7 @@
 enum {
     KV_BLOCK = 64,
     MAX_CONTEXT = 1 << 30,
+    MAX_SESSIONS = 1 << 20,
     MAX_EOS = sizeof((mr_engine_info *)0)->eos / sizeof(int32_t)
 };
 
@@ -91,7 +93,7 @@ int64_t mr_engine_prefill_rows(const mr_plan *decode, int64_t asked, int64_t con
 /* ---- memory ---- */
 
 mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan *decode,
-                     const mr_plan *prefill, int64_t context, int64_t chunk)
+                     const mr_plan *prefill, int64_t context, int64_t chunk, int64_t sessions)
 {
     *n = (mr_need){.available = mr_memory_available()};
     for (int i = 0; i < decode->n_weights; i++) {
@@ -100,7 +102,11 @@ mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan
         n->weights += bytes;
     }
     n->arenas = (uint64_t)decode->arena_bytes + (uint64_t)prefill->arena_bytes;
-    n->kv = b->v->kv_need(b, decode->caches, decode->n_caches, context, chunk);
+    n->sessions = sessions ? sessions : 1;
+    size_t kv = b->v->kv_need(b, decode->caches, decode->n_caches, context, chunk);
+    if (!mr_mul_size(kv, (size_t)n->sessions, &kv) || kv > INT64_MAX / 2)
+        kv = INT64_MAX / 2; /* more than there is, and sums do not overflow */
+    n->kv = kv;
     return MR_OK;
 }
 
@@ -110,11 +116,14 @@ mr_err mr_need_check(const mr_need *n, const char *path, int64_t context)
     uint64_t all = n->weights + n->arenas + n->kv;
     if (all <= n->available)
         return MR_OK;
+    char of[64] = "";
+    if (n->sessions > 1)
+        snprintf(of, sizeof of, "%lld sessions of ", (long long)n->sessions);
     return mr_fail(
         MR_ELIMIT,
-        "%s: needs %.1f MiB and %.1f MiB are available: weights %.1f, KV of %lld positions %.1f, "
+        "%s: needs %.1f MiB and %.1f MiB are available: weights %.1f, KV of %s%lld positions %.1f, "
         "activations %.1f",
-        path, (double)all / mib, (double)n->available / mib, (double)n->weights / mib,
+        path, (double)all / mib, (double)n->available / mib, (double)n->weights / mib, of,
         (long long)context, (double)n->kv / mib, (double)n->arenas / mib);
 }
 
@@ -169,21 +178,51 @@ static mr_err make_graph(mr_engine *e, const mr_engine_opts *o)
 
 /* ---- plans ---- */
 
-static mr_err find_inputs(mr_lane *l)
+static const mr_value *input_value(const mr_graph *g, const char *name)
 {
-    l->in_ids = l->in_pos = l->in_out_rows = -1;
-    for (int i = 0; i < l->plan->n_inputs; i++) {
-        const char *name = l->plan->inputs[i];
-        if (strcmp(name, "ids") == 0)
-            l->in_ids = i;
-        else if (strcmp(name, "pos") == 0)
-            l->in_pos = i;
-        else if (strcmp(name, "out_rows") == 0)
-            l->in_out_rows = i;
-        else
-            return mr_fail(MR_EUNSUPPORTED, "graph input \"%s\" is none of ids, pos, out_rows",
-                           name);
+    for (int i = 0; i < mr_graph_nodes(g); i++) {
+        const mr_node *n = mr_graph_node(g, i);
+        if (n->op == MR_OP_INPUT && strcmp(mr_attr_s(n, "name"), name) == 0)
+            return mr_graph_value(g, n->out[0]);
     }
+    return NULL;
+}
+
+/* What a run gives under a name must be what the graph takes: an edited graph may say otherwise. */
+static mr_err find_input(const mr_engine *e, mr_lane *l, int index)
+{
+    static const struct {
+        const char *name;
+        mr_vtype type;
+        int sym, width; /* width 0: rank 1; -1: the model's hidden size */
+    } known[MR_INPUTS] = {[MR_IN_IDS] = {"ids", MR_V_I32, MR_SYM_ROWS, 0},
+                          [MR_IN_POS] = {"pos", MR_V_I32, MR_SYM_ROWS, 0},
+                          [MR_IN_OUT_ROWS] = {"out_rows", MR_V_I32, MR_SYM_OUT, 0},
+                          [MR_IN_EMBEDS] = {"embeds", MR_V_F32, MR_SYM_ROWS, -1},
+                          [MR_IN_SPAN] = {"span", MR_V_I32, MR_SYM_ROWS, 2}};
+    const char *name = l->plan->inputs[index];
+    int k = 0;
+    while (k < MR_INPUTS && strcmp(name, known[k].name) != 0)
+        k++;
+    if (k == MR_INPUTS)
+        return mr_fail(MR_EUNSUPPORTED,
+                       "graph input \"%s\" is none of ids, pos, out_rows, embeds, span", name);
+    const mr_value *v = input_value(e->graph, name);
+    int64_t width = known[k].width < 0 ? e->info.hidden : known[k].width;
+    if (v->type != known[k].type || v->rank != (width ? 2 : 1) || v->dim[0].sym != known[k].sym ||
+        (width && (v->dim[1].sym != MR_SYM_NONE || v->dim[1].n != width)))
+        return mr_fail(MR_EFORMAT, "graph input \"%s\" has another type or shape than a run gives",
+                       name);
+    l->in[k] = index;
+    return MR_OK;
+}
+
+static mr_err find_inputs(const mr_engine *e, mr_lane *l)
+{
+    for (int k = 0; k < MR_INPUTS; k++)
+        l->in[k] = -1;
+    for (int i = 0; i < l->plan->n_inputs; i++)
+        MR_TRY(find_input(e, l, i));
     l->logits = -1;
     for (int i = 0; i < l->plan->n_outputs; i++)
         if (strcmp(l->plan->output_names[i], "logits") == 0)
@@ -196,7 +235,23 @@ static mr_err make_lane(mr_engine *e, mr_lane *l, const char *name, int64_t rows
     int64_t outs = mr_engine_out_cap(mr_model_facts(e->model), rows);
     MR_TRY(mr_plan_compile(&l->plan, e->graph, e->backend, name, rows, outs));
     e->counts.plans++;
-    return find_inputs(l);
+    return find_inputs(e, l);
+}
+
+static mr_err make_tables(mr_engine *e)
+{
+    mr_tables *t = &e->tables;
+    size_t n = (size_t)e->prefill.plan->row_cap;
+    t->ids = mr_arena_alloc(e->arena, n * sizeof *t->ids);
+    t->pos = mr_arena_alloc(e->arena, n * sizeof *t->pos);
+    t->slot = mr_arena_alloc(e->arena, n * sizeof *t->slot);
+    t->out = mr_arena_alloc(e->arena, n * sizeof *t->out);
+    t->span = mr_arena_alloc(e->arena, n * sizeof *t->span);
+    t->to = mr_arena_alloc(e->arena, n * sizeof *t->to);
+    t->kv = mr_arena_alloc(e->arena, n * sizeof *t->kv);
+    t->kv_len = mr_arena_alloc(e->arena, n * sizeof *t->kv_len);
+    bool ok = t->ids && t->pos && t->slot && t->out && t->span && t->to && t->kv && t->kv_len;
+    return ok ? MR_OK : MR_ENOMEM;
 }
 
 static mr_err make_plans(mr_engine *e, int64_t chunk)
@@ -207,7 +262,7 @@ static mr_err make_plans(mr_engine *e, int64_t chunk)
     e->info.plans = (int)e->counts.plans;
     e->info.arena_bytes =
         (uint64_t)e->decode.plan->arena_bytes + (uint64_t)e->prefill.plan->arena_bytes;
-    return MR_OK;
+    return make_tables(e);
 }
 
 /* ---- weights ---- */
@@ -297,6 +352,9 @@ static mr_err check_opts(const mr_engine_opts *o, const mr_model_info *m, const 
                        MAX_CONTEXT);
     if (o->chunk < 0 || o->block_length < 0)
         return mr_fail(MR_EUSAGE, "chunk and block_length are not negative");
+    if (o->sessions < 0 || o->sessions > MAX_SESSIONS)
+        return mr_fail(MR_EUSAGE, "sessions: %lld is not in 1..%d", (long long)o->sessions,
+                       MAX_SESSIONS);
     return MR_OK;
 }
 
@@ -343,7 +401,7 @@ static mr_err open_engine(mr_engine *e, const char *path, const mr_engine_opts *
     MR_TRY(make_plans(e, o->chunk));
     mr_need need;
     MR_TRY(mr_need_count(&need, e->backend, e->graph, e->decode.plan, e->prefill.plan,
-                         e->info.context, e->prefill.plan->row_cap));
+                         e->info.context, e->prefill.plan->row_cap, o->sessions));
     MR_TRY(mr_need_check(&need, path, e->info.context));
     MR_TRY(load_weights(e));
     e->info.load_ns = now_ns() - start;

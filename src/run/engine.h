@@ -18,14 +18,28 @@
 
 enum { MR_DEFAULT_CONTEXT = 8192, MR_DEFAULT_CHUNK = 512, MR_DECODE_ROWS = 16 };
 
+/* Named inputs of a graph.  A run gives the first three always; embeds (f32 [R,hidden], in place of
+ * the embedding's rows) and span (i32 [R,2]: the positions [start, end) of a row's image, 0 0: none)
+ * are NULL where there are none. */
+enum mr_input { MR_IN_IDS, MR_IN_POS, MR_IN_OUT_ROWS, MR_IN_EMBEDS, MR_IN_SPAN, MR_INPUTS };
+
 /* A plan with what it runs on. */
 typedef struct mr_lane {
     mr_plan *plan;
-    mr_weight **weights;             /* in the plan's order */
-    void *arena;                     /* made at first use */
-    int logits;                      /* which output */
-    int in_ids, in_pos, in_out_rows; /* indices of named inputs; -1 if the graph lacks one */
+    mr_weight **weights; /* in the plan's order */
+    void *arena;         /* made at first use */
+    int logits;          /* which output */
+    int in[MR_INPUTS];   /* which input; -1 if the graph lacks it */
 } mr_lane;
+
+/* Row tables of one run, of the prefill plan's row cap. */
+typedef struct mr_tables {
+    int32_t *ids, *pos, *slot, *out;
+    int32_t (*span)[2];
+    float **to;      /* where the logits of out[i] go */
+    mr_kv **kv;      /* by slot */
+    int64_t *kv_len; /* by slot */
+} mr_tables;
 
 struct mr_engine {
     mr_engine_info info;
@@ -35,18 +49,20 @@ struct mr_engine {
     mr_weight **weights;    /* by graph value; NULL for others */
     uint64_t *weight_bytes; /* by graph value */
     mr_lane decode, prefill;
+    mr_tables tables;
     mr_tokenizer *text;
     mr_counts counts;
     mr_arena *arena;
 };
 
-/* Packed bytes of all weights, arenas, and KV for `context` positions of one session, for the
+/* Packed bytes of all weights, arenas, and KV for `context` positions of each session, for the
  * memory check and inspect. */
 typedef struct mr_need {
     uint64_t weights, arenas, kv, available;
+    int64_t sessions;
 } mr_need;
 mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan *decode,
-                     const mr_plan *prefill, int64_t context, int64_t chunk);
+                     const mr_plan *prefill, int64_t context, int64_t chunk, int64_t sessions);
 mr_err mr_need_check(const mr_need *n, const char *path, int64_t context);
 
 /* Shared by engine, view and inspect. */

@@ -49,7 +49,8 @@ static mr_err look_at_memory(look *l, int64_t context)
     rows = mr_engine_prefill_rows(l->decode, 0, l->context);
     MR_TRY(mr_plan_compile(&l->prefill, l->fused, l->backend, "prefill", rows,
                            mr_engine_out_cap(m, rows)));
-    return mr_need_count(&l->need, l->backend, l->fused, l->decode, l->prefill, l->context, rows);
+    return mr_need_count(&l->need, l->backend, l->fused, l->decode, l->prefill, l->context, rows,
+                         1);
 }
 
 static mr_err make_look(look *l, const char *path, int64_t context)

@@ -3,7 +3,7 @@
  * States: length committed positions; open rows [length, length + open) that an advance wrote and
  *         commit has not yet settled.
  * Rules:  1. advance rolls open rows back first: advance, roll back, advance equals advance.
- *         2. Rows of a piece never exceed a plan's row cap; wanted rows never its out cap.
+ *         2. Rows of a run never exceed a plan's row cap; wanted rows never its out cap.
  *         3. A ring (sliding layers) keeps the window plus the largest piece behind the furthest
  *            position written, so what lies below `floor` cannot be gone on from; position 0 always
  *            can, since nothing lies before it.
@@ -19,12 +19,16 @@ struct mr_session {
     mr_engine *engine;
     mr_kv *kv;
     int64_t length, open, floor, written;
-    int32_t *ids;              /* [context]: committed and open */
-    int32_t *pos, *slot, *out; /* row tables of one piece */
+    int64_t plain; /* rows below it are what their ids say: fed without embeds and spans */
+    int32_t *ids;  /* [context]: committed and open */
     bool sliding;
     uint64_t kv_bytes;
 };
 
+/* Cuts the session to `length` committed rows. */
+void mr_session_settle(mr_session *s, int64_t length);
+/* MR_ELIMIT where a ring has let go of what position `length` needs. */
+mr_err mr_session_check_floor(const mr_session *s, int64_t length);
 /* Positions a session can hold: the context, for diffusion rounded up to whole blocks. */
 int64_t mr_session_capacity(const mr_engine *e);
 /* Rolls back and keeps the longest committed prefix equal to ids[0..n): what is left to feed begins

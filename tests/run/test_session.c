@@ -348,7 +348,7 @@ static void test_need_covers_kv(void **state)
         mr_engine *e = open_engine(dirs[k], &(mr_engine_opts){0});
         mr_need need;
         assert_ok(mr_need_count(&need, e->backend, e->graph, e->decode.plan, e->prefill.plan, 1024,
-                                e->prefill.plan->row_cap));
+                                e->prefill.plan->row_cap, 1));
         mr_session *s = new_session(e);
         assert_ok(mr_advance(s, ids, 1024, MR_WANT_NONE, NULL, 0, NULL));
         assert_true(mr_engine_counts(e).kv_bytes <= need.kv);
