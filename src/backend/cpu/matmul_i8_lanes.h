@@ -1,0 +1,236 @@
+/* Products on int8 activations: the general tile, for any rows and every quantised kind.
+ *
+ * Part of matmul_lanes.h.  Per group: the slot, << 7, the start, the quads; then the scales
+ * (docs/numerics.md, "int8 activations").
+ */
+
+INLINE int32_t load_i32(const uint8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+#define RECORD(row, field) load_i32((row) + offsetof(mr_qgroup, field))
+
+INLINE float record_a(const uint8_t *row)
+{
+    float a;
+    memcpy(&a, row + offsetof(mr_qgroup, u.a), 4);
+    return a;
+}
+
+/* Line of quad i, as bytes. */
+INLINE v16i quad_line(const uint8_t *lines, mr_pack_kind kind, int nv, int v, int i)
+{
+    if (kind != MR_PACK_U4)
+        return load_line(lines + (size_t)(i * nv + v) * 64);
+    v16i line = load_line(lines + (size_t)(i / 2 * nv + v) * 64);
+    return v16i_and(v16i_shr(line, i % 2 * 4), v16i_set1(0x0f0f0f0f));
+}
+
+/* The start of every sum: the slot's high parts times 128, and what the values' sum makes up for.
+ */
+INLINE void group_slots(const uint8_t *lines, int stride, int v0, const uint8_t *const *x,
+                        size_t at, int rows, int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
+{
+    foreach (r, rows) {
+        const uint8_t *record = x[r] + at;
+        int p = RECORD(record, p);
+        v16i start = v16i_set1(RECORD(record, start));
+        foreach (v, nv) {
+            v16i line = quad_line(lines, kind, stride, v0 + v, p), zero = v16i_zero();
+            v16i slot = kind == MR_PACK_U8 ? dot_u8(zero, w_u8(line), slot_u8(RECORD(record, r)))
+                                           : dot_u4(zero, line, slot_u4(RECORD(record, r)));
+            acc[r][v] = v16i_add(v16i_shl(slot, 7), start);
+        }
+    }
+}
+
+/* Then every quad; x[r] + at are the group's values. */
+INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, const uint8_t *const *x,
+                       size_t at, int rows, int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
+{
+    const uint8_t *line = lines + (size_t)v0 * 64;
+    size_t next = (size_t)stride * 64;
+    if (kind == MR_PACK_U4) {
+        for (int i = 0; i < quads; i += 2, at += 8, line += next) {
+            foreach (v, nv) {
+                v16i both = load_line(line + 64 * v), m = v16i_set1(0x0f0f0f0f);
+                if (rows <= 2)
+                    __builtin_prefetch(line + 64 * v + FETCH_AHEAD);
+                v16i low = v16i_and(both, m), high = v16i_and(v16i_shr(both, 4), m);
+                foreach (r, rows)
+                    acc[r][v] = dot_u4(acc[r][v], low, x_u4(x[r] + at));
+                foreach (r, rows)
+                    acc[r][v] = dot_u4(acc[r][v], high, x_u4(x[r] + at + 4));
+            }
+        }
+    } else if (kind == MR_PACK_U4_BYTES) {
+        for (int i = 0; i < quads; i++, at += 4, line += next) {
+            foreach (v, nv) {
+                v16i w = load_line(line + 64 * v);
+                foreach (r, rows)
+                    acc[r][v] = dot_u4(acc[r][v], w, x_u4(x[r] + at));
+            }
+        }
+    } else {
+        for (int i = 0; i < quads; i++, at += U8_WIDE ? 8 : 4, line += next) {
+            foreach (v, nv) {
+                w8 w = w_u8(load_line(line + 64 * v));
+                if (rows <= 2)
+                    __builtin_prefetch(line + 64 * v + FETCH_AHEAD);
+                foreach (r, rows)
+                    acc[r][v] = dot_u8(acc[r][v], w, x_u8(x[r] + at));
+            }
+        }
+    }
+}
+
+/* y = fma(b, A, y), then y = fma(s, I << e, y). */
+INLINE void group_scale(const uint8_t *after, mr_dtype type, bool bias, int stride, int v0,
+                        const uint8_t *const *x, size_t at, int rows, int nv,
+                        v16i acc[MAX_ROWS][MAX_NV], float *out)
+{
+    size_t size = number_size(type), outputs = 16 * (size_t)stride;
+    foreach (v, nv) {
+        size_t o = 16 * (size_t)(v0 + v);
+        v16f s = load_numbers(after + o * size, type), b = v16f_zero();
+        if (bias)
+            b = load_numbers(after + (outputs + o) * size, type);
+        foreach (r, rows) {
+            float *to = out + r * MR_TILE_OUT + o;
+            v16f y = v16f_load(to);
+            if (bias)
+                y = v16f_fma(b, v16f_set1(record_a(x[r] + at)), y);
+            y = v16f_fma(s, v16f_from_i(shift_up(acc[r][v], RECORD(x[r] + at, e))), y);
+            v16f_store(to, y);
+        }
+    }
+}
+
+/* What the loops need is copied to locals first: stores to `out` might alias it. */
+INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
+                      const uint8_t *const *rows_at, int rows, int nv, int stride,
+                      mr_pack_kind kind, float *out)
+{
+    v16i acc[MAX_ROWS][MAX_NV];
+    const uint8_t *x[MAX_ROWS], *unit = c->data;
+    const mr_dtype type = c->layout->scale_dtype;
+    const bool bias = c->layout->bias;
+    const int quads = f->group / 4, per_unit = c->layout->k_unit / f->group;
+    const size_t lines = c->lines, next = c->unit, group = lines / (size_t)per_unit, step = f->step;
+    size_t at = 0;
+    foreach (r, rows)
+        x[r] = rows_at[r];
+    for (int64_t u = 0; u < units; u++, unit += next) {
+        if (rows <= 2)
+            for (size_t i = lines; i < next; i += 64)
+                __builtin_prefetch(unit + FETCH_AHEAD + i);
+        for (int g = 0; g < per_unit; g++, at += step)
+            for (int v = 0; v < stride; v += nv) {
+                const uint8_t *first = unit + (size_t)g * group;
+                group_slots(first, stride, v, x, at, rows, nv, kind, acc);
+                group_dots(first, stride, v, quads, x, at + sizeof(mr_qgroup), rows, nv, kind, acc);
+                if (bias)
+                    group_scale(unit + lines, type, true, stride, v, x, at, rows, nv, acc, out);
+                else
+                    group_scale(unit + lines, type, false, stride, v, x, at, rows, nv, acc, out);
+            }
+    }
+}
+
+/* Q6: I = sc0*I0 + sc1*I1 with the slot's product under the sub-scale of its half; |I| < 2^29, but
+ * I << 6 need not fit, so the power of two goes to d, which has room (exact: same bits). */
+INLINE void q6_group(const mr_column *c, const uint8_t *unit, int g, int v, const uint8_t *const *x,
+                     size_t at, int rows, float *out)
+{
+    size_t lines = c->lines, outputs = 16 * (size_t)c->nv, o = 16 * (size_t)v;
+    const uint8_t *group = unit + (size_t)g * 8 * 4 * outputs;
+    const int8_t *subs = (const int8_t *)unit + lines + (size_t)(2 * g) * outputs + o;
+    v16f d = load_numbers(unit + lines + 16 * outputs + o * 2, MR_F16);
+    v16i sc0 = v16i_load_i8(subs), sc1 = v16i_load_i8(subs + outputs), low[MAX_ROWS],
+         high[MAX_ROWS];
+    foreach (r, rows) {
+        const uint8_t *record = x[r] + at;
+        int p = RECORD(record, p);
+        v16i w = load_line(group + (size_t)(p * c->nv + v) * 64);
+        v16i slot = v16i_shl(dot_u4(v16i_zero(), w, slot_u4(RECORD(record, r))), 7);
+        low[r] = v16i_add(v16i_set1(RECORD(record, start)), p < 4 ? slot : v16i_zero());
+        high[r] = v16i_add(v16i_set1(RECORD(record, u.start_hi)), p < 4 ? v16i_zero() : slot);
+    }
+    foreach (i, 4) {
+        v16i a = load_line(group + (size_t)(i * c->nv + v) * 64);
+        v16i b = load_line(group + (size_t)((i + 4) * c->nv + v) * 64);
+        foreach (r, rows) {
+            const uint8_t *values = x[r] + at + sizeof(mr_qgroup) + 4 * i;
+            low[r] = dot_u4(low[r], a, x_u4(values));
+            high[r] = dot_u4(high[r], b, x_u4(values + 16));
+        }
+    }
+    foreach (r, rows) {
+        float *to = out + r * MR_TILE_OUT + o;
+        v16f scale = v16f_mul(d, v16f_set1((float)(1 << RECORD(x[r] + at, e))));
+        v16i sum = v16i_add(v16i_mul(sc0, low[r]), v16i_mul(sc1, high[r]));
+        v16f_store(to, v16f_fma(scale, v16f_from_i(sum), v16f_load(to)));
+    }
+}
+
+INLINE void q6_column(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                      int rows, float *out)
+{
+    size_t at = 0;
+    for (int64_t u = 0; u < units; u++)
+        for (int g = 0; g < 8; g++, at += f->step)
+            for (int v = 0; v < c->nv; v++)
+                q6_group(c, c->data + (size_t)u * c->unit, g, v, x, at, rows, out);
+}
+
+typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                   float *out);
+
+#define I8_ROWS(name, rows, kind)                                                                  \
+    static __attribute__((noinline)) void name(                                                    \
+        const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, float *out) \
+    {                                                                                              \
+        if (c->nv == 1)                                                                            \
+            i8_column(c, units, f, x, rows, 1, 1, kind, out);                                      \
+        else                                                                                       \
+            i8_column(c, units, f, x, rows, TILE_NV, 4, kind, out);                                \
+    }
+I8_ROWS(u8_rows1, 1, MR_PACK_U8)
+I8_ROWS(u8_rows2, 2, MR_PACK_U8)
+I8_ROWS(u8_rows4, 4, MR_PACK_U8)
+I8_ROWS(u4_rows1, 1, MR_PACK_U4)
+I8_ROWS(u4_rows2, 2, MR_PACK_U4)
+I8_ROWS(u4_rows4, 4, MR_PACK_U4)
+I8_ROWS(bytes_rows1, 1, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_rows2, 2, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_rows4, 4, MR_PACK_U4_BYTES)
+
+#define Q6_ROWS(name, rows)                                                                        \
+    static __attribute__((noinline)) void name(                                                    \
+        const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, float *out) \
+    {                                                                                              \
+        q6_column(c, units, f, x, rows, out);                                                      \
+    }
+Q6_ROWS(q6_rows1, 1)
+Q6_ROWS(q6_rows2, 2)
+Q6_ROWS(q6_rows4, 4)
+
+static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                    int rows, float *out)
+{
+    static i8_fn *const fns[4][3] = {{u4_rows1, u4_rows2, u4_rows4},
+                                     {u8_rows1, u8_rows2, u8_rows4},
+                                     {q6_rows1, q6_rows2, q6_rows4},
+                                     {bytes_rows1, bytes_rows2, bytes_rows4}};
+    i8_fn *const *fn = fns[c->layout->kind - MR_PACK_U4];
+    int r = I8_MANY_ROWS(c, units, f, x, rows, out);
+    for (; r + 4 <= rows; r += 4)
+        fn[2](c, units, f, x + r, out + r * MR_TILE_OUT);
+    for (; r + 2 <= rows; r += 2)
+        fn[1](c, units, f, x + r, out + r * MR_TILE_OUT);
+    if (r < rows)
+        fn[0](c, units, f, x + r, out + r * MR_TILE_OUT);
+}
