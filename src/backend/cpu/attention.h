@@ -7,8 +7,10 @@
  *          order.
  * Owns:    nothing; scratch is mr_attend_scratch bytes per thread, 64-byte aligned.
  * Rules:   1. Pair p is row p / group, query head kv_head * group + p % group.
- *          2. A pair's bits depend on nothing but its query, its keys and its range [lo, hi).
- *          3. Rows are at ascending positions, so the pairs that meet a tile are consecutive.
+ *          2. A pair's bits depend on nothing but its query, its keys and its range [lo, hi): the
+ *             kernel knows no masks, the caller turns every kind of mask into ranges.
+ *          3. Neither lo nor hi falls from one row to the next, so the pairs that meet a tile are
+ *             consecutive.
  */
 #ifndef MR_BACKEND_CPU_ATTENTION_H
 #define MR_BACKEND_CPU_ATTENTION_H
@@ -21,19 +23,19 @@ enum { MR_ATT_PAIRS = 96 };
  * pair, and some for the rest (attention_lanes.h asserts it). */
 enum { MR_ATT_STATE = MR_ATT_PAIRS * (8 * 4 + 4 * 3 + 4 * MR_TILE) + 256 };
 
-typedef enum mr_mask { MR_MASK_CAUSAL, MR_MASK_WINDOW, MR_MASK_BLOCK, MR_MASK_FULL } mr_mask;
+/* The positions [lo, hi) that a row sees; none if lo >= hi. */
+typedef struct mr_range {
+    int32_t lo, hi;
+} mr_range;
 
 /* One KV head of one session, and the rows that look at it. */
 typedef struct mr_attend {
     const mr_kv_cache *cache;
     bool bf16;
     int kv_head, group, dk, dv;
-    mr_mask mask;
-    int64_t span; /* window or block */
     float scale, softcap;
-    int64_t kv_len;
-    const int32_t *pos; /* of the rows */
-    const float *q;     /* first row; strides in floats */
+    const mr_range *range; /* of each row */
+    const float *q;        /* first row; strides in floats */
     int64_t q_row, q_head;
     float *y;
     int64_t y_row, y_head;
@@ -44,21 +46,6 @@ typedef void (*mr_attend_fn)(const mr_attend *a, int64_t pair0, int n, void *scr
 /* Bytes per thread for keys of dk and values of dv numbers. */
 size_t mr_attend_scratch(int dk, int dv);
 mr_attend_fn mr_attend_kernel(mr_isa isa);
-
-/* The keys [*lo, *hi) that a row at `pos` sees; empty if lo >= hi. */
-static inline void mr_attend_range(const mr_attend *a, int64_t pos, int64_t *lo, int64_t *hi)
-{
-    *lo = 0;
-    *hi = a->kv_len;
-    if (a->mask == MR_MASK_CAUSAL || a->mask == MR_MASK_WINDOW)
-        *hi = pos + 1;
-    if (a->mask == MR_MASK_BLOCK)
-        *hi = (pos / a->span + 1) * a->span;
-    if (a->mask == MR_MASK_WINDOW && pos + 1 > a->span)
-        *lo = pos + 1 - a->span;
-    if (*hi > a->kv_len)
-        *hi = a->kv_len;
-}
 
 void mr_attend_c(const mr_attend *a, int64_t pair0, int n, void *scratch);
 void mr_attend_avx2(const mr_attend *a, int64_t pair0, int n, void *scratch);

@@ -305,7 +305,8 @@ static void begin(task *t, const mr_attend *a, int64_t pair0, int n)
         int64_t row = (pair0 + p) / a->group, head = a->kv_head * a->group + (pair0 + p) % a->group;
         t->q[p] = a->q + row * a->q_row + head * a->q_head;
         t->y[p] = a->y + row * a->y_row + head * a->y_head;
-        mr_attend_range(a, a->pos[row], &t->lo[p], &t->hi[p]);
+        t->lo[p] = a->range[row].lo;
+        t->hi[p] = a->range[row].hi;
         t->m[p] = -INFINITY;
         t->l[p] = 0;
         memset(t->y[p], 0, (size_t)a->dv * sizeof(float));

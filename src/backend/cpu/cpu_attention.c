@@ -1,5 +1,6 @@
-/* The attention op: rows -> segments of one session -> tasks of at most MR_ATT_PAIRS pairs of one
- * KV head.  Every KV tile is read once per task; how pairs are cut into tasks changes no bit. */
+/* The attention op: rows -> the range of positions that each sees -> segments of one session ->
+ * tasks of at most MR_ATT_PAIRS pairs of one KV head.  Every KV tile is read once per task; how
+ * pairs are cut into tasks changes no bit. */
 #include "backend/cpu/cpu_backend.h"
 
 #include <assert.h>
@@ -38,16 +39,30 @@ typedef struct segment {
 typedef struct work {
     const mr_cpu_call *c;
     mr_view q, y;
-    const int32_t *pos;
+    const mr_range *range; /* of each row */
     const segment *seg;
     int64_t n_seg;
     int cache, heads, group;
     char *own; /* scratch of thread 0 */
 } work;
 
-size_t mr_attention_segments(int64_t rows)
+/* The segments, then the ranges. */
+size_t mr_attention_rows(int64_t rows)
 {
-    return ((size_t)rows * sizeof(segment) + 63) / 64 * 64;
+    return ((size_t)rows * (sizeof(segment) + sizeof(mr_range)) + 63) / 64 * 64;
+}
+
+/* What a mask lets the row at `pos` see of the kv_len positions that are there. */
+static mr_range visible(const mr_cpu_step *p, int64_t pos, int64_t kv_len)
+{
+    int64_t lo = 0, hi = kv_len, width = p->att.width;
+    if (p->att.mask == MR_MASK_CAUSAL || p->att.mask == MR_MASK_WINDOW)
+        hi = pos + 1;
+    if (p->att.mask == MR_MASK_BLOCK)
+        hi = (pos / width + 1) * width;
+    if (p->att.mask == MR_MASK_WINDOW && pos + 1 > width)
+        lo = pos + 1 - width;
+    return (mr_range){(int32_t)lo, (int32_t)(hi < kv_len ? hi : kv_len)};
 }
 
 /* Tasks per KV head: enough for every thread, few enough that tiles are not read too often. */
@@ -87,12 +102,9 @@ static void run_task(void *ctx, int task, int worker)
                     .group = w->group,
                     .dk = (int)w->q.dim,
                     .dv = prep->att.dv,
-                    .mask = prep->att.mask,
-                    .span = prep->att.span,
                     .scale = prep->att.scale,
                     .softcap = prep->att.softcap,
-                    .kv_len = run->kv_len[slot],
-                    .pos = w->pos + s->row,
+                    .range = w->range + s->row,
                     .q = w->q.p + s->row * w->q.row,
                     .q_row = w->q.row,
                     .q_head = w->q.head,
@@ -105,17 +117,18 @@ static void run_task(void *ctx, int task, int worker)
 
 mr_err mr_run_attention(const mr_cpu_call *c)
 {
-    const int32_t *slot = c->run->slot;
-    work w = {.c = c, .q = mr_cpu_in(c, 0), .y = mr_cpu_out(c, 0), .pos = mr_cpu_ints(c, 2)};
+    const int32_t *slot = c->run->slot, *pos = mr_cpu_ints(c, 2);
+    work w = {.c = c, .q = mr_cpu_in(c, 0), .y = mr_cpu_out(c, 0)};
     w.cache = c->step->in[1].index;
     w.heads = c->plan->caches[w.cache].heads;
     w.group = (int)(w.q.heads / w.heads);
-    w.own = c->scratch + mr_attention_segments(w.q.rows);
+    w.own = c->scratch + mr_attention_rows(w.q.rows);
     segment *seg = (segment *)c->scratch;
+    mr_range *range = (mr_range *)(seg + w.q.rows);
     int64_t tasks = 0;
     for (int64_t r = 0, e; r < w.q.rows; r = e) {
-        for (e = r + 1; e < w.q.rows && slot[e] == slot[r];)
-            e++;
+        for (e = r; e < w.q.rows && slot[e] == slot[r]; e++)
+            range[e] = visible(c->prep, pos[e], c->run->kv_len[slot[r]]);
         int64_t blocks = blocks_for(&w, (e - r) * w.group);
         seg[w.n_seg++] = (segment){r, e - r, tasks, (int32_t)blocks};
         tasks += blocks * w.heads;
@@ -125,6 +138,7 @@ mr_err mr_run_attention(const mr_cpu_call *c)
     if (!tasks)
         return MR_OK;
     w.seg = seg;
+    w.range = range;
     mr_pool_run(c->cpu->pool, (int)tasks, run_task, &w);
     return MR_OK;
 }

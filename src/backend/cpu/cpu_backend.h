@@ -32,6 +32,8 @@ struct mr_weight {
 typedef struct mr_cpu_call mr_cpu_call;
 typedef mr_err (*mr_cpu_fn)(const mr_cpu_call *c);
 
+typedef enum mr_mask { MR_MASK_CAUSAL, MR_MASK_WINDOW, MR_MASK_BLOCK, MR_MASK_FULL } mr_mask;
+
 /* A step's attributes, decoded. */
 typedef struct mr_cpu_step {
     mr_cpu_fn run;
@@ -50,7 +52,7 @@ typedef struct mr_cpu_step {
     } table;
     struct {
         mr_mask mask;
-        int64_t span;
+        int64_t width; /* of the window or the block */
         int dv;
         float scale, softcap;
         size_t per_thread; /* scratch */
@@ -132,6 +134,6 @@ size_t mr_append_scratch(int64_t dk);       /* per thread, rope_append */
 
 /* cpu_attention.c */
 mr_err mr_run_attention(const mr_cpu_call *c);
-size_t mr_attention_segments(int64_t rows); /* scratch before the threads' own */
+size_t mr_attention_rows(int64_t rows); /* scratch before the threads' own */
 
 #endif

@@ -128,7 +128,7 @@ static void prepare_route(const mr_node *n, mr_cpu_step *p)
 static void prepare_attention(const mr_node *n, const mr_step *s, mr_cpu_step *p)
 {
     p->att.mask = mask_named(mr_attr_s(n, "mask"));
-    p->att.span = p->att.mask == MR_MASK_WINDOW ? mr_attr_i(n, "window") : mr_attr_i(n, "block");
+    p->att.width = mr_attr_i(n, p->att.mask == MR_MASK_WINDOW ? "window" : "block");
     p->att.dv = (int)mr_attr_i(n, "dv");
     p->att.scale = (float)mr_attr_f(n, "scale");
     p->att.softcap = (float)mr_attr_f(n, "softcap");
@@ -234,7 +234,7 @@ static size_t scratch_bytes(const mr_cpu *cpu, const mr_plan *plan, const mr_ste
     case MR_OP_ROPE_APPEND:
         return threads * mr_append_scratch(in[1].dim[2].n);
     case MR_OP_ATTENTION:
-        return mr_attention_segments(rows) + threads * p->att.per_thread;
+        return mr_attention_rows(rows) + threads * p->att.per_thread;
     default:
         return 0;
     }
