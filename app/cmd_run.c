@@ -10,15 +10,15 @@
 
 /* Which flags were given: some belong to one kind of model only. */
 typedef struct given {
-    bool temperature, top_k, top_p, min_p, repeat, block, steps, threshold, minimal, early, trace,
-        mask, eos;
+    bool temperature, top_k, top_p, min_p, repeat, block, decoder, steps, threshold, minimal, early,
+        editing, post, transfer, max_steps, low, alpha, gamma, decay, trace, mask, eos;
 } given;
 
 typedef struct job {
     app_engine engine;
-    const char *prompt, *file, *ids_list, *trace_file, *eos_list;
-    int64_t n, top_k, seed, steps, minimal_topk, mask_id;
-    double temperature, top_p, min_p, repeat, threshold;
+    const char *prompt, *file, *ids_list, *trace_file, *eos_list, *decoder;
+    int64_t n, top_k, seed, steps, minimal_topk, mask_id, post, transfer, max_steps;
+    double temperature, top_p, min_p, repeat, threshold, editing, low, alpha, gamma, decay;
     app_list stop, bias;
     bool print_ids, json, stats, chat, early_stop;
     given has;
@@ -102,10 +102,23 @@ static mr_status check_kind(const job *j, const mr_engine_info *i)
         bool given, diffusion;
         const char *flag;
     } only[] = {
-        {j->has.block, true, "--block-length"},   {j->has.steps, true, "--steps"},
-        {j->has.threshold, true, "--threshold"},  {j->has.minimal, true, "--minimal-topk"},
-        {j->has.early, true, "--eos-early-stop"}, {j->has.trace, true, "--trace"},
-        {j->has.mask, true, "--mask-id"},         {j->has.repeat, false, "--repeat-penalty"},
+        {j->has.block, true, "--block-length"},
+        {j->has.decoder, true, "--decoder"},
+        {j->has.steps, true, "--steps"},
+        {j->has.threshold, true, "--threshold"},
+        {j->has.minimal, true, "--minimal-topk"},
+        {j->has.early, true, "--eos-early-stop"},
+        {j->has.editing, true, "--editing-threshold"},
+        {j->has.post, true, "--max-post-steps"},
+        {j->has.transfer, true, "--num-to-transfer"},
+        {j->has.max_steps, true, "--max-steps-per-block"},
+        {j->has.low, true, "--low-threshold"},
+        {j->has.alpha, true, "--credit-alpha"},
+        {j->has.gamma, true, "--credit-gamma"},
+        {j->has.decay, true, "--credit-decay"},
+        {j->has.trace, true, "--trace"},
+        {j->has.mask, true, "--mask-id"},
+        {j->has.repeat, false, "--repeat-penalty"},
     };
     for (size_t k = 0; k < sizeof only / sizeof *only; k++)
         if (only[k].given && only[k].diffusion != i->diffusion)
@@ -131,10 +144,11 @@ static mr_status encode_prompt(job *j, const char *text, size_t len)
     return s;
 }
 
-/* Flags, then the model's own sampling defaults where it samples at all, then argmax. */
+/* Flags, then the model's own sampling defaults where it samples at all, then argmax.  A decoder
+ * named by hand does not take the model's defaults, which are for its own. */
 static void sampling(const job *j, const mr_engine_info *i, mr_generate_opts *o)
 {
-    bool model = i->do_sample && !j->has.temperature;
+    bool model = i->do_sample && !j->has.temperature && !j->has.decoder;
     o->temperature = j->has.temperature ? j->temperature
                      : model            ? (isnan(i->temperature) ? 1 : i->temperature)
                                         : 0;
@@ -148,19 +162,28 @@ static void sampling(const job *j, const mr_engine_info *i, mr_generate_opts *o)
     o->seed = (uint64_t)j->seed;
 }
 
-static void fill_opts(job *j, mr_generate_opts *o)
+static void fill_opts(job *j, const mr_engine_info *i, mr_generate_opts *o)
 {
     mr_generate_defaults(o);
-    sampling(j, mr_engine_facts(j->e), o);
+    sampling(j, i, o);
     o->max_new = j->n;
     o->stop = j->stop.item;
     o->n_stop = j->stop.n;
     o->bias = j->logit_bias;
     o->n_bias = j->bias.n;
     o->steps = j->steps;
-    o->threshold = j->has.threshold ? j->threshold : -1;
+    o->threshold = j->threshold;
     o->minimal_topk = j->minimal_topk;
     o->eos_early_stop = j->early_stop;
+    o->decoder = j->decoder;
+    o->editing_threshold = j->editing;
+    o->max_post_steps = j->post;
+    o->num_to_transfer = j->transfer;
+    o->max_steps_per_block = j->max_steps;
+    o->low_threshold = j->low;
+    o->credit_alpha = j->alpha;
+    o->credit_gamma = j->gamma;
+    o->credit_decay = j->decay;
     o->on_prompt = on_prompt;
     o->on_ids = on_ids;
     o->on_text = j->print_ids ? NULL : on_text;
@@ -291,10 +314,20 @@ static int finish(job *j, mr_status s, const mr_result *r)
     return app_out_end(app_interrupted() ? APP_INTERRUPTED : APP_OK);
 }
 
+/* Before the weights are read: do the flags apply to this model? */
+static mr_status accept_model(void *ctx, const mr_engine_info *facts)
+{
+    job *j = ctx;
+    mr_generate_opts g;
+    MR_TRY(check_kind(j, facts));
+    fill_opts(j, facts, &g);
+    return mr_generate_check(facts, &g);
+}
+
 /* What can be read without the model is read before it. */
 static mr_status prepare(job *j, const char *model, mr_session **s)
 {
-    mr_engine_opts o = {0};
+    mr_engine_opts o = {.accept = accept_model, .ctx = j};
     app_ids eos = {0};
     char *text = NULL;
     size_t len = 0;
@@ -303,8 +336,6 @@ static mr_status prepare(job *j, const char *model, mr_session **s)
         st = app_read_text(j->prompt, j->file, &text, &len);
     if (!st)
         st = app_engine_open(&j->engine, model, &o, &j->e);
-    if (!st)
-        st = check_kind(j, mr_engine_facts(j->e));
     if (!st && text)
         st = encode_prompt(j, text, len);
     if (!st)
@@ -324,7 +355,7 @@ static int run_job(job *j, const char *model)
     if (st) {
         code = app_failed(st);
     } else {
-        fill_opts(j, &g);
+        fill_opts(j, mr_engine_facts(j->e), &g);
         app_catch_interrupt();
         st = mr_generate(s, j->ids.id, j->ids.n, &g, &r);
         code = finish(j, st, &r);
@@ -336,7 +367,9 @@ static int run_job(job *j, const char *model)
 
 int cmd_run(int argc, char **argv)
 {
-    job j = {.n = -1, .top_p = 1, .repeat = 1, .trace_block = -1};
+    job j = {.n = -1, .top_p = 1, .repeat = 1, .trace_block = -1, .threshold = -1};
+    j.editing = j.low = j.alpha = j.gamma = j.decay = -1;
+    j.post = -1;
     const char *model;
     const app_opt opts[] = {
         {"--prompt", "-p", APP_STR, &j.prompt, 0, 0, "TEXT", "the prompt, as it is", NULL},
@@ -370,14 +403,38 @@ int cmd_run(int argc, char **argv)
         {"--stats", NULL, APP_FLAG, &j.stats, 0, 0, NULL, "speed and counts on stderr", NULL},
         {"--block-length", NULL, APP_INT, &j.engine.block_length, 1, 4096, "B",
          "diffusion: block length", &j.has.block},
+        {"--decoder", NULL, APP_STR, &j.decoder, 0, 0, "NAME",
+         "diffusion: llada2.0, llada2.1, llada2.2, dinfer-threshold, dinfer-credit or "
+         "dinfer-hierarchy (default: the model's)",
+         &j.has.decoder},
         {"--steps", NULL, APP_INT, &j.steps, 1, 1 << 20, "N",
-         "diffusion: denoising steps a block (default 32)", &j.has.steps},
+         "2.0, 2.2: denoising steps a block (default 32)", &j.has.steps},
         {"--threshold", NULL, APP_NUM, &j.threshold, 0, 1e6, "T",
-         "diffusion: commit above this probability (default 0.95)", &j.has.threshold},
+         "diffusion: write above this probability (default 2.0, 2.1: 0.95, 2.2: 0.5, dinfer: 0.9)",
+         &j.has.threshold},
         {"--minimal-topk", NULL, APP_INT, &j.minimal_topk, 1, 1 << 20, "K",
-         "diffusion: bounds steps by new tokens / K (default 1)", &j.has.minimal},
+         "2.0: bounds steps by new tokens / K (default 1)", &j.has.minimal},
         {"--eos-early-stop", NULL, APP_FLAG, &j.early_stop, 0, 0, NULL,
-         "diffusion: stop inside a block once the text before an end id stands", &j.has.early},
+         "2.0, 2.1: stop once the text before an end id stands (2.1: at the block's end)",
+         &j.has.early},
+        {"--editing-threshold", NULL, APP_NUM, &j.editing, 0, 1e6, "T",
+         "2.1, 2.2: replace ids above this probability (default 0.9, 2.2: 0; 1: never)",
+         &j.has.editing},
+        {"--max-post-steps", NULL, APP_INT, &j.post, 0, 1 << 20, "N",
+         "2.1, 2.2: forwards of a block after its last mask (default 16)", &j.has.post},
+        {"--num-to-transfer", NULL, APP_INT, &j.transfer, 1, 1 << 20, "K",
+         "2.1: masks written in a step at least (default 1)", &j.has.transfer},
+        {"--max-steps-per-block", NULL, APP_INT, &j.max_steps, 1, 1 << 20, "N",
+         "2.1, 2.2: forwards of a block (default 1000)", &j.has.max_steps},
+        {"--low-threshold", NULL, APP_NUM, &j.low, 0, 1e6, "T",
+         "dinfer-hierarchy: what the best of a run of masks must be above (default 0.4)",
+         &j.has.low},
+        {"--credit-alpha", NULL, APP_NUM, &j.alpha, 0, 1e6, "A",
+         "dinfer-credit: weight of credit in a logit (default 0.7)", &j.has.alpha},
+        {"--credit-gamma", NULL, APP_NUM, &j.gamma, 0, 1e6, "G",
+         "dinfer-credit: a step earns probability^G (default 0.2)", &j.has.gamma},
+        {"--credit-decay", NULL, APP_NUM, &j.decay, 0, 1, "D",
+         "dinfer-credit: what is left of credit after a step (default 0.8)", &j.has.decay},
         {"--trace", NULL, APP_STR, &j.trace_file, 0, 0, "F.json",
          "diffusion: the block's ids after every step", &j.has.trace},
         {"--mask-id", NULL, APP_INT, &j.mask_id, 0, INT32_MAX, "N",

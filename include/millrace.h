@@ -53,6 +53,7 @@ MR_API void mr_memory_free(void *p);
 /* ---- engine: a loaded, compiled model ---- */
 
 typedef struct mr_engine mr_engine;
+struct mr_engine_info;
 
 typedef struct mr_engine_opts {
     int threads;           /* 0: the CPUs this process may use; 1..1024 */
@@ -69,6 +70,10 @@ typedef struct mr_engine_opts {
     const char *const *passes_off; /* compiler passes to leave out */
     int n_passes_off;
     const char *graph_file; /* run this text graph on the model's weights instead of the family's */
+    /* Called once the model is known and before its weights are read; not MR_STATUS_OK: opening ends
+     * with it.  May be NULL. */
+    mr_status (*accept)(void *ctx, const struct mr_engine_info *facts);
+    void *ctx;
 } mr_engine_opts;
 
 typedef struct mr_engine_info {
@@ -77,8 +82,10 @@ typedef struct mr_engine_info {
     int64_t vocab, hidden, layers, context, max_positions;
     bool diffusion;
     int64_t block_length;
+    const char *decoder; /* diffusion: the model's own decoder */
     int32_t mask_id, bos;
-    int32_t eos[32]; /* config.json and generation_config.json together */
+    int32_t delete_id, split_id; /* diffusion with editing of positions (LLaDA2.2); -1: none */
+    int32_t eos[32];             /* config.json and generation_config.json together */
     int n_eos;
     /* generation_config.json's sampling defaults; NAN where it says nothing */
     double temperature, top_p, top_k, repetition_penalty;
@@ -175,11 +182,20 @@ typedef struct mr_generate_opts {
     int n_stop;
     const mr_logit_bias *bias;
     int n_bias;
-    /* diffusion (LLaDA2.0) */
-    int64_t steps;        /* 0: 32 */
-    double threshold;     /* negative: 0.95 */
-    int64_t minimal_topk; /* 0: 1 */
-    bool eos_early_stop;
+    /* Diffusion.  What is left as mr_generate_defaults sets it is the decoder's default; a setting
+     * that the decoder does not have is refused. */
+    const char *decoder; /* NULL: the model's; llada2.0 llada2.1 llada2.2 dinfer-threshold
+                             dinfer-credit dinfer-hierarchy */
+    int64_t steps;       /* a block: 2.0, 2.2 (32) */
+    double threshold;    /* write what is more probable: 2.0, 2.1 (0.95), 2.2 (0.5), dInfer (0.9) */
+    int64_t minimal_topk;        /* steps are at most max_new / it: 2.0 (1) */
+    bool eos_early_stop;         /* 2.0: inside a block; 2.1: after the block with an end id */
+    double editing_threshold;    /* replace ids by surer ones: 2.1 (0.9), 2.2 (0) */
+    int64_t max_post_steps;      /* forwards after the last mask: 2.1, 2.2 (16) */
+    int64_t num_to_transfer;     /* masks written at least, a step: 2.1 (1) */
+    int64_t max_steps_per_block; /* 2.1, 2.2 (1000) */
+    double low_threshold;        /* of the best of a run of masks: hierarchy (0.4) */
+    double credit_alpha, credit_gamma, credit_decay; /* credit (0.7, 0.2, 0.8) */
     /* Any may be NULL.  A non-zero return stops with MR_STATUS_CANCELLED; what was held back of the
      * ids given so far is still given as text.
      * on_prompt: positions of the prompt fed so far.  on_ids, on_text: each piece as it is certain;
@@ -192,6 +208,8 @@ typedef struct mr_generate_opts {
     void *ctx;
 } mr_generate_opts;
 MR_API void mr_generate_defaults(mr_generate_opts *o);
+/* Whether these settings apply to a model of these facts, as mr_generate would say. */
+MR_API mr_status mr_generate_check(const mr_engine_info *facts, const mr_generate_opts *o);
 
 typedef struct mr_result {
     /* "stop": an end id or stop string; "length": max_new or the context's end; "cancelled" */

@@ -25,7 +25,9 @@ typedef struct mr_model_info {
     int64_t vocab, hidden, layers, max_positions;
     bool diffusion;
     int64_t block_length; /* diffusion: default block */
+    const char *decoder;  /* diffusion: its own (run/decoder.h) */
     int32_t mask_id;      /* diffusion; published default when absent */
+    int32_t delete_id, split_id; /* diffusion; -1: none */
     int32_t eos[16]; /* of config.json (ints or list); diffusion: published default when absent */
     int n_eos;
     int32_t bos; /* -1 */

@@ -99,6 +99,7 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
     if (!c)
         return MR_ENOMEM;
     info->diffusion = true;
+    info->decoder = "llada2.0";
     MR_TRY(mr_cfg_common(o, 32768, info));
     MR_TRY(block_config(o, opts, info));
     MR_TRY(id_config(o, info));

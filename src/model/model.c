@@ -115,7 +115,7 @@ static mr_err read_config(mr_model *m, const mr_model_opts *o)
         return mr_jfail(root, "an object is needed");
     MR_TRY(choose_family(m));
     m->info.family = m->family->name;
-    m->info.bos = -1;
+    m->info.bos = m->info.delete_id = m->info.split_id = -1;
     MR_TRY(m->family->config(root, o, m->arena, &m->cfg, &m->info));
     if (o->block_length && !m->info.diffusion)
         return mr_fail(MR_EUSAGE, "a block length is for diffusion models, %s (%s) is none",

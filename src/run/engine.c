@@ -376,7 +376,10 @@ static mr_err take_facts(mr_engine *e, const char *path, const mr_engine_opts *o
     i->max_positions = m->max_positions;
     i->diffusion = m->diffusion;
     i->block_length = m->block_length;
+    i->decoder = m->decoder;
     i->mask_id = o->has_mask_id ? o->mask_id : m->mask_id;
+    i->delete_id = m->delete_id;
+    i->split_id = m->split_id;
     i->bos = m->bos;
     i->temperature = i->top_p = i->top_k = i->repetition_penalty = NAN;
     MR_TRY(mr_defaults_read(path, i));
@@ -397,6 +400,8 @@ static mr_err open_engine(mr_engine *e, const char *path, const mr_engine_opts *
                        "%s: a model directory or a .gguf file is needed, not a config alone", path);
     MR_TRY(check_opts(o, mr_model_facts(e->model), path));
     MR_TRY(take_facts(e, path, o));
+    if (o->accept)
+        MR_TRY((mr_err)o->accept(o->ctx, &e->info));
     MR_TRY(make_graph(e, o));
     MR_TRY(make_plans(e, o->chunk));
     mr_need need;

@@ -14,7 +14,29 @@ double mr_seconds(void)
 
 void mr_generate_defaults(mr_generate_opts *o)
 {
-    *o = (mr_generate_opts){.max_new = -1, .top_p = 1, .repeat_penalty = 1, .threshold = -1};
+    *o = (mr_generate_opts){.max_new = -1,
+                            .top_p = 1,
+                            .repeat_penalty = 1,
+                            .threshold = -1,
+                            .editing_threshold = -1,
+                            .max_post_steps = -1,
+                            .low_threshold = -1,
+                            .credit_alpha = -1,
+                            .credit_gamma = -1,
+                            .credit_decay = -1};
+}
+
+mr_status mr_generate_check(const mr_engine_info *facts, const mr_generate_opts *o)
+{
+    const mr_decoder_kind *kind;
+    double set[MR_SETTINGS];
+    if (facts->diffusion)
+        return (mr_status)mr_decoder_check(facts, o, &kind, set);
+    const char *given = mr_decoder_given(o);
+    if (given)
+        return (mr_status)mr_fail(MR_EUSAGE, "%s does not apply: %s is autoregressive", given,
+                                  facts->model_type);
+    return MR_STATUS_OK;
 }
 
 /* ids[0..n) to be continued, with room for all that the context holds. */
@@ -23,6 +45,7 @@ static mr_err start(mr_task_state *t, mr_session *s, const int32_t *ids, size_t 
 {
     const mr_engine_info *info = &s->engine->info;
     *t = (mr_task_state){.s = s, .o = o, .prompt = (int64_t)n};
+    MR_TRY((mr_err)mr_generate_check(info, o));
     if (n == 0)
         return mr_fail(MR_EUSAGE, "the prompt has no ids");
     if ((int64_t)n > info->context)
@@ -40,7 +63,8 @@ static mr_err start(mr_task_state *t, mr_session *s, const int32_t *ids, size_t 
     if (!t->ids || !t->logits)
         return MR_ENOMEM;
     memcpy(t->ids, ids, n * sizeof *ids);
-    MR_TRY(mr_sampler_new(&t->sampler, info->vocab, o, info->diffusion));
+    if (!info->diffusion)
+        MR_TRY(mr_sampler_new(&t->sampler, info->vocab, o, false));
     return mr_emit_open(&t->emit, s->engine, o);
 }
 
@@ -72,9 +96,6 @@ mr_err mr_prompt_feed(mr_task_state *t, int64_t end, bool logits)
 
 static mr_err one_by_one(mr_task_state *t)
 {
-    if (t->o->steps || t->o->minimal_topk || t->o->threshold >= 0 || t->o->eos_early_stop)
-        return mr_fail(MR_EUSAGE, "steps and thresholds do not apply: %s is autoregressive",
-                       t->s->engine->info.model_type);
     mr_session *s = t->s;
     double begin = mr_seconds();
     int64_t n = t->prompt;

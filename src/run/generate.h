@@ -2,6 +2,7 @@
 #ifndef MR_RUN_GENERATE_H
 #define MR_RUN_GENERATE_H
 
+#include "run/decoder.h"
 #include "run/emit.h"
 #include "run/sample.h"
 #include "run/session.h"
@@ -9,7 +10,7 @@
 typedef struct mr_task_state {
     mr_session *s;
     const mr_generate_opts *o;
-    mr_sampler *sampler;
+    mr_sampler *sampler; /* one by one; a decoder has its own */
     mr_emit emit;
     int32_t *ids;  /* prompt and what follows; room for the session's capacity */
     float *logits; /* [1 or block_length, vocab] */

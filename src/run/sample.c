@@ -81,10 +81,15 @@ void mr_sampler_free(mr_sampler *s)
 
 /* ---- bias and penalty ---- */
 
-static void adjust(mr_sampler *s, const int32_t *history, int64_t n)
+void mr_sample_bias(const mr_sampler *s, float *logits)
 {
     for (int i = 0; i < s->o.n_bias; i++)
-        s->work[s->o.bias[i].id] += s->o.bias[i].bias;
+        logits[s->o.bias[i].id] += s->o.bias[i].bias;
+}
+
+static void adjust(mr_sampler *s, const int32_t *history, int64_t n)
+{
+    mr_sample_bias(s, s->work);
     if (s->o.repeat_penalty == 1)
         return;
     float p = (float)s->o.repeat_penalty;
@@ -107,15 +112,13 @@ static int32_t argmax(const float *l, int64_t n)
     return (int32_t)best;
 }
 
-static mr_pick pick_argmax(const mr_sampler *s)
+mr_pick mr_sample_best(const float *logits, int64_t n)
 {
-    int32_t id = argmax(s->work, s->vocab);
-    double top = s->work[id], sum = 0;
-    if (!s->confident)
-        return (mr_pick){id, 1};
-    for (int64_t i = 0; i < s->vocab; i++)
-        if (!isnan(s->work[i]))
-            sum += mr_exp((double)s->work[i] - top);
+    int32_t id = argmax(logits, n);
+    double top = logits[id], sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (!isnan(logits[i]))
+            sum += mr_exp((double)logits[i] - top);
     return (mr_pick){id, isfinite(top) && sum > 0 ? 1 / sum : 0};
 }
 
@@ -242,7 +245,8 @@ mr_pick mr_sample(mr_sampler *s, const float *logits, const int32_t *history, in
     memcpy(s->work, logits, (size_t)s->vocab * sizeof *logits);
     adjust(s, history, n_history);
     if (s->o.temperature == 0)
-        return pick_argmax(s);
+        return s->confident ? mr_sample_best(s->work, s->vocab)
+                            : (mr_pick){argmax(s->work, s->vocab), 1};
     int64_t n = 0;
     for (int64_t i = 0; i < s->vocab; i++) {
         if (s->work[i] > -INFINITY) /* and no NaN */

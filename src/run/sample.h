@@ -28,5 +28,9 @@ mr_err mr_sampler_new(mr_sampler **out, int64_t vocab, const mr_generate_opts *o
 void mr_sampler_free(mr_sampler *s);
 mr_pick mr_sample(mr_sampler *s, const float *logits, const int32_t *history, int64_t n_history,
                   uint64_t position, uint64_t draw);
+/* Adds the logit biases in place, for callers that choose by themselves. */
+void mr_sample_bias(const mr_sampler *s, float *logits);
+/* The best of n logits and its probability among all. */
+mr_pick mr_sample_best(const float *logits, int64_t n);
 
 #endif

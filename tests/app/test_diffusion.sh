@@ -88,7 +88,60 @@ go 0 logits "$tmp/model" --ids 1,2,3 --out "$tmp/l.npy"
 go 0 logits $L --ids 1,2,3 --out "$tmp/l2.npy"
 is "logits never need them" same "$tmp/l.npy" "$tmp/l2.npy"
 
+# ---- decoders ----
+for d in llada2.1 dinfer-threshold dinfer-credit dinfer-hierarchy; do
+    # shellcheck disable=SC2086
+    go 0 run $L -p "$story" -n 30 $no_end --decoder $d --print-ids --trace "$tmp/trace.json"
+    is "$d: 30 ids" [ "$(tr ',' '\n' <"$out" | wc -l)" = 30 ]
+    is "$d: trace" valid_json "$tmp/trace.json"
+    keep "$d"
+    # shellcheck disable=SC2086
+    go 0 run $L -p "$story" -n 30 $no_end --decoder $d --print-ids --threads 1 --no-pass moe
+    is "$d: same ids" same "$out" "$tmp/$d"
+done
+go 0 run $L -p "$story" -n 30 --decoder llada2.0
+is "the model's decoder by name" same "$out" "$tmp/default"
+# shellcheck disable=SC2086
+for how in "--editing-threshold 0.9 --max-post-steps 16 --num-to-transfer 1 --max-steps-per-block 1000 --threshold 0.95" "--threads 3"; do
+    go 0 run $L -p "$story" -n 30 $no_end --decoder llada2.1 --print-ids $how
+    is "2.1: $how is no other text" same "$out" "$tmp/llada2.1"
+done
+# shellcheck disable=SC2086
+go 0 run $L -p "$story" -n 30 $no_end --decoder dinfer-credit --credit-alpha 0.7 --credit-gamma 0.2 --credit-decay 0.8 --threshold 0.9 --print-ids
+is "credit: its defaults by hand" same "$out" "$tmp/dinfer-credit"
+# shellcheck disable=SC2086
+go 0 run $L -p "$story" -n 30 $no_end --decoder dinfer-hierarchy --low-threshold 0.4 --print-ids
+is "hierarchy: its default by hand" same "$out" "$tmp/dinfer-hierarchy"
+go 0 run $L -p "$story" -n 8 --decoder llada2.1 --temperature 1 --seed 3
+go 0 run $L -p "$story" -n 30 --decoder llada2.1 --eos-early-stop
+usage "decoder \"other\" is unknown" run $L -p x -n 4 --decoder other
+usage "delete_token_id" run $L -p x -n 4 --decoder llada2.2
+usage "not in" run $L -p x -n 4 --decoder llada2.1 --editing-threshold -1
+usage "not in" run $L -p x -n 4 --decoder llada2.1 --num-to-transfer 0
+usage "not in" run $L -p x -n 4 --decoder dinfer-credit --credit-decay 1.5
+# what one decoder takes, the others refuse
+apart() {
+    # shellcheck disable=SC2086
+    usage "$1 does not apply to the decoder $2" run $L -p x -n 4 --decoder $2 $3
+}
+apart editing_threshold llada2.0 "--editing-threshold 0.5"
+apart max_post_steps llada2.0 "--max-post-steps 0"
+apart num_to_transfer dinfer-threshold "--num-to-transfer 2"
+apart max_steps_per_block llada2.0 "--max-steps-per-block 2"
+apart steps llada2.1 "--steps 4"
+apart minimal_topk llada2.1 "--minimal-topk 4"
+apart eos_early_stop dinfer-credit "--eos-early-stop"
+apart low_threshold dinfer-threshold "--low-threshold 0.1"
+apart credit_alpha dinfer-hierarchy "--credit-alpha 1"
+apart credit_gamma llada2.1 "--credit-gamma 1"
+apart credit_decay llada2.0 "--credit-decay 1"
+usage "temperature" run $L -p x -n 4 --decoder dinfer-threshold --temperature 1
 # ---- flags of other models ----
+for f in "--decoder llada2.0" "--editing-threshold 1" "--max-post-steps 1" "--num-to-transfer 1" "--max-steps-per-block 9" \
+    "--low-threshold 0.1" "--credit-alpha 1" "--credit-gamma 1" "--credit-decay 1"; do
+    # shellcheck disable=SC2086
+    usage "${f%% *} does not apply" run $G -p x -n 1 $f
+done
 usage "--repeat-penalty" run $L -p x -n 1 --repeat-penalty 1.1
 usage "diffusion" perplexity $L -f $L/config.json
 usage "minimal_topk" run $L -p x -n 4 --minimal-topk 5

@@ -311,14 +311,29 @@ static int hear_step(void *ctx, int64_t start, const int32_t *block, int64_t n)
     return h->wrong;
 }
 
+static void get_num(mr_jval o, const char *key, double *out)
+{
+    if (mr_jhas(mr_jget(o, key)))
+        CHECK(!mr_jnum(mr_jget(o, key), out), "%s: %s", key, mr_error_text());
+}
+
 static void diffusion_opts(mr_generate_opts *o, mr_jval args)
 {
     mr_generate_defaults(o);
     o->max_new = get_int(args, "gen_length", 0);
     o->steps = get_int(args, "steps", 0);
-    o->minimal_topk = get_int(args, "minimal_topk", 1);
-    mr_jnum(mr_jget(args, "threshold"), &o->threshold);
-    mr_jbool(mr_jget(args, "eos_early_stop"), &o->eos_early_stop);
+    o->minimal_topk = get_int(args, "minimal_topk", 0);
+    o->max_post_steps = get_int(args, "max_post_steps", -1);
+    o->num_to_transfer = get_int(args, "num_to_transfer", 0);
+    o->max_steps_per_block = get_int(args, "max_steps_per_block", 0);
+    get_num(args, "threshold", &o->threshold);
+    get_num(args, "editing_threshold", &o->editing_threshold);
+    get_num(args, "low_threshold", &o->low_threshold);
+    get_num(args, "alpha", &o->credit_alpha);
+    get_num(args, "gamma", &o->credit_gamma);
+    get_num(args, "beta", &o->credit_decay);
+    if (mr_jhas(mr_jget(args, "eos_early_stop")))
+        mr_jbool(mr_jget(args, "eos_early_stop"), &o->eos_early_stop);
 }
 
 static void check_trace_run(const setup *base, mr_jval run)
@@ -338,7 +353,14 @@ static void check_trace_run(const setup *base, mr_jval run)
         h.block = mr_jfirst(blocks);
         h.step = mr_jfirst(mr_jget(h.block, "steps"));
         mr_generate_opts o;
+        char decoder[32] = "";
+        mr_buf scratch = {0};
+        mr_str name;
+        if (!mr_jstr(mr_jget(run, "decoder"), &scratch, &name))
+            snprintf(decoder, sizeof decoder, "%.*s", (int)name.len, name.data);
+        mr_buf_free(&scratch);
         diffusion_opts(&o, args);
+        o.decoder = decoder;
         o.on_ids = hear_ids;
         o.on_step = hear_step;
         o.ctx = &h;
@@ -364,8 +386,7 @@ static void check_trace(const setup *base, const char *path)
     doc d;
     if (doc_open(&d, path))
         for (mr_jval r = mr_jfirst(mr_jget(mr_json_root(d.json), "runs")); r.doc; r = mr_jnext(r))
-            if (mr_jis(mr_jget(r, "decoder"), "llada2.0"))
-                check_trace_run(base, r);
+            check_trace_run(base, r);
     doc_close(&d);
 }
 
