@@ -140,11 +140,13 @@ typedef struct mr_moe_spec {
     const char *router_bias; /* PREFIX.gate.e_score_correction_bias [E] or NULL */
     int64_t experts, top_k, groups, keep, width;
     const char *score; /* "sigmoid", "softmax" */
+    bool group_max;    /* a group counts by its largest score, not the sum of its two largest */
     bool norm;
     double norm_eps, scale;
     mr_op fn;
-    int64_t shared_width; /* 0: no shared expert */
-    const char *shared;   /* "shared_experts" */
+    int64_t shared_width;    /* 0: no shared expert */
+    const char *shared;      /* "shared_experts" */
+    const char *shared_gate; /* PREFIX.shared_expert_gate.weight [1, hidden], or NULL */
 } mr_moe_spec;
 mr_val mr_flow_moe(mr_flow *f, mr_val x, const mr_moe_spec *s);
 

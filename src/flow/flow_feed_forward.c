@@ -35,9 +35,24 @@ static mr_val route(mr_flow *f, mr_val x, const mr_moe_spec *s)
     if (s->router_bias)
         bias =
             mr_flow_weight(f, mr_flow_name(f, "%s.%s", s->prefix, s->router_bias), 1, &s->experts);
-    mr_attr attr[] = {{.i = s->top_k}, {.s = s->score},    {.i = s->groups}, {.i = s->keep},
-                      {.i = s->norm},  {.f = s->norm_eps}, {.f = s->scale}};
+    mr_attr attr[] = {
+        {.i = s->top_k}, {.s = s->score},    {.i = s->groups}, {.i = s->keep},
+        {.i = s->norm},  {.f = s->norm_eps}, {.f = s->scale},  {.i = s->group_max ? 1 : 2}};
     return mr_flow_op(f, MR_OP_ROUTE, (mr_val[]){logits, bias}, 2, attr);
+}
+
+/* The expert that all rows go through; with a gate, weighted by sigmoid(w x): a sum over one expert. */
+static mr_val shared_expert(mr_flow *f, mr_val x, const mr_moe_spec *s)
+{
+    const char *prefix = mr_flow_name(f, "%s.%s", s->prefix, s->shared);
+    mr_mlp_spec mlp = {.prefix = prefix, .width = s->shared_width, .fn = s->fn};
+    mr_val y = mr_flow_mlp(f, x, &mlp);
+    if (!s->shared_gate)
+        return y;
+    const char *name = mr_flow_name(f, "%s.%s", s->prefix, s->shared_gate);
+    mr_val gate = mr_flow_linear_act(f, x, name, 1, false, "f32");
+    gate = mr_flow_op(f, MR_OP_SIGMOID, &gate, 1, NULL);
+    return mr_flow_op(f, MR_OP_COMBINE, (mr_val[]){mr_flow_heads(f, y, 1), gate}, 2, NULL);
 }
 
 mr_val mr_flow_moe(mr_flow *f, mr_val x, const mr_moe_spec *s)
@@ -51,10 +66,5 @@ mr_val mr_flow_moe(mr_flow *f, mr_val x, const mr_moe_spec *s)
     mr_val h = mr_flow_mul(f, mr_flow_act(f, g, s->fn), u);
     mr_val y = expert_linear(f, h, wd, ids);
     y = mr_flow_op(f, MR_OP_COMBINE, (mr_val[]){y, weights}, 2, NULL);
-    if (s->shared_width) {
-        const char *prefix = mr_flow_name(f, "%s.%s", s->prefix, s->shared);
-        mr_mlp_spec shared = {.prefix = prefix, .width = s->shared_width, .fn = s->fn};
-        y = mr_flow_add(f, y, mr_flow_mlp(f, x, &shared));
-    }
-    return y;
+    return s->shared_width ? mr_flow_add(f, y, shared_expert(f, x, s)) : y;
 }

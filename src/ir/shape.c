@@ -564,7 +564,8 @@ mr_err mr_shape_ROUTE(mr_shape *s)
     if (experts.n % groups)
         return refuse(s, "%lld experts do not fall into %lld groups", (long long)experts.n,
                       (long long)groups);
-    if (groups > 1 && experts.n / groups < 2)
+    MR_TRY(int_range(s, "group_sum", 1, 2));
+    if (groups > 1 && experts.n / groups < attr_i(s, "group_sum"))
         return refuse(s, "groups of one expert have no two largest");
     MR_TRY(int_range(s, "keep", 1, groups));
     MR_TRY(int_range(s, "k", 1, experts.n / groups * attr_i(s, "keep")));

@@ -13,7 +13,7 @@ for m in $G $D $L tests/vectors/mlx-gemma3-4bit tests/vectors/gguf-llama-q8_0/mo
 done
 type_of() { "$M" inspect "$1" --json | tr -d '\n' | sed 's/.*"model_type": "\([^"]*\)", "family": "\([^"]*\)", "diffusion": \([a-z]*\),.*/\1 \2 \3/'; }
 is "model_type as written" [ "$(type_of $G)" = "gemma3_text gemma3 false" ]
-is "model_type as written" [ "$(type_of $D)" = "deepseek_v3 deepseek_v3 false" ]
+is "model_type as written" [ "$(type_of $D)" = "deepseek_v3 deepseek false" ]
 is "model_type as written" [ "$(type_of $L)" = "llada2_moe llada2 true" ]
 go 0 inspect $L --json
 is "block and mask" prints '"block_length": 32, "mask_id": 3'

@@ -34,13 +34,15 @@ typedef struct route_case {
     bool sigmoid, norm;
     int groups, keep;
     double eps, scale;
+    bool group_max;
 } route_case;
 
 static const route_case routes[] = {
-    {8, 1, true, true, 1, 1, 0, 1},        {8, 2, false, true, 1, 1, 1e-20, 1},
-    {64, 6, false, false, 1, 1, 0, 16},    {256, 8, true, true, 8, 4, 1e-20, 2.5},
-    {16, 16, true, false, 1, 1, 0, 1},     {12, 3, true, true, 4, 2, 1e-20, 1},
-    {160, 6, false, false, 8, 3, 0, 16.0}, {1, 1, false, true, 1, 1, 0, 1},
+    {8, 1, true, true, 1, 1, 0, 1, false},        {8, 2, false, true, 1, 1, 1e-20, 1, false},
+    {64, 6, false, false, 1, 1, 0, 16, false},    {256, 8, true, true, 8, 4, 1e-20, 2.5, false},
+    {16, 16, true, false, 1, 1, 0, 1, false},     {12, 3, true, true, 4, 2, 1e-20, 1, false},
+    {160, 6, false, false, 8, 3, 0, 16.0, false}, {1, 1, false, true, 1, 1, 0, 1, false},
+    {160, 6, false, false, 8, 3, 0, 16, true},    {6, 2, false, true, 6, 3, 0, 1, true},
 };
 
 static float minus_inf_if_nan(float x)
@@ -65,6 +67,7 @@ static void choose(const route_case *c, const float *s, const float *bias, int *
                 two = b[e] > one ? one : b[e] > two ? b[e] : two;
                 one = b[e] > one ? b[e] : one;
             }
+            two = c->group_max ? 0 : two;
             if (!kept[g] && (best < 0 || minus_inf_if_nan(one + two) > most)) {
                 best = g;
                 most = minus_inf_if_nan(one + two);
@@ -96,7 +99,7 @@ static mr_graph *route_graph(const route_case *c, bool bias)
     mr_attr at[] = {{.i = c->k},      {.s = c->sigmoid ? "sigmoid" : "softmax"},
                     {.i = c->groups}, {.i = c->keep},
                     {.i = c->norm},   {.f = c->eps},
-                    {.f = c->scale}};
+                    {.f = c->scale},  {.i = c->group_max ? 1 : 2}};
     y = add(g, MR_OP_ROUTE, (int[]){x, b}, 2, at);
     must(mr_graph_output(g, y + 1, "weights"), "output");
     return g;

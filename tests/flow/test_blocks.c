@@ -279,7 +279,7 @@ static void experts(void **state)
            "  %m.gate: f32[ROWS,8] = linear(%2, %3, _) act=\"f32\"\n"
            "  %5: weight<bf16>[8] = weight recipe=\"m.gate.bias\"\n"
            "  %6: i32[ROWS,2], %7: f32[ROWS,2] = route(%m.gate, %5) k=2 score=\"sigmoid\" "
-           "groups=2 keep=1 norm=1 eps=1e-20 scale=2.5\n"
+           "groups=2 keep=1 norm=1 eps=1e-20 scale=2.5 group_sum=2\n"
            "  %8: weight<bf16>[8,6,16] = weight recipe=\"m.experts.{0..7}.gate_proj.weight\"\n"
            "  %9: weight<bf16>[8,6,16] = weight recipe=\"m.experts.{0..7}.up_proj.weight\"\n"
            "  %10: weight<bf16>[8,16,6] = weight recipe=\"m.experts.{0..7}.down_proj.weight\"\n"

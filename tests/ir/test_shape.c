@@ -347,6 +347,7 @@ static void experts(void **state)
         {"%y, %z = route(%lo) k=1 score=\"softmax\" groups=3",
          "8 experts do not fall into 3 groups"},
         {"%y, %z = route(%lo) k=1 score=\"softmax\" groups=8", "groups of one expert"},
+        {"%y, %z = route(%lo) k=1 score=\"softmax\" group_sum=3", "group_sum 3 is not in 1..2"},
         {"%y, %z = route(%lo) k=1 score=\"softmax\" groups=4 keep=5", "keep 5 is not in 1..4"},
         {"%y, %z = route(%lo) k=3 score=\"softmax\" groups=4 keep=1", "k 3 is not in 1..2"},
         {"%y, %z = route(%lo) k=0 score=\"softmax\"", "k 0 is not in 1..8"},

@@ -436,11 +436,24 @@ static void deepseek_old(void **state)
     mr_graph_free(g);
     mr_model_close(m);
     /* V2 scores by softmax: by its key, or by having none */
+    for (int keyed = 0; keyed < 2; keyed++) {
+        deepseek_meta(&f, true);
+        drop_tensor(&t, "blk.0.exp_probs_b.bias");
+        if (keyed)
+            gg_int(&f, "deepseek2.expert_gating_func", 1);
+        gg_int(&f, "deepseek2.expert_group_count", 2);
+        gg_int(&f, "deepseek2.expert_group_used_count", 1);
+        gg_write(&f, &t);
+        m = open_gguf(&g);
+        r = find_node(g, MR_OP_ROUTE, 0);
+        assert_string_equal(mr_attr_s(r, "score"), "softmax");
+        assert_true(mr_operand(r, "bias") == MR_NONE && mr_attr_i(r, "norm") == 0);
+        assert_true(mr_attr_i(r, "groups") == 2 && mr_attr_i(r, "group_sum") == 1);
+        mr_graph_free(g);
+        mr_model_close(m);
+    }
     deepseek_meta(&f, true);
-    gg_int(&f, "deepseek2.expert_gating_func", 1);
-    gg_write(&f, &t);
-    refuses(MR_EUNSUPPORTED, "model.gguf", "deepseek2.expert_gating_func");
-    deepseek_meta(&f, true);
+    gg_int(&f, "deepseek2.expert_gating_func", 3);
     gg_write(&f, &t);
     refuses(MR_EUNSUPPORTED, "model.gguf", "deepseek2.expert_gating_func");
     /* blocks past the count are multi-token prediction */

@@ -59,7 +59,7 @@ typedef struct mr_cpu_step {
     } att;
     struct {
         int64_t k, groups, keep;
-        bool sigmoid, norm;
+        bool sigmoid, norm, group_two;
         float eps, scale;
     } route;
 } mr_cpu_step;

@@ -104,7 +104,8 @@ static float choice_of(float x)
     return x == x ? x : -INFINITY;
 }
 
-static float two_largest(const float *x, int64_t n)
+/* The sum of the two largest, or the largest alone. */
+static float group_score(const float *x, int64_t n, bool two)
 {
     float a = -INFINITY, b = -INFINITY;
     for (int64_t i = 0; i < n; i++) {
@@ -115,7 +116,7 @@ static float two_largest(const float *x, int64_t n)
             b = x[i];
         }
     }
-    return choice_of(a + b);
+    return two ? choice_of(a + b) : a;
 }
 
 /* The unmarked entry with the largest value, the first of equals; marks it. */
@@ -134,7 +135,7 @@ static void mask_groups(const mr_cpu_step *p, float *choice, int64_t n, char *ma
 {
     int64_t size = n / p->route.groups;
     for (int64_t g = 0; g < p->route.groups; g++) {
-        sums[g] = two_largest(choice + g * size, size);
+        sums[g] = group_score(choice + g * size, size, p->route.group_two);
         mark[g] = 0;
     }
     for (int64_t i = 0; i < p->route.keep; i++)

@@ -119,6 +119,7 @@ static void prepare_route(const mr_node *n, mr_cpu_step *p)
     p->route.k = mr_attr_i(n, "k");
     p->route.groups = mr_attr_i(n, "groups");
     p->route.keep = mr_attr_i(n, "keep");
+    p->route.group_two = mr_attr_i(n, "group_sum") == 2;
     p->route.sigmoid = !strcmp(mr_attr_s(n, "score"), "sigmoid");
     p->route.norm = mr_attr_i(n, "norm") != 0;
     p->route.eps = (float)mr_attr_f(n, "eps");

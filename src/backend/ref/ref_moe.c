@@ -34,7 +34,8 @@ static int64_t take_largest(const float *x, int64_t n, bool *taken)
     return best;
 }
 
-static float two_largest(const float *x, int64_t n)
+/* The sum of the two largest, or the largest alone. */
+static float group_score(const float *x, int64_t n, bool two)
 {
     float a = -INFINITY, b = -INFINITY;
     for (int64_t i = 0; i < n; i++) {
@@ -45,7 +46,7 @@ static float two_largest(const float *x, int64_t n)
             b = x[i];
         }
     }
-    return a + b;
+    return two ? a + b : a;
 }
 
 typedef struct workspace {
@@ -60,7 +61,7 @@ static void keep_groups(const mr_node *n, int64_t experts, workspace *w)
     if (groups == 1)
         return;
     for (int64_t g = 0; g < groups; g++)
-        w->group[g] = two_largest(w->choice + g * size, size);
+        w->group[g] = group_score(w->choice + g * size, size, mr_attr_i(n, "group_sum") == 2);
     memset(w->kept, 0, (size_t)groups * sizeof *w->kept);
     for (int64_t i = 0; i < keep; i++)
         take_largest(w->group, groups, w->kept);

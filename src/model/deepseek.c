@@ -1,8 +1,11 @@
-/* DeepSeek-V3 and models of its class (R1, Moonlight, Cogito v2): latent attention, a router by
- * sigmoid scores with a correction bias, groups of experts, a shared expert.
+/* The DeepSeek line: latent attention and, but for the first layers, a mixture of experts with shared
+ * ones.  V2 scores experts by softmax and takes the best (V2-Lite) or the best of the groups with the
+ * largest scores; V3 and what is of its class (R1, Cogito v2, Moonlight, Kimi-K2) by sigmoid, with a
+ * correction bias and groups by the sum of two.  Kimi-K2.5 is K2 under text_config.
  *
  * The norms of the latents have an epsilon of their own, 1e-6, whatever rms_norm_eps says.  Layers
  * from num_hidden_layers on are multi-token prediction and are not run. */
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -15,21 +18,48 @@ typedef struct deepseek {
     int64_t experts, top_k, groups, keep;
     double eps, scale, routed_scale;
     mr_op act;
-    bool tied, bias, norm_topk;
+    bool tied, bias, norm_topk, correction, group_max;
+    const char *score;
     mr_rope_spec rope;
 } deepseek;
 
+/* What the classes of the line do not share: how experts are scored, and defaults. */
+typedef struct line {
+    const char *model_type, *score, *method;
+    bool correction, group_max;
+    int64_t max_positions, dense_layers, shared, groups, keep;
+    double scale;
+} line;
+
+static const line lines[] = {
+    {"deepseek_v2", "softmax", "greedy", false, true, 2048, 0, 2, 0, 0, 1},
+    {"deepseek_v3", "sigmoid", "noaux_tc", true, false, 4096, 3, 1, 8, 4, 2.5},
+    {"kimi_k2", "sigmoid", "noaux_tc", true, false, 4096, 3, 1, 8, 4, 2.5},
+    {"kimi_k25", "sigmoid", "noaux_tc", true, false, 4096, 3, 1, 8, 4, 2.5},
+    {0}};
+
+static const line *line_of(const char *model_type)
+{
+    const line *l = lines;
+    while (l->model_type && strcmp(l->model_type, model_type) != 0)
+        l++;
+    assert(l->model_type);
+    return l;
+}
+
 /* ---- config ---- */
 
-/* Absent, or the one value that is implemented. */
-static mr_err only(mr_jval o, const char *key, const char *value)
+/* Absent, or one of the two values that are implemented (b may be NULL); *is_b: it is b. */
+static mr_err only(mr_jval o, const char *key, const char *a, const char *b, bool *is_b)
 {
     mr_jval v = mr_jget(o, key);
     mr_str raw = mr_jraw(v);
-    if (!mr_jhas(v) || mr_jis(v, value))
+    *is_b = b && mr_jhas(v) && mr_jis(v, b);
+    if (!mr_jhas(v) || mr_jis(v, a) || *is_b)
         return MR_OK;
-    return mr_cfg_refuse(v, "%.*s is not supported, only \"%s\"", raw.len > 60 ? 60 : (int)raw.len,
-                         raw.data, value);
+    return mr_cfg_refuse(v, "%.*s is not supported, only \"%s\"%s%s%s",
+                         raw.len > 60 ? 60 : (int)raw.len, raw.data, a, b ? " and \"" : "",
+                         b ? b : "", b ? "\"" : "");
 }
 
 /* On unless said otherwise; null is false to the reference. */
@@ -77,40 +107,64 @@ static mr_err rope_config(mr_jval o, deepseek *c)
     return MR_OK;
 }
 
-static mr_err moe_config(mr_jval o, deepseek *c)
+/* V2's router looks at its groups only when told to, and never divides by the sum. */
+static mr_err router_config(mr_jval o, const line *l, deepseek *c)
+{
+    bool grouped, unused;
+    const char *limited = l->group_max ? "group_limited_greedy" : NULL;
+    MR_TRY(only(o, "topk_method", l->method, limited, &grouped));
+    MR_TRY(only(o, "scoring_func", l->score, NULL, &unused));
+    c->score = l->score;
+    c->correction = l->correction;
+    c->group_max = l->group_max;
+    c->groups = c->keep = 1;
+    if (l->group_max && !grouped)
+        MR_TRY(mr_cfg_int(o, "num_experts_per_tok", 1, c->experts, &c->top_k));
+    else
+        MR_TRY(mr_cfg_router(o, c->experts, l->groups, l->keep, &c->top_k, &c->groups, &c->keep));
+    return l->group_max ? MR_OK : on_or_null(o, "norm_topk_prob", &c->norm_topk);
+}
+
+static mr_err moe_config(mr_jval o, const line *l, deepseek *c)
 {
     int64_t freq, shared;
     mr_jval every = mr_jget(o, "moe_layer_freq"), n_shared = mr_jget(o, "n_shared_experts");
-    MR_TRY(mr_cfg_int_or(o, "first_k_dense_replace", 3, 0, INT32_MAX, &c->dense_layers));
+    MR_TRY(
+        mr_cfg_int_or(o, "first_k_dense_replace", l->dense_layers, 0, INT32_MAX, &c->dense_layers));
     if (mr_jtype(every) == MR_JARRAY)
         return mr_cfg_refuse(every, "a list is not supported, only 1");
     MR_TRY(mr_cfg_int_or(o, "moe_layer_freq", 1, 1, INT32_MAX, &freq));
     if (freq != 1)
         return mr_cfg_refuse(every, "%lld is not supported, only 1", (long long)freq);
-    MR_TRY(only(o, "topk_method", "noaux_tc"));
-    MR_TRY(only(o, "scoring_func", "sigmoid"));
     MR_TRY(mr_cfg_int(o, "moe_intermediate_size", 1, MR_CFG_WIDTH, &c->moe_inter));
     MR_TRY(mr_cfg_int(o, "n_routed_experts", 1, MR_CFG_EXPERTS, &c->experts));
-    MR_TRY(mr_cfg_router(o, c->experts, 8, 4, &c->top_k, &c->groups, &c->keep));
-    MR_TRY(mr_cfg_int_or(o, "n_shared_experts", n_shared.doc ? 0 : 1, 0, 1024, &shared));
+    MR_TRY(router_config(o, l, c));
+    MR_TRY(mr_cfg_int_or(o, "n_shared_experts", n_shared.doc ? 0 : l->shared, 0, 1024, &shared));
     c->shared = shared * c->moe_inter;
-    MR_TRY(on_or_null(o, "norm_topk_prob", &c->norm_topk));
-    return mr_cfg_num_in(o, "routed_scaling_factor", 2.5, 1e-9, 1e9, &c->routed_scale);
+    return mr_cfg_num_in(o, "routed_scaling_factor", l->scale, 1e-9, 1e9, &c->routed_scale);
 }
 
-static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **cfg,
+static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void **cfg,
                      mr_model_info *info)
 {
+    const line *l = line_of(info->model_type);
+    mr_jval text = mr_jget(root, "text_config"), o = root;
     deepseek *c = mr_arena_alloc(a, sizeof *c);
     (void)opts;
     if (!c)
         return MR_ENOMEM;
-    MR_TRY(mr_cfg_common(o, 4096, info));
+    if (!strcmp(l->model_type, "kimi_k25")) {
+        if (mr_jtype(text) != MR_JOBJECT)
+            return mr_jfail(text, text.doc ? "an object is needed" : "is missing");
+        o = text;
+    }
+    MR_TRY(mr_cfg_common(o, l->max_positions, info));
     c->info = *info;
     MR_TRY(mr_cfg_int(o, "intermediate_size", 1, MR_CFG_WIDTH, &c->inter));
     MR_TRY(attention_config(o, c));
     MR_TRY(rope_config(o, c));
-    MR_TRY(moe_config(o, c));
+    MR_TRY(moe_config(o, l, c));
+    MR_TRY(mr_cfg_off(o, "mlp_bias"));
     MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
     MR_TRY(mr_cfg_act(o, "hidden_act", "silu", &c->act));
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
@@ -128,13 +182,14 @@ static mr_val feed_forward(mr_flow *f, const deepseek *c, mr_val x, const char *
     }
     mr_moe_spec moe = {.prefix = prefix,
                        .router = "gate",
-                       .router_bias = "gate.e_score_correction_bias",
+                       .router_bias = c->correction ? "gate.e_score_correction_bias" : NULL,
                        .experts = c->experts,
                        .top_k = c->top_k,
                        .groups = c->groups,
                        .keep = c->keep,
                        .width = c->moe_inter,
-                       .score = "sigmoid",
+                       .score = c->score,
+                       .group_max = c->group_max,
                        .norm = c->norm_topk,
                        .norm_eps = 1e-20,
                        .scale = c->routed_scale,
@@ -218,17 +273,20 @@ static void gguf_rope(mr_gguf_config *c)
     mr_gguf_config_close(c);
 }
 
-/* Files older than the group keys are of the 256-expert model, or have no groups. */
-static void gguf_groups(mr_gguf_config *c)
+/* Files older than the group keys: the published models that have groups are known by their experts. */
+static void gguf_groups(mr_gguf_config *c, bool softmax)
 {
     int64_t experts = 0, groups, keep;
     mr_gguf_config_get_int(c, "expert_count", &experts);
+    int64_t known = experts == (softmax ? 160 : 256) ? 8 : 1;
     if (!mr_gguf_config_get_int(c, "expert_group_count", &groups))
-        groups = experts == 256 ? 8 : 1;
+        groups = known;
     if (!mr_gguf_config_get_int(c, "expert_group_used_count", &keep))
-        keep = groups == 8 && experts == 256 ? 4 : groups;
+        keep = known == groups && known == 8 ? (softmax ? 3 : 4) : groups;
     mr_gguf_config_int(c, "n_group", groups);
     mr_gguf_config_int(c, "topk_group", keep);
+    if (softmax && groups > 1)
+        mr_gguf_config_raw(c, "topk_method", "\"group_limited_greedy\"");
 }
 
 static void gguf_heads(mr_gguf_config *c)
@@ -260,7 +318,15 @@ static mr_err gguf_config(const mr_weights *w, mr_buf *json)
     mr_gguf_config c;
     int64_t v;
     double scale;
-    mr_gguf_config_begin(&c, w, "deepseek2", "deepseek_v3", rows, json);
+    const mr_gguf *g = mr_weights_gguf(w);
+    int64_t gating = 1; /* softmax; files without the key are DeepSeek-V2's */
+    if (mr_gguf_kind(g, "deepseek2.expert_gating_func") != MR_GGUF_ABSENT)
+        MR_TRY(mr_gguf_int(g, "deepseek2.expert_gating_func", &gating));
+    mr_gguf_config_begin(&c, w, "deepseek2", gating == 1 ? "deepseek_v2" : "deepseek_v3", rows,
+                         json);
+    if (gating != 1 && gating != 2)
+        mr_gguf_config_refuse(&c, "expert_gating_func",
+                              "only softmax (1) and sigmoid (2) are supported");
     if (mr_gguf_config_get_int(&c, "attention.q_lora_rank", &v))
         mr_gguf_config_int(&c, "q_lora_rank", v);
     else
@@ -273,12 +339,8 @@ static mr_err gguf_config(const mr_weights *w, mr_buf *json)
     mr_gguf_config_raw(&c, "norm_topk_prob", v ? "true" : "false");
     if (!mr_gguf_config_get_num(&c, "expert_weights_scale", &scale))
         mr_gguf_config_num(&c, "routed_scaling_factor", 1);
-    v = 1; /* files without it are DeepSeek-V2's */
-    mr_gguf_config_get_int(&c, "expert_gating_func", &v);
-    if (v != 2)
-        mr_gguf_config_refuse(&c, "expert_gating_func", "only sigmoid (2) is supported");
     gguf_heads(&c);
-    gguf_groups(&c);
+    gguf_groups(&c, gating == 1);
     gguf_rope(&c);
     return mr_gguf_config_end(&c);
 }
@@ -316,14 +378,16 @@ static const mr_name_row names[] = {
     BLOCK("mlp.shared_experts.down_proj.weight", "ffn_down_shexp.weight"),
     {0}};
 
-const mr_family mr_family_deepseek_v3 = {
-    .name = "deepseek_v3",
-    .model_types = (const char *const[]){"deepseek_v3", NULL},
+const mr_family mr_family_deepseek = {
+    .name = "deepseek",
+    .model_types = (const char *const[]){"deepseek_v2", "deepseek_v3", "kimi_k2", "kimi_k25", NULL},
     .archs = (const char *const[]){"deepseek2", NULL},
-    .prefixes = (const char *const[]){"model.", NULL},
+    .prefixes = (const char *const[]){"model.", "language_model.model.", NULL},
     .names = names,
-    .skip = (const char *const[]){"model.layers.{L}.*", "blk.{L}.*", "*.rotary_emb.inv_freq",
-                                  "lm_head.weight", NULL},
+    .skip = (const char *const[]){"model.layers.{L}.*", "language_model.model.layers.{L}.*",
+                                  "blk.{L}.*", "*.rotary_emb.inv_freq", "lm_head.weight",
+                                  "language_model.lm_head.weight", "vision_tower.*",
+                                  "mm_projector.*", NULL},
     .gguf_config = gguf_config,
     .config = config,
     .build = build,
