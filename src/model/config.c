@@ -188,6 +188,40 @@ mr_err mr_cfg_window(mr_jval o, int64_t def, int64_t *out)
     return mr_cfg_int_or(o, "sliding_window", def, 1, INT32_MAX, out);
 }
 
+mr_err mr_cfg_sparse_layers(mr_jval o, int64_t layers, bool *sparse)
+{
+    mr_jval list = mr_jget(o, "mlp_only_layers");
+    int64_t step, i;
+    MR_TRY(mr_cfg_int_or(o, "decoder_sparse_step", 1, 1, INT32_MAX, &step));
+    for (i = 0; i < layers; i++)
+        sparse[i] = (i + 1) % step == 0;
+    if (!mr_jhas(list))
+        return MR_OK;
+    if (mr_jtype(list) != MR_JARRAY)
+        return mr_jfail(list, "a list is needed");
+    for (mr_jval v = mr_jfirst(list); v.doc; v = mr_jnext(v)) {
+        MR_TRY(mr_jint(v, INT32_MIN, INT32_MAX, &i));
+        if (i >= 0 && i < layers)
+            sparse[i] = false;
+    }
+    return MR_OK;
+}
+
+mr_err mr_cfg_heads(mr_jval o, int64_t def_kv, int64_t def_dim, int64_t *heads, int64_t *kv_heads,
+                    int64_t *head_dim)
+{
+    MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, heads));
+    MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", def_kv ? def_kv : *heads, 1, MR_CFG_HEADS,
+                         kv_heads));
+    if (*heads % *kv_heads)
+        return mr_jfail(mr_jget(o, "num_key_value_heads"), "%lld does not divide %lld heads",
+                        (long long)*kv_heads, (long long)*heads);
+    MR_TRY(mr_cfg_int_or(o, "head_dim", def_dim, 2, MR_CFG_HEAD_DIM, head_dim));
+    if (*head_dim % 2)
+        return mr_jfail(mr_jget(o, "head_dim"), "%lld is odd", (long long)*head_dim);
+    return MR_OK;
+}
+
 mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def_keep, int64_t *k,
                      int64_t *groups, int64_t *keep)
 {

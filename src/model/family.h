@@ -149,6 +149,11 @@ mr_err mr_cfg_common(mr_jval o, int64_t default_max_positions, mr_model_info *in
  * pattern-th layer. */
 mr_err mr_cfg_layer_types(mr_jval o, int64_t pattern, int64_t layers, bool *global);
 mr_err mr_cfg_window(mr_jval o, int64_t def, int64_t *out); /* sliding_window; null: refused */
+/* Per layer whether it holds experts: every decoder_sparse_step-th that is not in mlp_only_layers. */
+mr_err mr_cfg_sparse_layers(mr_jval o, int64_t layers, bool *sparse);
+/* num_attention_heads (required), num_key_value_heads (def_kv 0: as many), head_dim (even; def_dim). */
+mr_err mr_cfg_heads(mr_jval o, int64_t def_kv, int64_t def_dim, int64_t *heads, int64_t *kv_heads,
+                    int64_t *head_dim);
 /* num_experts_per_tok, n_group, topk_group of a router over `experts`. */
 mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def_keep, int64_t *k,
                      int64_t *groups, int64_t *keep);
@@ -183,6 +188,10 @@ void mr_gguf_config_refuse(mr_gguf_config *c, const char *key, const char *why);
 /* query_pre_attn_scalar, which the file lacks: the head's width, but hidden / heads for the one published size that is
  * told by its count of layers. */
 void mr_gguf_config_query_scalar(mr_gguf_config *c, int64_t layers_of_other);
+/* ARCH.rope.scaling.* of type none, linear or yarn (attention factor by its default) as rope_scaling. */
+void mr_gguf_config_rope_scaling(mr_gguf_config *c);
+/* ARCH.attention.value_length, if there, is key_length. */
+void mr_gguf_config_one_head_dim(mr_gguf_config *c);
 /* ARCH.rope.scaling.*: its type ("none" if absent) into type[32]. */
 void mr_gguf_config_rope_type(mr_gguf_config *c, char type[32]);
 

@@ -166,6 +166,37 @@ void mr_gguf_config_query_scalar(mr_gguf_config *c, int64_t layers_of_other)
                            layers == layers_of_other ? hidden / heads : key);
 }
 
+void mr_gguf_config_rope_scaling(mr_gguf_config *c)
+{
+    char type[32];
+    double v;
+    mr_gguf_config_rope_type(c, type);
+    if (!strcmp(type, "none"))
+        return;
+    if (strcmp(type, "linear") != 0 && strcmp(type, "yarn") != 0) {
+        mr_gguf_config_refuse(c, "rope.scaling.type", "only none, linear and yarn are supported");
+        return;
+    }
+    if (mr_gguf_config_get_num(c, "rope.scaling.attn_factor", &v) && v != 1)
+        mr_gguf_config_refuse(c, "rope.scaling.attn_factor", "only 1 is supported");
+    mr_gguf_config_open(c, "rope_scaling");
+    mr_gguf_config_raw(c, "rope_type", !strcmp(type, "yarn") ? "\"yarn\"" : "\"linear\"");
+    if (mr_gguf_config_get_num(c, "rope.scaling.factor", &v))
+        mr_gguf_config_num(c, "factor", v);
+    int64_t n;
+    if (mr_gguf_config_get_int(c, "rope.scaling.original_context_length", &n))
+        mr_gguf_config_int(c, "original_max_position_embeddings", n);
+    mr_gguf_config_close(c);
+}
+
+void mr_gguf_config_one_head_dim(mr_gguf_config *c)
+{
+    int64_t key, value;
+    if (mr_gguf_config_get_int(c, "attention.key_length", &key) &&
+        mr_gguf_config_get_int(c, "attention.value_length", &value) && value != key)
+        mr_gguf_config_refuse(c, "attention.value_length", "differs from key_length");
+}
+
 /* ---- what all share ---- */
 
 static void put_row(mr_gguf_config *c, const mr_gguf_row *r)

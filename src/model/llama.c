@@ -94,29 +94,6 @@ static mr_val build(mr_flow *f, const void *cfg)
 
 /* ---- GGUF ---- */
 
-static void gguf_rope(mr_gguf_config *c)
-{
-    char type[32];
-    double v;
-    mr_gguf_config_rope_type(c, type);
-    if (!strcmp(type, "none"))
-        return;
-    if (strcmp(type, "linear") != 0 && strcmp(type, "yarn") != 0) {
-        mr_gguf_config_refuse(c, "rope.scaling.type", "only none, linear and yarn are supported");
-        return;
-    }
-    if (mr_gguf_config_get_num(c, "rope.scaling.attn_factor", &v) && v != 1)
-        mr_gguf_config_refuse(c, "rope.scaling.attn_factor", "only 1 is supported");
-    mr_gguf_config_open(c, "rope_scaling");
-    mr_gguf_config_raw(c, "rope_type", !strcmp(type, "yarn") ? "\"yarn\"" : "\"linear\"");
-    if (mr_gguf_config_get_num(c, "rope.scaling.factor", &v))
-        mr_gguf_config_num(c, "factor", v);
-    int64_t n;
-    if (mr_gguf_config_get_int(c, "rope.scaling.original_context_length", &n))
-        mr_gguf_config_int(c, "original_max_position_embeddings", n);
-    mr_gguf_config_close(c);
-}
-
 static mr_err gguf_config(const mr_weights *w, mr_buf *json)
 {
     static const mr_gguf_row rows[] = {{"num_key_value_heads", "attention.head_count_kv", 'i'},
@@ -126,22 +103,21 @@ static mr_err gguf_config(const mr_weights *w, mr_buf *json)
     static const char *const others[] = {"expert_count", "attention.scale", "attention.clamp_kqv",
                                          "logit_scale"};
     mr_gguf_config c;
-    int64_t dim, key, value;
+    int64_t dim, key;
     double v;
     mr_gguf_config_begin(&c, w, "llama", "llama", rows, json);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (mr_gguf_config_get_num(&c, others[i], &v) && v != 0)
             mr_gguf_config_refuse(&c, others[i], "not supported for this architecture");
     bool has_key = mr_gguf_config_get_int(&c, "attention.key_length", &key);
-    if (mr_gguf_config_get_int(&c, "attention.value_length", &value) && has_key && value != key)
-        mr_gguf_config_refuse(&c, "attention.value_length", "differs from key_length");
+    mr_gguf_config_one_head_dim(&c);
     if (mr_gguf_config_get_int(&c, "rope.dimension_count", &dim)) {
         if (!has_key)
             mr_gguf_config_int(&c, "head_dim", dim);
         else if (dim != key)
             mr_gguf_config_refuse(&c, "rope.dimension_count", "only whole heads are rotated");
     }
-    gguf_rope(&c);
+    mr_gguf_config_rope_scaling(&c);
     return mr_gguf_config_end(&c);
 }
 
