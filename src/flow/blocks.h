@@ -51,6 +51,9 @@ const char *mr_flow_name(mr_flow *f, const char *fmt, ...)
 mr_val mr_flow_ids(mr_flow *f);      /* i32 [ROWS], made once */
 mr_val mr_flow_pos(mr_flow *f);      /* i32 [ROWS] */
 mr_val mr_flow_out_rows(mr_flow *f); /* i32 [OUT] */
+mr_val mr_flow_span(mr_flow *f);     /* i32 [ROWS,2], NULL in runs without images */
+/* The ids as the model reads them: those of media (-1: none) are `to`. */
+mr_val mr_flow_alias(mr_flow *f, mr_val ids, int32_t to, const int32_t media[3]);
 mr_val mr_flow_weight(mr_flow *f, const char *name, int rank, const int64_t *dim); /* required */
 mr_val mr_flow_weight_try(mr_flow *f, const char *name, int rank,
                           const int64_t *dim); /* MR_NO_VAL if absent */
@@ -59,15 +62,21 @@ mr_val mr_flow_op(mr_flow *f, mr_op op, const mr_val *in, int n_in, const mr_att
 
 /* ---- small blocks ---- */
 mr_val mr_flow_embed(mr_flow *f, const char *name, int64_t vocab, int64_t hidden, double scale);
+/* The same by other ids; with given, a run may give the rows instead (input "embeds"). */
+mr_val mr_flow_lookup(mr_flow *f, mr_val ids, const char *name, int64_t vocab, int64_t width,
+                      double scale, bool given);
 typedef struct mr_norm_spec {
     double eps, offset; /* offset 1: Gemma's (1 + w) */
 } mr_norm_spec;
 mr_val mr_flow_norm(mr_flow *f, mr_val x, const char *name,
-                    mr_norm_spec n); /* w has the width of x's last axis */
+                    mr_norm_spec n); /* w has the width of x's last axis; name NULL: no w */
 /* y = x W^T (+ b): PREFIX.weight [n_out, width of x], PREFIX.bias if bias */
 mr_val mr_flow_linear(mr_flow *f, mr_val x, const char *prefix, int64_t n_out, bool bias);
 mr_val mr_flow_add(mr_flow *f, mr_val a, mr_val b);
 mr_val mr_flow_mul(mr_flow *f, mr_val a, mr_val b);
+mr_val mr_flow_scale(mr_flow *f, mr_val x, double by);
+mr_val mr_flow_scale_weight(mr_flow *f, mr_val x, const char *name); /* times a stored number [1] */
+mr_val mr_flow_wanted(mr_flow *f, mr_val x); /* the rows whose output is wanted   [OUT,N] */
 mr_val mr_flow_act(mr_flow *f, mr_val x, mr_op fn);    /* MR_OP_SILU, MR_OP_GELU_TANH, MR_OP_GELU */
 mr_val mr_flow_heads(mr_flow *f, mr_val x, int64_t n); /* [R, n*D] -> [R, n, D]; 0 flattens */
 mr_val mr_flow_slice(mr_flow *f, mr_val x, int64_t start, int64_t len);
@@ -78,13 +87,15 @@ typedef enum mr_rope_kind {
     MR_ROPE_NONE,
     MR_ROPE_LINEAR,
     MR_ROPE_LLAMA3,
-    MR_ROPE_YARN
+    MR_ROPE_YARN,
+    MR_ROPE_PROPORTIONAL
 } mr_rope_kind;
 typedef struct mr_rope_spec {
     double theta;
     int64_t dim; /* rotated width */
     mr_rope_kind kind;
-    double factor, low, high, orig;      /* linear: factor; llama3: all; yarn: factor, orig */
+    double factor, low, high, orig; /* linear, proportional: factor; llama3: all; yarn: factor, orig */
+    int64_t angles;                 /* proportional: pairs that turn */
     double beta_fast, beta_slow, mscale; /* yarn; mscale multiplies cos and sin (1 = none) */
     bool truncate;
     bool interleaved; /* pairs (2i, 2i+1) */
@@ -108,7 +119,13 @@ typedef struct mr_attention_spec {
     const mr_rope_spec *rope; /* NULL: none; dim may be less than head_dim */
     mr_mask mask;
     int64_t window, block;
+    int span; /* rows of one image see each other: attention's attribute */
     double scale, softcap;
+    bool v_from_k; /* values are the keys' projection, before norm and rope */
+    bool v_norm;   /* values are normed, without a weight */
+    bool shared;   /* only queries of its own: keys and values are those of layer `source` */
+    int source;
+    bool wanted; /* shared: x holds the wanted rows alone (mr_flow_wanted) */
 } mr_attention_spec;
 mr_val mr_flow_attention(mr_flow *f, mr_val x,
                          const mr_attention_spec *s); /* with the output projection */
@@ -138,6 +155,7 @@ typedef struct mr_moe_spec {
     const char *prefix;      /* "model.layers.3.mlp" */
     const char *router;      /* PREFIX.gate.weight [E, hidden] */
     const char *router_bias; /* PREFIX.gate.e_score_correction_bias [E] or NULL */
+    const char *router_gain; /* PREFIX.router.per_expert_scale [E]: times the weights; or NULL */
     int64_t experts, top_k, groups, keep, width;
     const char *score; /* "sigmoid", "softmax" */
     bool group_max;    /* a group counts by its largest score, not the sum of its two largest */
@@ -149,6 +167,9 @@ typedef struct mr_moe_spec {
     const char *shared_gate; /* PREFIX.shared_expert_gate.weight [1, hidden], or NULL */
 } mr_moe_spec;
 mr_val mr_flow_moe(mr_flow *f, mr_val x, const mr_moe_spec *s);
+/* Its parts: the ids (the weights are the value after them), and the chosen experts' weighted sum. */
+mr_val mr_flow_route(mr_flow *f, mr_val x, const mr_moe_spec *s);
+mr_val mr_flow_experts(mr_flow *f, mr_val x, mr_val ids, const mr_moe_spec *s);
 
 /* Gathers the wanted rows, final norm, head, final cap (0: none).  A tied head reads the embedding; if the file holds a
  * head_name all the same and it is no copy of the embedding, it is used, as the reference does. */
@@ -161,6 +182,7 @@ typedef struct mr_head_spec {
     int64_t vocab;
     double softcap;
     bool act_f32; /* autoregressive families: the head's activations stay f32 */
+    bool wanted;  /* x holds the wanted rows alone */
 } mr_head_spec;
 mr_val mr_flow_head(mr_flow *f, mr_val x, const mr_head_spec *s);
 

@@ -16,7 +16,7 @@ mr_err mr_flow_new(mr_flow **out, const char *name, const mr_source *source)
     if (!f)
         return MR_ENOMEM;
     f->source = *source;
-    f->ids = f->pos = f->out_rows = MR_NO_VAL;
+    f->ids = f->pos = f->out_rows = f->span = MR_NO_VAL;
     mr_err e = mr_arena_new(&f->arena, MR_MEM_COMPILE);
     if (e == MR_OK && !(f->name = mr_arena_strdup(f->arena, name)))
         e = MR_ENOMEM;
@@ -27,6 +27,7 @@ mr_err mr_flow_new(mr_flow **out, const char *name, const mr_source *source)
         return e;
     }
     mr_names_init(&f->names, f->arena);
+    mr_names_init(&f->caches, f->arena);
     *out = f;
     return MR_OK;
 }
@@ -110,28 +111,33 @@ const char *mr_flow_name(mr_flow *f, const char *fmt, ...)
 
 /* ---- values ---- */
 
-static mr_val input(mr_flow *f, mr_val *slot, const char *name, mr_sym sym)
+static mr_val input(mr_flow *f, mr_val *slot, const char *name, mr_sym sym, int rank)
 {
     if (*slot == MR_NO_VAL && f->err == MR_OK) {
-        mr_dim dim = {.n = 1, .sym = sym};
-        mr_flow_keep(f, mr_graph_input(f->graph, name, MR_V_I32, 1, &dim, slot));
+        mr_dim dim[2] = {{.n = 1, .sym = sym}, {.n = 2}};
+        mr_flow_keep(f, mr_graph_input(f->graph, name, MR_V_I32, rank, dim, slot));
     }
     return f->err == MR_OK ? *slot : MR_NO_VAL;
 }
 
 mr_val mr_flow_ids(mr_flow *f)
 {
-    return input(f, &f->ids, "ids", MR_SYM_ROWS);
+    return input(f, &f->ids, "ids", MR_SYM_ROWS, 1);
 }
 
 mr_val mr_flow_pos(mr_flow *f)
 {
-    return input(f, &f->pos, "pos", MR_SYM_ROWS);
+    return input(f, &f->pos, "pos", MR_SYM_ROWS, 1);
 }
 
 mr_val mr_flow_out_rows(mr_flow *f)
 {
-    return input(f, &f->out_rows, "out_rows", MR_SYM_OUT);
+    return input(f, &f->out_rows, "out_rows", MR_SYM_OUT, 1);
+}
+
+mr_val mr_flow_span(mr_flow *f)
+{
+    return input(f, &f->span, "span", MR_SYM_ROWS, 2);
 }
 
 mr_val mr_flow_op(mr_flow *f, mr_op op, const mr_val *in, int n_in, const mr_attr *attr)
@@ -245,11 +251,11 @@ mr_val mr_flow_weight_try(mr_flow *f, const char *name, int rank, const int64_t 
 mr_val mr_flow_norm(mr_flow *f, mr_val x, const char *name, mr_norm_spec n)
 {
     int64_t width = mr_flow_width(f, x);
-    mr_val w = mr_flow_weight(f, name, 1, &width);
+    mr_val w = name ? mr_flow_weight(f, name, 1, &width) : MR_NONE;
     if (f->err != MR_OK)
         return MR_NO_VAL;
     double offset = n.offset;
-    if (known(f, name)->plus_one) {
+    if (name && known(f, name)->plus_one) {
         assert(n.offset == 1); /* only a norm of 1 + w can be stored summed up */
         offset = 0;
     }

@@ -17,17 +17,26 @@ static mr_val rope(mr_flow *f, mr_val x, mr_val table, int64_t start, bool inter
     return mr_flow_op(f, MR_OP_ROPE, (mr_val[]){x, table}, 2, attr);
 }
 
-/* cache + append; dv 0: values are the first numbers of the keys. */
+/* cache + append, remembered for layers that share it; dv 0: values are the first numbers of the
+ * keys. */
 static mr_val keep(mr_flow *f, int layer, mr_val k, mr_val v, int64_t heads, int64_t dk, int64_t dv,
                    int64_t window)
 {
-    mr_attr attr[] = {{.s = mr_flow_name(f, "layers.%d", layer)},
-                      {.i = heads},
-                      {.i = dk},
-                      {.i = dv},
-                      {.i = window}};
+    const char *name = mr_flow_name(f, "layers.%d", layer);
+    mr_attr attr[] = {{.s = name}, {.i = heads}, {.i = dk}, {.i = dv}, {.i = window}};
     mr_val c = mr_flow_op(f, MR_OP_CACHE, NULL, 0, attr);
-    return mr_flow_op(f, MR_OP_APPEND, (mr_val[]){c, k, v, mr_flow_pos(f)}, 4, NULL);
+    c = mr_flow_op(f, MR_OP_APPEND, (mr_val[]){c, k, v, mr_flow_pos(f)}, 4, NULL);
+    if (f->err == MR_OK)
+        mr_flow_keep(f, mr_names_put(&f->caches, name, c));
+    return c;
+}
+
+static mr_val cache_of(mr_flow *f, int layer)
+{
+    const char *name = mr_flow_name(f, "layers.%d", layer);
+    mr_name_slot *slot = mr_names_find(&f->caches, name, strlen(name));
+    assert(slot || f->err != MR_OK); /* a family's layers come in order */
+    return slot ? slot->value : MR_NO_VAL;
 }
 
 static const char *mask_name(mr_mask m)
@@ -43,8 +52,11 @@ static mr_val attend(mr_flow *f, mr_val q, mr_val cache, const mr_attention_spec
                       {.i = s->mask == MR_MASK_BLOCK ? s->block : 0},
                       {.f = s->scale},
                       {.f = s->softcap},
-                      {.i = dv}};
-    return mr_flow_op(f, MR_OP_ATTENTION, (mr_val[]){q, cache, mr_flow_pos(f)}, 3, attr);
+                      {.i = dv},
+                      {.i = s->span}};
+    mr_val in[] = {q, cache, mr_flow_pos(f), s->span ? mr_flow_span(f) : MR_NONE,
+                   s->wanted ? mr_flow_out_rows(f) : MR_NONE};
+    return mr_flow_op(f, MR_OP_ATTENTION, in, s->wanted ? 5 : s->span ? 4 : 3, attr);
 }
 
 static const char *under(mr_flow *f, const char *prefix, const char *name, const char *def)
@@ -53,7 +65,7 @@ static const char *under(mr_flow *f, const char *prefix, const char *name, const
 }
 
 typedef struct qkv {
-    mr_val q, k, v; /* [R, heads, head_dim] */
+    mr_val q, k, v; /* [R, heads, head_dim]; shared: q alone */
 } qkv;
 
 static qkv project(mr_flow *f, mr_val x, const mr_attention_spec *s)
@@ -68,8 +80,12 @@ static qkv project(mr_flow *f, mr_val x, const mr_attention_spec *s)
         y.v = mr_flow_slice(f, all, nq + nk, nk);
     } else {
         y.q = mr_flow_linear(f, x, under(f, s->prefix, s->q, "q_proj"), nq, s->qkv_bias);
+        if (s->shared)
+            return (qkv){mr_flow_heads(f, y.q, s->heads), MR_NO_VAL, MR_NO_VAL};
         y.k = mr_flow_linear(f, x, under(f, s->prefix, s->k, "k_proj"), nk, s->qkv_bias);
-        y.v = mr_flow_linear(f, x, under(f, s->prefix, s->v, "v_proj"), nk, s->qkv_bias);
+        y.v = y.k;
+        if (!s->v_from_k)
+            y.v = mr_flow_linear(f, x, under(f, s->prefix, s->v, "v_proj"), nk, s->qkv_bias);
     }
     y.q = mr_flow_heads(f, y.q, s->heads);
     y.k = mr_flow_heads(f, y.k, s->kv_heads);
@@ -77,21 +93,48 @@ static qkv project(mr_flow *f, mr_val x, const mr_attention_spec *s)
     return y;
 }
 
+/* The queries of a layer that reads another one's cache, ready for it. */
+static mr_val shared_queries(mr_flow *f, mr_val q, const mr_attention_spec *s)
+{
+    if (s->q_norm)
+        q = mr_flow_norm(f, q, mr_flow_name(f, "%s.%s.weight", s->prefix, s->q_norm), s->norm);
+    if (!s->rope)
+        return q;
+    mr_val table = mr_flow_rope_table(f, s->rope);
+    return rope(f, q, s->wanted ? mr_flow_wanted(f, table) : table, 0, s->rope->interleaved);
+}
+
+/* Norms and turns the parts; gives the cache that holds keys and values. */
+static mr_val store(mr_flow *f, qkv *y, const mr_attention_spec *s)
+{
+    int64_t d = s->head_dim, window = s->mask == MR_MASK_WINDOW ? s->window : 0;
+    const char *p = s->prefix;
+    if (s->q_norm)
+        y->q = mr_flow_norm(f, y->q, mr_flow_name(f, "%s.%s.weight", p, s->q_norm), s->norm);
+    if (s->k_norm)
+        y->k = mr_flow_norm(f, y->k, mr_flow_name(f, "%s.%s.weight", p, s->k_norm), s->norm);
+    if (s->v_norm)
+        y->v = mr_flow_norm(f, y->v, NULL, (mr_norm_spec){.eps = s->norm.eps});
+    if (s->rope) {
+        mr_val table = mr_flow_rope_table(f, s->rope);
+        y->q = rope(f, y->q, table, 0, s->rope->interleaved);
+        y->k = rope(f, y->k, table, 0, s->rope->interleaved);
+    }
+    return keep(f, s->layer, y->k, y->v, s->kv_heads, d, d, window);
+}
+
 mr_val mr_flow_attention(mr_flow *f, mr_val x, const mr_attention_spec *s)
 {
     int64_t d = s->head_dim, n = mr_flow_width(f, x);
+    mr_val cache;
+    assert(s->shared || !s->wanted);
     qkv y = project(f, x, s);
-    if (s->q_norm)
-        y.q = mr_flow_norm(f, y.q, mr_flow_name(f, "%s.%s.weight", s->prefix, s->q_norm), s->norm);
-    if (s->k_norm)
-        y.k = mr_flow_norm(f, y.k, mr_flow_name(f, "%s.%s.weight", s->prefix, s->k_norm), s->norm);
-    if (s->rope) {
-        mr_val table = mr_flow_rope_table(f, s->rope);
-        y.q = rope(f, y.q, table, 0, s->rope->interleaved);
-        y.k = rope(f, y.k, table, 0, s->rope->interleaved);
+    if (s->shared) {
+        y.q = shared_queries(f, y.q, s);
+        cache = cache_of(f, s->source);
+    } else {
+        cache = store(f, &y, s);
     }
-    int64_t window = s->mask == MR_MASK_WINDOW ? s->window : 0;
-    mr_val cache = keep(f, s->layer, y.k, y.v, s->kv_heads, d, d, window);
     mr_val o = mr_flow_heads(f, attend(f, y.q, cache, s, d), 0);
     return mr_flow_linear(f, o, under(f, s->prefix, s->o, "o_proj"), n, s->o_bias);
 }

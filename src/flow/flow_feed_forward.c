@@ -27,18 +27,22 @@ static mr_val expert_linear(mr_flow *f, mr_val x, mr_val w, mr_val ids)
 }
 
 /* The router's activations stay f32 in every precision: a rounding there changes the choice of
- * experts.  Gives the ids; the weights are the value after them. */
-static mr_val route(mr_flow *f, mr_val x, const mr_moe_spec *s)
+ * experts. */
+mr_val mr_flow_route(mr_flow *f, mr_val x, const mr_moe_spec *s)
 {
     const char *router = mr_flow_name(f, "%s.%s", s->prefix, s->router);
-    mr_val logits = mr_flow_linear_act(f, x, router, s->experts, false, "f32"), bias = MR_NONE;
+    mr_val logits = mr_flow_linear_act(f, x, router, s->experts, false, "f32");
+    mr_val bias = MR_NONE, gain = MR_NONE;
     if (s->router_bias)
         bias =
             mr_flow_weight(f, mr_flow_name(f, "%s.%s", s->prefix, s->router_bias), 1, &s->experts);
     mr_attr attr[] = {
         {.i = s->top_k}, {.s = s->score},    {.i = s->groups}, {.i = s->keep},
         {.i = s->norm},  {.f = s->norm_eps}, {.f = s->scale},  {.i = s->group_max ? 1 : 2}};
-    return mr_flow_op(f, MR_OP_ROUTE, (mr_val[]){logits, bias}, 2, attr);
+    if (s->router_gain)
+        gain =
+            mr_flow_weight(f, mr_flow_name(f, "%s.%s", s->prefix, s->router_gain), 1, &s->experts);
+    return mr_flow_op(f, MR_OP_ROUTE, (mr_val[]){logits, bias, gain}, s->router_gain ? 3 : 2, attr);
 }
 
 /* The expert that all rows go through; with a gate, weighted by sigmoid(w x): a sum over one expert. */
@@ -55,16 +59,21 @@ static mr_val shared_expert(mr_flow *f, mr_val x, const mr_moe_spec *s)
     return mr_flow_op(f, MR_OP_COMBINE, (mr_val[]){mr_flow_heads(f, y, 1), gate}, 2, NULL);
 }
 
-mr_val mr_flow_moe(mr_flow *f, mr_val x, const mr_moe_spec *s)
+mr_val mr_flow_experts(mr_flow *f, mr_val x, mr_val ids, const mr_moe_spec *s)
 {
     int64_t n = mr_flow_width(f, x);
-    mr_val ids = route(f, x, s), weights = ids == MR_NO_VAL ? MR_NO_VAL : ids + 1;
+    mr_val weights = ids == MR_NO_VAL ? MR_NO_VAL : ids + 1;
     mr_val wg = expert_weight(f, s, "gate_proj", s->width, n);
     mr_val wu = expert_weight(f, s, "up_proj", s->width, n);
     mr_val wd = expert_weight(f, s, "down_proj", n, s->width);
     mr_val g = expert_linear(f, x, wg, ids), u = expert_linear(f, x, wu, ids);
     mr_val h = mr_flow_mul(f, mr_flow_act(f, g, s->fn), u);
     mr_val y = expert_linear(f, h, wd, ids);
-    y = mr_flow_op(f, MR_OP_COMBINE, (mr_val[]){y, weights}, 2, NULL);
+    return mr_flow_op(f, MR_OP_COMBINE, (mr_val[]){y, weights}, 2, NULL);
+}
+
+mr_val mr_flow_moe(mr_flow *f, mr_val x, const mr_moe_spec *s)
+{
+    mr_val y = mr_flow_experts(f, x, mr_flow_route(f, x, s), s);
     return s->shared_width ? mr_flow_add(f, y, shared_expert(f, x, s)) : y;
 }

@@ -6,9 +6,24 @@
 
 mr_val mr_flow_embed(mr_flow *f, const char *name, int64_t vocab, int64_t hidden, double scale)
 {
-    mr_val ids = mr_flow_ids(f), table = mr_flow_weight(f, name, 2, (int64_t[]){vocab, hidden});
+    return mr_flow_lookup(f, mr_flow_ids(f), name, vocab, hidden, scale, false);
+}
+
+mr_val mr_flow_lookup(mr_flow *f, mr_val ids, const char *name, int64_t vocab, int64_t width,
+                      double scale, bool given)
+{
+    mr_val table = mr_flow_weight(f, name, 2, (int64_t[]){vocab, width}), embeds = MR_NONE;
+    mr_dim dim[2] = {{.n = 1, .sym = MR_SYM_ROWS}, {.n = width}};
     mr_attr attr = {.f = scale};
-    return mr_flow_op(f, MR_OP_EMBED, (mr_val[]){ids, table}, 2, &attr);
+    if (given && f->err == MR_OK)
+        mr_flow_keep(f, mr_graph_input(f->graph, "embeds", MR_V_F32, 2, dim, &embeds));
+    return mr_flow_op(f, MR_OP_EMBED, (mr_val[]){ids, table, embeds}, given ? 3 : 2, &attr);
+}
+
+mr_val mr_flow_alias(mr_flow *f, mr_val ids, int32_t to, const int32_t media[3])
+{
+    mr_attr attr[] = {{.i = to}, {.i = media[0]}, {.i = media[1]}, {.i = media[2]}};
+    return mr_flow_op(f, MR_OP_ALIAS, &ids, 1, attr);
 }
 
 mr_val mr_flow_linear_act(mr_flow *f, mr_val x, const char *prefix, int64_t n_out, bool bias,
@@ -34,6 +49,24 @@ mr_val mr_flow_add(mr_flow *f, mr_val a, mr_val b)
 mr_val mr_flow_mul(mr_flow *f, mr_val a, mr_val b)
 {
     return mr_flow_op(f, MR_OP_MUL, (mr_val[]){a, b}, 2, NULL);
+}
+
+mr_val mr_flow_scale(mr_flow *f, mr_val x, double by)
+{
+    mr_attr attr = {.f = by};
+    return mr_flow_op(f, MR_OP_SCALE, &x, 1, &attr);
+}
+
+mr_val mr_flow_scale_weight(mr_flow *f, mr_val x, const char *name)
+{
+    mr_attr attr = {.f = 1};
+    mr_val w = mr_flow_weight(f, name, 1, (int64_t[]){1});
+    return mr_flow_op(f, MR_OP_SCALE, (mr_val[]){x, w}, 2, &attr);
+}
+
+mr_val mr_flow_wanted(mr_flow *f, mr_val x)
+{
+    return mr_flow_op(f, MR_OP_GATHER, (mr_val[]){x, mr_flow_out_rows(f)}, 2, NULL);
 }
 
 mr_val mr_flow_act(mr_flow *f, mr_val x, mr_op fn)
@@ -63,7 +96,7 @@ mr_val mr_flow_concat(mr_flow *f, mr_val a, mr_val b)
 
 static const char *kind_name(mr_rope_kind k)
 {
-    static const char *const name[] = {"none", "linear", "llama3", "yarn"};
+    static const char *const name[] = {"none", "linear", "llama3", "yarn", "proportional"};
     return name[k];
 }
 
@@ -75,7 +108,7 @@ static bool same_table(const mr_rope_spec *a, const mr_rope_spec *b)
     return a->theta == b->theta && a->dim == b->dim && a->kind == b->kind &&
            a->factor == b->factor && a->low == b->low && a->high == b->high && a->orig == b->orig &&
            a->beta_fast == b->beta_fast && a->beta_slow == b->beta_slow && a->mscale == b->mscale &&
-           a->truncate == b->truncate;
+           a->truncate == b->truncate && a->angles == b->angles;
 }
 
 /* Attributes that a kind does not use take their defaults, so that the graph does not show a spec's
@@ -106,6 +139,8 @@ static mr_val make_table(mr_flow *f, const mr_rope_spec *r)
         attr[SLOW].f = r->beta_slow;
         attr[mr_attr_index(MR_OP_ROPE_TABLE, "truncate")].i = r->truncate;
     }
+    if (r->kind == MR_ROPE_PROPORTIONAL)
+        attr[mr_attr_index(MR_OP_ROPE_TABLE, "angles")].i = r->angles;
     int64_t half = r->dim / 2;
     mr_val factors = r->factors ? mr_flow_weight_try(f, r->factors, 1, &half) : MR_NONE;
     return mr_flow_op(f, MR_OP_ROPE_TABLE, (mr_val[]){mr_flow_pos(f), factors}, 2, attr);
@@ -139,7 +174,7 @@ static const char *head_matrix(mr_flow *f, const mr_head_spec *s)
 
 mr_val mr_flow_head(mr_flow *f, mr_val x, const mr_head_spec *s)
 {
-    mr_val y = mr_flow_op(f, MR_OP_GATHER, (mr_val[]){x, mr_flow_out_rows(f)}, 2, NULL);
+    mr_val y = s->wanted ? x : mr_flow_wanted(f, x);
     y = mr_flow_norm(f, y, s->norm_name, s->norm);
     int64_t dim[2] = {s->vocab, mr_flow_width(f, y)};
     mr_val w = mr_flow_weight(f, head_matrix(f, s), 2, dim), b = MR_NONE;

@@ -240,9 +240,10 @@ mr_err mr_shape_WEIGHT(mr_shape *s)
     if (!mr_dtype_is_weight(y->fmt.dtype, y->fmt.bits))
         return refuse(s, "format %s is not one of weights", mr_fmt_name(y->fmt, fmt));
     int64_t k = last(y).n;
-    bool whole = y->fmt.dtype == MR_AFFINE ? y->fmt.group > 0 && k % y->fmt.group == 0
-                                           : k % mr_dtype_block(y->fmt.dtype) == 0;
-    if (!whole)
+    mr_fmt f = y->fmt;
+    bool known =
+        !mr_dtype_is_grouped(f.dtype) || mr_group_known(f.dtype, f.bits, f.group, f.scale_dtype);
+    if (!known || k % mr_row_unit(f.dtype, f.bits, f.group))
         return refuse(s, "a row of %lld is not whole blocks of %s", (long long)k,
                       mr_fmt_name(y->fmt, fmt));
     return MR_OK;
@@ -262,10 +263,35 @@ mr_err mr_shape_CACHE(mr_shape *s)
 
 /* ---- rows ---- */
 
+mr_err mr_shape_ALIAS(mr_shape *s)
+{
+    static const char *const ids[] = {"a", "b", "c"};
+    MR_TRY(need_i32(s, 0, 1));
+    MR_TRY(int_range(s, "to", 0, INT32_MAX));
+    for (int i = 0; i < 3; i++)
+        MR_TRY(int_range(s, ids[i], -1, INT32_MAX));
+    return give(s, 0, MR_V_I32, 1, s->x[0]->dim[0], (mr_dim){0}, (mr_dim){0});
+}
+
+/* An operand that a run may leave out must be an input: nothing else can be NULL. */
+static mr_err need_input(const mr_shape *s, int i)
+{
+    if (mr_graph_node(s->g, s->x[i]->node)->op != MR_OP_INPUT)
+        return refuse(s, "%s is not an input", s->info->in_name[i]);
+    return MR_OK;
+}
+
 mr_err mr_shape_EMBED(mr_shape *s)
 {
+    enum { EMBEDS = 2 };
     MR_TRY(need_i32(s, 0, 1));
     MR_TRY(need_weight(s, 1, 2));
+    if (s->x[EMBEDS]) {
+        MR_TRY(need_f32(s, EMBEDS, 2, 2));
+        MR_TRY(need_input(s, EMBEDS));
+        MR_TRY(same_rows(s, EMBEDS, 0));
+        MR_TRY(same_dim(s, EMBEDS, 1, 1, 1));
+    }
     return give_flat(s, s->x[0]->dim[0], s->x[1]->dim[1]);
 }
 
@@ -332,6 +358,9 @@ static mr_err elementwise(mr_shape *s)
 
 mr_err mr_shape_SCALE(mr_shape *s)
 {
+    MR_TRY(need_vector(s, 1, (mr_dim){.n = 1}));
+    if (s->x[1] && attr_f(s, "by") != 1)
+        return refuse(s, "by %g beside w", attr_f(s, "by"));
     return elementwise(s);
 }
 
@@ -417,12 +446,14 @@ mr_err mr_shape_ROPE_TABLE(mr_shape *s)
     int64_t dim = attr_i(s, "dim");
     MR_TRY(int_range(s, "dim", 2, 1 << 16));
     MR_TRY(int_range(s, "truncate", 0, 1));
-    MR_TRY(one_of(s, "kind", "none linear llama3 yarn"));
+    MR_TRY(one_of(s, "kind", "none linear llama3 yarn proportional"));
     MR_TRY(positive(s, "theta"));
     MR_TRY(positive(s, "factor"));
     MR_TRY(positive(s, "mscale"));
     if (dim % 2)
         return refuse(s, "dim %lld is odd", (long long)dim);
+    bool part = !strcmp(kind, "proportional");
+    MR_TRY(int_range(s, "angles", part, part ? dim / 2 : 0));
     if (!strcmp(kind, "llama3")) {
         MR_TRY(positive(s, "orig"));
         MR_TRY(positive(s, "low"));
@@ -525,14 +556,36 @@ static mr_err attention_mask(const mr_shape *s, const mr_node *cache)
     return MR_OK;
 }
 
+/* Which rows of the run q has, and the image that each row of the run belongs to. */
+static mr_err attention_rows(const mr_shape *s)
+{
+    enum { Q, POS = 2, SPAN, ROWS };
+    const char *mask = attr_s(s, "mask");
+    bool ahead = !strcmp(mask, "causal") || !strcmp(mask, "window");
+    MR_TRY(need_i32(s, POS, 1));
+    MR_TRY(int_range(s, "span", s->x[SPAN] ? 1 : 0, s->x[SPAN] && ahead ? 2 : 0));
+    if (s->x[SPAN]) {
+        MR_TRY(need_i32(s, SPAN, 2));
+        MR_TRY(need_input(s, SPAN));
+        MR_TRY(same_rows(s, SPAN, POS));
+        if (s->x[SPAN]->dim[1].n != 2)
+            return refuse(s, "span is not [R,2]");
+    }
+    if (!s->x[ROWS])
+        return same_rows(s, Q, POS);
+    MR_TRY(need_i32(s, ROWS, 1));
+    if (s->x[POS]->dim[0].sym != MR_SYM_ROWS || s->x[POS]->dim[0].n != 1)
+        return refuse(s, "pos is not of all rows");
+    return same_rows(s, Q, ROWS);
+}
+
 mr_err mr_shape_ATTENTION(mr_shape *s)
 {
     const mr_node *cache;
     MR_TRY(need_f32(s, 0, 3, 3));
     MR_TRY(need_cache(s, 1, &cache));
-    MR_TRY(need_i32(s, 2, 1));
-    MR_TRY(same_rows(s, 0, 2));
     MR_TRY(attention_mask(s, cache));
+    MR_TRY(attention_rows(s));
     MR_TRY(not_negative(s, "softcap"));
     int64_t heads = mr_attr_i(cache, "heads"), dk = mr_attr_i(cache, "dk"),
             dv = mr_attr_i(cache, "dv");
@@ -556,6 +609,7 @@ mr_err mr_shape_ROUTE(mr_shape *s)
     MR_TRY(need_f32(s, 0, 2, 2));
     mr_dim rows = s->x[0]->dim[0], experts = s->x[0]->dim[1];
     MR_TRY(need_vector(s, 1, experts));
+    MR_TRY(need_vector(s, 2, experts));
     MR_TRY(one_of(s, "score", "sigmoid softmax"));
     MR_TRY(int_range(s, "norm", 0, 1));
     MR_TRY(not_negative(s, "eps"));

@@ -34,6 +34,7 @@ typedef struct segment {
     int64_t row, rows;
     int64_t task0;  /* its first task */
     int32_t blocks; /* tasks per KV head */
+    int32_t slot;
 } segment;
 
 typedef struct work {
@@ -52,8 +53,9 @@ size_t mr_attention_rows(int64_t rows)
     return ((size_t)rows * (sizeof(segment) + sizeof(mr_range)) + 63) / 64 * 64;
 }
 
-/* What a mask lets the row at `pos` see of the kv_len positions that are there. */
-static mr_range visible(const mr_cpu_step *p, int64_t pos, int64_t kv_len)
+/* What a mask lets the row at `pos` see of the kv_len positions that are there; image: the positions
+ * of the image it belongs to, or NULL. */
+static mr_range visible(const mr_cpu_step *p, int64_t pos, const int32_t *image, int64_t kv_len)
 {
     int64_t lo = 0, hi = kv_len, width = p->att.width;
     if (p->att.mask == MR_MASK_CAUSAL || p->att.mask == MR_MASK_WINDOW)
@@ -62,6 +64,10 @@ static mr_range visible(const mr_cpu_step *p, int64_t pos, int64_t kv_len)
         hi = (pos / width + 1) * width;
     if (p->att.mask == MR_MASK_WINDOW && pos + 1 > width)
         lo = pos + 1 - width;
+    if (image && image[1] > hi)
+        hi = image[1];
+    if (image && image[1] > image[0] && image[0] < lo && p->att.image == 2)
+        lo = image[0];
     return (mr_range){(int32_t)lo, (int32_t)(hi < kv_len ? hi : kv_len)};
 }
 
@@ -94,8 +100,7 @@ static void run_task(void *ctx, int task, int worker)
     int64_t i = task - s->task0, head = i % w->heads, block = s->blocks - 1 - i / w->heads;
     int64_t pairs = s->rows * w->group;
     int64_t first = pairs * block / s->blocks, last = pairs * (block + 1) / s->blocks;
-    int32_t slot = run->slot[s->row];
-    const mr_kv *kv = run->kv[slot];
+    const mr_kv *kv = run->kv[s->slot];
     mr_attend at = {.cache = &kv->cache[w->cache],
                     .bf16 = kv->bf16,
                     .kv_head = (int)head,
@@ -115,9 +120,35 @@ static void run_task(void *ctx, int task, int worker)
                       w->own + (size_t)worker * prep->att.per_thread);
 }
 
+/* Finds each row's range and the segments; gives the number of tasks. */
+static int64_t cut(work *w, segment *seg, mr_range *range)
+{
+    enum { POS = 2, SPAN, ROWS };
+    const mr_cpu_call *c = w->c;
+    const int32_t *pos = mr_cpu_ints(c, POS), *rows = NULL, *span = NULL;
+    if (mr_cpu_given(c, SPAN))
+        span = mr_cpu_ints(c, SPAN);
+    if (c->step->in[ROWS].where != MR_AT_NONE)
+        rows = mr_cpu_ints(c, ROWS);
+    int64_t tasks = 0;
+    for (int64_t r = 0, e; r < w->q.rows; r = e) {
+        int32_t slot = c->run->slot[rows ? rows[r] : r];
+        for (e = r; e < w->q.rows; e++) {
+            int64_t row = rows ? rows[e] : e;
+            if (c->run->slot[row] != slot)
+                break;
+            range[e] =
+                visible(c->prep, pos[row], span ? span + 2 * row : NULL, c->run->kv_len[slot]);
+        }
+        int64_t blocks = blocks_for(w, (e - r) * w->group);
+        seg[w->n_seg++] = (segment){r, e - r, tasks, (int32_t)blocks, slot};
+        tasks += blocks * w->heads;
+    }
+    return tasks;
+}
+
 mr_err mr_run_attention(const mr_cpu_call *c)
 {
-    const int32_t *slot = c->run->slot, *pos = mr_cpu_ints(c, 2);
     work w = {.c = c, .q = mr_cpu_in(c, 0), .y = mr_cpu_out(c, 0)};
     w.cache = c->step->in[1].index;
     w.heads = c->plan->caches[w.cache].heads;
@@ -125,14 +156,7 @@ mr_err mr_run_attention(const mr_cpu_call *c)
     w.own = c->scratch + mr_attention_rows(w.q.rows);
     segment *seg = (segment *)c->scratch;
     mr_range *range = (mr_range *)(seg + w.q.rows);
-    int64_t tasks = 0;
-    for (int64_t r = 0, e; r < w.q.rows; r = e) {
-        for (e = r; e < w.q.rows && slot[e] == slot[r]; e++)
-            range[e] = visible(c->prep, pos[e], c->run->kv_len[slot[r]]);
-        int64_t blocks = blocks_for(&w, (e - r) * w.group);
-        seg[w.n_seg++] = (segment){r, e - r, tasks, (int32_t)blocks};
-        tasks += blocks * w.heads;
-    }
+    int64_t tasks = cut(&w, seg, range);
     if (tasks > INT32_MAX)
         return mr_fail(MR_ELIMIT, "attention: %lld rows are too many", (long long)w.q.rows);
     if (!tasks)

@@ -36,6 +36,12 @@ const int32_t *mr_cpu_ints(const mr_cpu_call *c, int i)
     return (const int32_t *)address(c, &c->step->in[i]);
 }
 
+bool mr_cpu_given(const mr_cpu_call *c, int i)
+{
+    const mr_operand_ref *r = &c->step->in[i];
+    return r->where == MR_AT_INPUT && c->run->inputs[r->index];
+}
+
 const float *mr_cpu_vector(const mr_cpu_call *c, int i)
 {
     const mr_operand_ref *r = &c->step->in[i];

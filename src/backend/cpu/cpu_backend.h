@@ -51,8 +51,12 @@ typedef struct mr_cpu_step {
         const float *freq; /* [half] */
     } table;
     struct {
+        int32_t to, id[3];
+    } alias;
+    struct {
         mr_mask mask;
         int64_t width; /* of the window or the block */
+        int image; /* attribute span */
         int dv;
         float scale, softcap;
         size_t per_thread; /* scratch */
@@ -91,6 +95,8 @@ static inline mr_view mr_cpu_out(const mr_cpu_call *c, int i)
     return mr_cpu_view(c, &c->step->out[i]);
 }
 const int32_t *mr_cpu_ints(const mr_cpu_call *c, int i);
+/* Whether operand i, an input that may be NULL, is there. */
+bool mr_cpu_given(const mr_cpu_call *c, int i);
 /* Of operand i: its floats (a vector weight), its matrix; NULL if it is absent. */
 const float *mr_cpu_vector(const mr_cpu_call *c, int i);
 const mr_matrix *mr_cpu_matrix(const mr_cpu_call *c, int i);
@@ -107,6 +113,7 @@ mr_err mr_cpu_step_plan(const mr_backend *b, const mr_plan *p, mr_step *s);
 mr_cpu_fn mr_cpu_runner(mr_op op); /* NULL: not an op that runs */
 
 /* cpu_rows.c */
+mr_err mr_run_alias(const mr_cpu_call *c);
 mr_err mr_run_embed(const mr_cpu_call *c);
 mr_err mr_run_gather(const mr_cpu_call *c);
 mr_err mr_run_pairwise(const mr_cpu_call *c);

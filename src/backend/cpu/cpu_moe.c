@@ -89,7 +89,7 @@ typedef struct routed {
     const mr_cpu_call *c;
     mr_view x, w;
     int32_t *ids;
-    const float *bias;
+    const float *bias, *gain;
 } routed;
 
 /* Per expert: score, choice, room for a group's sum, a mark. */
@@ -169,6 +169,8 @@ static void route_row(const routed *s, int64_t r, float *score)
     }
     for (int64_t j = 0; j < k; j++)
         w[j] = (p->route.norm ? w[j] / (sum + p->route.eps) : w[j]) * p->route.scale;
+    for (int64_t j = 0; s->gain && j < k; j++)
+        w[j] = w[j] * s->gain[ids[j]];
 }
 
 static void run_route(const void *ctx, int64_t first, int64_t last, int worker)
@@ -182,7 +184,7 @@ static void run_route(const void *ctx, int64_t first, int64_t last, int worker)
 mr_err mr_run_route(const mr_cpu_call *c)
 {
     routed s = {c, mr_cpu_in(c, 0), mr_cpu_out(c, 1), (int32_t *)mr_cpu_view(c, &c->step->out[0]).p,
-                mr_cpu_vector(c, 1)};
+                mr_cpu_vector(c, 1), mr_cpu_vector(c, 2)};
     mr_cpu_split(c->cpu, s.x.rows, s.x.dim * (8 + c->prep->route.k), run_route, &s);
     return MR_OK;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 static const mr_cpu_fn runners[MR_OP_COUNT] = {
+    [MR_OP_ALIAS] = mr_run_alias,
     [MR_OP_EMBED] = mr_run_embed,
     [MR_OP_GATHER] = mr_run_gather,
     [MR_OP_LINEAR] = mr_run_linear,
@@ -130,6 +131,7 @@ static void prepare_attention(const mr_node *n, const mr_step *s, mr_cpu_step *p
 {
     p->att.mask = mask_named(mr_attr_s(n, "mask"));
     p->att.width = mr_attr_i(n, p->att.mask == MR_MASK_WINDOW ? "window" : "block");
+    p->att.image = (int)mr_attr_i(n, "span");
     p->att.dv = (int)mr_attr_i(n, "dv");
     p->att.scale = (float)mr_attr_f(n, "scale");
     p->att.softcap = (float)mr_attr_f(n, "softcap");
@@ -159,6 +161,12 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
         p->mm = (mr_mm){cpu->pool, cpu->base.opts.isa, plan->precision, f32};
     }
     switch (s->op) {
+    case MR_OP_ALIAS:
+        p->alias.to = (int32_t)mr_attr_i(n, "to");
+        p->alias.id[0] = (int32_t)mr_attr_i(n, "a");
+        p->alias.id[1] = (int32_t)mr_attr_i(n, "b");
+        p->alias.id[2] = (int32_t)mr_attr_i(n, "c");
+        break;
     case MR_OP_EMBED:
         p->p = (float)mr_attr_f(n, "scale");
         break;

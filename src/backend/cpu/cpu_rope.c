@@ -79,9 +79,12 @@ void mr_rope_frequencies(const mr_node *n, float *freq)
     }
     for (int64_t i = 0; i < half; i++)
         freq[i] = 1.0f / freq[i];
-    if (!strcmp(kind, "linear"))
+    if (!strcmp(kind, "linear") || !strcmp(kind, "proportional"))
         for (int64_t i = 0; i < half; i++)
             freq[i] = freq[i] / (float)mr_attr_f(n, "factor");
+    if (!strcmp(kind, "proportional"))
+        for (int64_t i = mr_attr_i(n, "angles"); i < half; i++)
+            freq[i] = 0;
     if (!strcmp(kind, "llama3"))
         llama3(n, freq, half);
 }

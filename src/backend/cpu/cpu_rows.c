@@ -44,11 +44,12 @@ static bool is_flat(const mr_view *v)
 
 static mr_err elementwise(const mr_cpu_call *c, mr_view y, mr_view a, mr_view b, int64_t cost)
 {
+    const float *w = c->prep->op == MR_OP_SCALE ? mr_cpu_vector(c, 1) : NULL;
     if (is_flat(&y) && is_flat(&a) && is_flat(&b)) {
         y.dim *= y.heads;
         y.heads = 1;
     }
-    pieces s = {c->cpu, c->prep->op, c->prep->p, y, a, b, (y.dim + PIECE - 1) / PIECE};
+    pieces s = {c->cpu, c->prep->op, w ? *w : c->prep->p, y, a, b, (y.dim + PIECE - 1) / PIECE};
     int64_t piece = y.dim < PIECE ? y.dim : PIECE;
     mr_cpu_split(c->cpu, y.rows * y.heads * s.per_head, piece * cost, run_pieces, &s);
     return MR_OK;
@@ -140,10 +141,36 @@ static void run_embed(const void *ctx, int64_t first, int64_t last, int worker)
     }
 }
 
+mr_err mr_run_alias(const mr_cpu_call *c)
+{
+    const int32_t *ids = mr_cpu_ints(c, 0);
+    mr_view y = mr_cpu_out(c, 0);
+    for (int64_t r = 0; r < y.rows; r++) {
+        bool other = false;
+        for (int i = 0; i < 3; i++)
+            other |= ids[r] >= 0 && ids[r] == c->prep->alias.id[i];
+        ((int32_t *)y.p)[r * y.row] = other ? c->prep->alias.to : ids[r];
+    }
+    return MR_OK;
+}
+
+static void run_given(const void *ctx, int64_t first, int64_t last, int worker)
+{
+    (void)worker;
+    const pick *s = ctx;
+    for (int64_t i = first; i < last; i++)
+        memcpy(s->y.p + i * s->y.row, s->x.p + i * s->x.row, (size_t)s->y.dim * sizeof(float));
+}
+
 mr_err mr_run_embed(const mr_cpu_call *c)
 {
     pick s = {
         .c = c, .y = mr_cpu_out(c, 0), .rows = mr_cpu_ints(c, 0), .table = mr_cpu_matrix(c, 1)};
+    if (mr_cpu_given(c, 2)) {
+        s.x = mr_cpu_in(c, 2);
+        mr_cpu_split(c->cpu, s.y.rows, s.y.dim, run_given, &s);
+        return MR_OK;
+    }
     MR_TRY(check_rows("embed", s.rows, s.y.rows, mr_matrix_n(s.table)));
     mr_cpu_split(c->cpu, s.y.rows, s.y.dim * 8, run_embed, &s);
     return MR_OK;

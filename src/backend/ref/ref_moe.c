@@ -70,8 +70,9 @@ static void keep_groups(const mr_node *n, int64_t experts, workspace *w)
             w->choice[e] = -INFINITY;
 }
 
-static void route_row(const mr_node *n, const float *logits, const mr_weight *bias, int64_t experts,
-                      workspace *w, int32_t *ids, float *weights)
+static void route_row(const mr_node *n, const float *logits, const mr_weight *bias,
+                      const mr_weight *gain, int64_t experts, workspace *w, int32_t *ids,
+                      float *weights)
 {
     int64_t k = mr_attr_i(n, "k");
     double sum = 0, scale = mr_attr_f(n, "scale");
@@ -86,7 +87,8 @@ static void route_row(const mr_node *n, const float *logits, const mr_weight *bi
     }
     double divisor = mr_attr_i(n, "norm") ? sum + mr_attr_f(n, "eps") : 1;
     for (int64_t j = 0; j < k; j++)
-        weights[j] = (float)(w->score[ids[j]] / divisor * scale);
+        weights[j] =
+            (float)(w->score[ids[j]] / divisor * scale * (gain ? gain->data[ids[j]] : 1.0f));
 }
 
 mr_err mr_ref_ROUTE(const mr_ref_step *s)
@@ -100,7 +102,7 @@ mr_err mr_ref_ROUTE(const mr_ref_step *s)
     bool *flags = (bool *)(f + 3 * n);
     workspace w = {f, f + n, f + 2 * n, flags, flags + n};
     for (int64_t r = 0; r < x->rows; r++)
-        route_row(s->node, mr_ref_row(x, r, 0), s->in[1].w, x->width, &w,
+        route_row(s->node, mr_ref_row(x, r, 0), s->in[1].w, s->in[2].w, x->width, &w,
                   ids->i + r * ids->row_stride, mr_ref_row(weights, r, 0));
     mr_free(memory);
     return MR_OK;

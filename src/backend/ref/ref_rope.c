@@ -49,6 +49,8 @@ static double frequency(const mr_node *n, int64_t i)
         return f / mr_attr_f(n, "factor");
     if (!strcmp(kind, "llama3"))
         return llama3(n, f);
+    if (!strcmp(kind, "proportional"))
+        return i < mr_attr_i(n, "angles") ? f / mr_attr_f(n, "factor") : 0;
     return !strcmp(kind, "yarn") ? yarn(n, f, i) : f;
 }
 

@@ -20,10 +20,28 @@ LEAF(CACHE)
 
 /* ---- gathering ---- */
 
-mr_err mr_ref_EMBED(const mr_ref_step *s)
+mr_err mr_ref_ALIAS(const mr_ref_step *s)
 {
     const mr_ref_array *ids = &s->in[0], *y = &s->out[0];
+    const int64_t a = mr_attr_i(s->node, "a"), b = mr_attr_i(s->node, "b"),
+                  c = mr_attr_i(s->node, "c");
+    for (int64_t r = 0; r < y->rows; r++) {
+        int32_t id = *mr_ref_ints(ids, r);
+        bool other = id >= 0 && (id == a || id == b || id == c);
+        y->i[r * y->row_stride] = other ? (int32_t)mr_attr_i(s->node, "to") : id;
+    }
+    return MR_OK;
+}
+
+mr_err mr_ref_EMBED(const mr_ref_step *s)
+{
+    const mr_ref_array *ids = &s->in[0], *embeds = &s->in[2], *y = &s->out[0];
     const mr_weight *table = s->in[1].w;
+    if (embeds->there && embeds->f) {
+        for (int64_t r = 0; r < y->rows; r++)
+            memcpy(mr_ref_row(y, r, 0), mr_ref_row(embeds, r, 0), (size_t)y->width * sizeof(float));
+        return MR_OK;
+    }
     float scale = (float)mr_attr_f(s->node, "scale");
     for (int64_t r = 0; r < y->rows; r++) {
         int32_t id = *mr_ref_ints(ids, r);
@@ -177,7 +195,7 @@ mr_err mr_ref_MUL(const mr_ref_step *s)
 
 mr_err mr_ref_SCALE(const mr_ref_step *s)
 {
-    return each(s, mul, (float)mr_attr_f(s->node, "by"));
+    return each(s, mul, s->in[1].w ? s->in[1].w->data[0] : (float)mr_attr_f(s->node, "by"));
 }
 
 mr_err mr_ref_SOFTCAP(const mr_ref_step *s)
