@@ -160,7 +160,8 @@ mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def
 
 /* ---- GGUF metadata -> config text (model/gguf_config.c) ---- */
 typedef struct mr_gguf_row {
-    const char *key, *gguf; /* "hidden_size", "embedding_length" (under the architecture's name) */
+    const char *key, *gguf; /* "hidden_size", "embedding_length" (under the architecture's name); NULL: the family
+                               writes the key itself */
     char kind;              /* i integer, n number, b true or false */
 } mr_gguf_row;
 typedef struct mr_gguf_config {

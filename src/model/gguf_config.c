@@ -214,6 +214,13 @@ static void put_row(mr_gguf_config *c, const mr_gguf_row *r)
     }
 }
 
+static bool has_row(const mr_gguf_row *rows, const char *key)
+{
+    while (rows->key && strcmp(rows->key, key) != 0)
+        rows++;
+    return rows->key != NULL;
+}
+
 /* The ids that end a text: of the whole, of a turn, of a message. */
 static void put_ids(mr_gguf_config *c)
 {
@@ -272,9 +279,11 @@ void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *ar
     put_key(c, "model_type");
     mr_buf_json(json, model_type, strlen(model_type));
     for (const mr_gguf_row *r = shared; r->key; r++)
-        put_row(c, r);
+        if (!has_row(rows, r->key))
+            put_row(c, r);
     for (const mr_gguf_row *r = rows; r->key; r++)
-        put_row(c, r);
+        if (r->gguf)
+            put_row(c, r);
     int64_t blocks, extra = 0;
     if (mr_gguf_config_get_int(c, "block_count", &blocks)) {
         mr_gguf_config_get_int(c, "nextn_predict_layers", &extra); /* counted, but no layers */
