@@ -54,10 +54,10 @@ typedef enum mr_vtype { MR_V_F32, MR_V_I32, MR_V_WEIGHT, MR_V_CACHE } mr_vtype;
 /* Storage format of a weight as the file has it. */
 typedef struct mr_fmt {
     mr_dtype dtype;
-    int bits, group;      /* MR_AFFINE */
-    mr_dtype scale_dtype; /* MR_AFFINE */
+    int bits, group;      /* grouped formats */
+    mr_dtype scale_dtype; /* grouped formats */
 } mr_fmt;
-/* "bf16", "q4_1", "affine4/64/bf16"; into a caller's buffer of >= 32 bytes. */
+/* "bf16", "q4_1", "affine4/64/bf16", "fp8/128/f32"; into a caller's buffer of >= 32 bytes. */
 const char *mr_fmt_name(mr_fmt f, char *buf);
 bool mr_fmt_parse(const char *s, mr_fmt *out);
 bool mr_fmt_equal(mr_fmt a, mr_fmt b);

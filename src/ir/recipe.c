@@ -252,8 +252,9 @@ static mr_err bind_one(void *ctx, const char *name)
         s->t.rows > MR_MAX_ELEMENTS / s->t.k)
         return fail(r->text, "%s has %lld rows of %lld", name, (long long)s->t.rows,
                     (long long)s->t.k);
-    int64_t block = f.dtype == MR_AFFINE ? f.group : mr_dtype_block(f.dtype);
-    if (block < 1 || s->t.k % block)
+    bool known =
+        !mr_dtype_is_grouped(f.dtype) || mr_group_known(f.dtype, f.bits, f.group, f.scale_dtype);
+    if (!known || s->t.k % mr_row_unit(f.dtype, f.bits, f.group))
         return fail(r->text, "%s: rows of %lld are not whole blocks of %s", name, (long long)s->t.k,
                     mr_fmt_name(f, fmt));
     s->rows = s->t.rows;
@@ -355,9 +356,7 @@ typedef struct delivery {
 
 static size_t scale_bytes(const mr_fmt *f, int64_t k)
 {
-    return f->dtype == MR_AFFINE
-               ? (size_t)(k / f->group) * (size_t)mr_dtype_block_bytes(f->scale_dtype)
-               : 0;
+    return mr_row_scale_bytes(f->dtype, f->group, f->scale_dtype, k);
 }
 
 static size_t row_bytes(const mr_fmt *f, int64_t k)
@@ -367,7 +366,9 @@ static size_t row_bytes(const mr_fmt *f, int64_t k)
 
 size_t mr_stored_bytes(const mr_stored *t, int64_t n)
 {
-    return (size_t)n * (row_bytes(&t->fmt, t->k) + 2 * scale_bytes(&t->fmt, t->k));
+    const mr_fmt *f = &t->fmt;
+    return (size_t)n *
+           (row_bytes(f, t->k) + mr_row_side_bytes(f->dtype, f->group, f->scale_dtype, t->k));
 }
 
 static mr_err grow(mr_recipe_scratch *s, int i, size_t bytes)
@@ -518,12 +519,12 @@ static mr_err source_stored(const delivery *d, const source *s, int64_t row, int
             size_t from = (size_t)(trace(s, 0, s->piece->n_mod, row + i) - x.low);
             size_t to = (size_t)at;
             memcpy((char *)out->data + to * data, (const char *)in.data + from * data, data);
-            if (scale) {
+            if (scale)
                 memcpy((char *)out->scales + to * scale, (const char *)in.scales + from * scale,
                        scale);
+            if (out->biases)
                 memcpy((char *)out->biases + to * scale, (const char *)in.biases + from * scale,
                        scale);
-            }
         }
         row += x.count;
     }
@@ -598,10 +599,10 @@ mr_err mr_recipe_rows(const mr_recipe *r, int64_t row0, int64_t n, mr_reader_fn 
                      .n = n,
                      .k = r->k,
                      .data = base};
-    if (scale) {
+    if (scale)
         out->scales = base + data;
+    if (r->fmt.dtype == MR_AFFINE)
         out->biases = base + data + scale;
-    }
     if (r->joined)
         return n ? deliver_joined(&d, out) : MR_OK;
     return deliver(&d, row0, n, out);

@@ -40,7 +40,7 @@ typedef struct mr_stored {
 } mr_stored;
 /* Fills *out; an error names the tensor ("FILE: tensor NAME is missing"). */
 typedef mr_err (*mr_lookup_fn)(void *ctx, const char *name, mr_stored *out);
-/* Bytes of n of its rows: all data, then (MR_AFFINE) all scales, then all biases. */
+/* Bytes of n of its rows: all data, then (grouped formats) all scales, then (MR_AFFINE) all biases. */
 size_t mr_stored_bytes(const mr_stored *t, int64_t n);
 /* Reads rows [row0, row0+n) of a stored tensor into buf (mr_stored_bytes(t, n) large). */
 typedef mr_err (*mr_reader_fn)(void *ctx, const mr_stored *t, int64_t row0, int64_t n, void *buf,

@@ -65,8 +65,9 @@ int64_t mr_dim_bind(mr_dim d, int64_t rows, int64_t outs)
 
 const char *mr_fmt_name(mr_fmt f, char *buf)
 {
-    if (f.dtype == MR_AFFINE)
-        snprintf(buf, 32, "affine%d/%d/%s", f.bits, f.group, mr_dtype_name(f.scale_dtype));
+    if (mr_dtype_is_grouped(f.dtype))
+        snprintf(buf, 32, "%s%d/%d/%s", mr_dtype_name(f.dtype), f.bits, f.group,
+                 mr_dtype_name(f.scale_dtype));
     else
         snprintf(buf, 32, "%s", mr_dtype_name(f.dtype));
     return buf;
@@ -84,23 +85,18 @@ static bool dtype_find(const char *name, mr_dtype *out)
 
 bool mr_fmt_parse(const char *s, mr_fmt *out)
 {
-    mr_fmt f = {.dtype = MR_AFFINE};
-    if (strncmp(s, "affine", 6)) {
-        if (!dtype_find(s, &f.dtype))
+    char kind[16], scale[16], name[32];
+    mr_fmt f = {0};
+    if (!strchr(s, '/')) {
+        if (!dtype_find(s, &f.dtype) || mr_dtype_is_grouped(f.dtype))
             return false;
-    } else {
-        static const int bits[] = {4, 8}, groups[] = {32, 64, 128};
-        static const mr_dtype scales[] = {MR_F32, MR_F16, MR_BF16};
-        for (int i = 0; i < 18; i++) { /* few enough to compare with each */
-            char name[32];
-            f.bits = bits[i % 2];
-            f.group = groups[i / 2 % 3];
-            f.scale_dtype = scales[i / 6];
-            if (!strcmp(mr_fmt_name(f, name), s))
-                break;
-            if (i == 17)
-                return false;
-        }
+    } else if (strlen(s) >= sizeof name ||
+               sscanf(s, "%15[a-z]%1d/%3d/%15[a-z0-9_]", kind, &f.bits, &f.group, scale) != 4 ||
+               !dtype_find(kind, &f.dtype) || !mr_dtype_is_grouped(f.dtype) ||
+               !dtype_find(scale, &f.scale_dtype) ||
+               !mr_group_known(f.dtype, f.bits, f.group, f.scale_dtype) ||
+               strcmp(mr_fmt_name(f, name), s) != 0) {
+        return false;
     }
     *out = f;
     return true;
@@ -108,8 +104,9 @@ bool mr_fmt_parse(const char *s, mr_fmt *out)
 
 bool mr_fmt_equal(mr_fmt a, mr_fmt b)
 {
-    return a.dtype == b.dtype && (a.dtype != MR_AFFINE || (a.bits == b.bits && a.group == b.group &&
-                                                           a.scale_dtype == b.scale_dtype));
+    return a.dtype == b.dtype &&
+           (!mr_dtype_is_grouped(a.dtype) ||
+            (a.bits == b.bits && a.group == b.group && a.scale_dtype == b.scale_dtype));
 }
 
 int mr_dim_text(const mr_graph *g, mr_dim d, char *buf, size_t cap)

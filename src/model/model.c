@@ -67,20 +67,30 @@ static mr_err choose_family(mr_model *m)
 
 /* ---- quantisation ---- */
 
+/* Methods and modes by name; what each asks for is checked where the files are read. */
 static mr_err check_quantization(mr_jval q)
 {
+    static const char *const methods[] = {"affine", "fp8", "compressed-tensors"};
+    static const char *const modes[] = {"affine", "mxfp4", "mxfp8", "nvfp4"};
     if (!mr_jhas(q))
         return MR_OK;
     if (mr_jtype(q) != MR_JOBJECT)
         return mr_jfail(q, "an object is needed");
-    mr_jval method = mr_jget(q, "quant_method");
+    mr_jval method = mr_jget(q, "quant_method"), mode = mr_jget(q, "mode");
+    bool known = !mr_jhas(method);
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
+        known |= mr_jis(method, methods[i]);
     mr_str raw = mr_jraw(method);
-    if (mr_jhas(method) && !mr_jis(method, "affine"))
+    if (!known)
         return mr_cfg_refuse(method, "quantisation %.*s is not supported",
                              raw.len > 60 ? 60 : (int)raw.len, raw.data);
-    mr_jval mode = mr_jget(q, "mode");
+    if (mr_jhas(method) && !mr_jis(method, "affine"))
+        return MR_OK;
+    known = !mr_jhas(mode);
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        known |= mr_jis(mode, modes[i]);
     raw = mr_jraw(mode);
-    if (mr_jhas(mode) && !mr_jis(mode, "affine"))
+    if (!known)
         return mr_cfg_refuse(mode, "quantisation mode %.*s is not supported",
                              raw.len > 60 ? 60 : (int)raw.len, raw.data);
     if (!mr_jhas(mr_jget(q, "bits")) || !mr_jhas(mr_jget(q, "group_size")))

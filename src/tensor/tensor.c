@@ -34,21 +34,25 @@ int mr_dtype_block_bytes(mr_dtype t)
     return dtypes[t].bytes;
 }
 
+bool mr_dtype_is_grouped(mr_dtype t)
+{
+    return mr_dtype_block(t) == 0;
+}
+
 bool mr_dtype_is_weight(mr_dtype t, int bits)
 {
     switch (t) {
     case MR_F32:
     case MR_F16:
     case MR_BF16:
-    case MR_Q4_0:
-    case MR_Q4_1:
-    case MR_Q8_0:
-    case MR_Q6_K:
         return true;
     case MR_AFFINE:
+        return bits >= 2 && bits <= 8 && bits != 7;
+    case MR_INT:
+    case MR_FP:
         return bits == 4 || bits == 8;
     default:
-        return false;
+        return mr_dtype_block(t) > 1;
     }
 }
 
@@ -57,16 +61,44 @@ bool mr_dtype_is_quantised(mr_dtype t)
     return mr_dtype_block(t) != 1;
 }
 
+bool mr_group_known(mr_dtype t, int bits, int group, mr_dtype scale_dtype)
+{
+    assert(mr_dtype_is_grouped(t));
+    if (!mr_dtype_is_weight(t, bits))
+        return false;
+    if (t != MR_FP)
+        return (group == 32 || group == 64 || group == 128) &&
+               (scale_dtype == MR_F32 || scale_dtype == MR_F16 || scale_dtype == MR_BF16);
+    if (bits == 4)
+        return (group == 32 && scale_dtype == MR_F8_E8M0) ||
+               (group == 16 && scale_dtype == MR_F8_E4M3);
+    return (group == 32 && scale_dtype == MR_F8_E8M0) || (group == 128 && scale_dtype == MR_F32);
+}
+
+int64_t mr_row_unit(mr_dtype t, int bits, int group)
+{
+    if (!mr_dtype_is_grouped(t))
+        return mr_dtype_block(t);
+    return t == MR_FP && bits == 8 ? 1 : group < 32 ? 32 : group;
+}
+
 size_t mr_row_bytes(mr_dtype t, int bits, int64_t k)
 {
     assert(k >= 0);
-    if (t == MR_AFFINE) {
-        /* Every affine group is a multiple of 32, and 32 values of any width are whole words. */
+    if (mr_dtype_is_grouped(t)) {
         assert(bits >= 1 && bits <= 8);
-        return k % 32 ? 0 : (size_t)(k / 32) * 4 * (size_t)bits;
+        return k % 8 * bits % 8 ? 0 : (size_t)(k / 8) * (size_t)bits + (size_t)(k % 8 * bits / 8);
     }
     int block = mr_dtype_block(t);
     return k % block ? 0 : (size_t)(k / block) * (size_t)mr_dtype_block_bytes(t);
+}
+
+size_t mr_row_scale_bytes(mr_dtype t, int group, mr_dtype scale_dtype, int64_t k)
+{
+    if (!mr_dtype_is_grouped(t))
+        return 0;
+    assert(k >= 0 && group > 0);
+    return (size_t)(k / group + (k % group != 0)) * (size_t)mr_dtype_block_bytes(scale_dtype);
 }
 
 typedef union bits32 {
@@ -126,4 +158,23 @@ uint16_t mr_f32_to_bf16(float f)
     if ((v.u & 0x7fffffff) > 0x7f800000)
         return (uint16_t)(v.u >> 16 | 0x40); /* quiet: the payload's top bits may all be gone */
     return (uint16_t)((v.u + 0x7fff + (v.u >> 16 & 1)) >> 16);
+}
+
+float mr_e4m3_to_f32(uint8_t v)
+{
+    bits32 b = {.u = (uint32_t)(v & 0x80) << 24};
+    uint32_t exponent = v >> 3 & 15, fraction = v & 7;
+    if ((v & 0x7f) == 0x7f)
+        b.u |= 0x7fc00000;
+    else if (exponent)
+        b.u |= (exponent + 120) << 23 | fraction << 20;
+    else
+        return v & 0x80 ? -0x1p-9f * (float)fraction : 0x1p-9f * (float)fraction;
+    return b.f;
+}
+
+float mr_e8m0_to_f32(uint8_t v)
+{
+    bits32 b = {.u = v == 255 ? 0x7fc00000 : v ? (uint32_t)v << 23 : 0x00400000};
+    return b.f;
 }

@@ -27,24 +27,24 @@ static const struct {
     {3, "Q4_1", MR_Q4_1},
     {4, "Q4_2", MR_DTYPE_COUNT},
     {5, "Q4_3", MR_DTYPE_COUNT},
-    {6, "Q5_0", MR_DTYPE_COUNT},
-    {7, "Q5_1", MR_DTYPE_COUNT},
+    {6, "Q5_0", MR_Q5_0},
+    {7, "Q5_1", MR_Q5_1},
     {8, "Q8_0", MR_Q8_0},
     {9, "Q8_1", MR_DTYPE_COUNT},
-    {10, "Q2_K", MR_DTYPE_COUNT},
-    {11, "Q3_K", MR_DTYPE_COUNT},
-    {12, "Q4_K", MR_DTYPE_COUNT},
-    {13, "Q5_K", MR_DTYPE_COUNT},
+    {10, "Q2_K", MR_Q2_K},
+    {11, "Q3_K", MR_Q3_K},
+    {12, "Q4_K", MR_Q4_K},
+    {13, "Q5_K", MR_Q5_K},
     {14, "Q6_K", MR_Q6_K},
     {15, "Q8_K", MR_DTYPE_COUNT},
     {16, "IQ2_XXS", MR_DTYPE_COUNT},
     {17, "IQ2_XS", MR_DTYPE_COUNT},
     {18, "IQ3_XXS", MR_DTYPE_COUNT},
     {19, "IQ1_S", MR_DTYPE_COUNT},
-    {20, "IQ4_NL", MR_DTYPE_COUNT},
+    {20, "IQ4_NL", MR_IQ4_NL},
     {21, "IQ3_S", MR_DTYPE_COUNT},
     {22, "IQ2_S", MR_DTYPE_COUNT},
-    {23, "IQ4_XS", MR_DTYPE_COUNT},
+    {23, "IQ4_XS", MR_IQ4_XS},
     {24, "I8", MR_DTYPE_COUNT},
     {25, "I16", MR_DTYPE_COUNT},
     {26, "I32", MR_DTYPE_COUNT},
@@ -60,8 +60,8 @@ static const struct {
     {36, "IQ4_NL_4_4", MR_DTYPE_COUNT},
     {37, "IQ4_NL_4_8", MR_DTYPE_COUNT},
     {38, "IQ4_NL_8_8", MR_DTYPE_COUNT},
-    {39, "MXFP4", MR_DTYPE_COUNT},
-    {40, "NVFP4", MR_DTYPE_COUNT},
+    {39, "MXFP4", MR_MXFP4},
+    {40, "NVFP4", MR_NVFP4},
     {41, "Q1_0", MR_DTYPE_COUNT},
 };
 
@@ -367,26 +367,10 @@ static mr_err read_alignment(const mr_gguf *g, uint64_t *out)
     return MR_OK;
 }
 
-static mr_err refuse_splits(const mr_gguf *g)
-{
-    static const char key[] = "split.count";
-    int64_t v;
-    if (mr_gguf_kind(g, key) == MR_GGUF_ABSENT)
-        return MR_OK;
-    MR_TRY(mr_gguf_int(g, key, &v));
-    if (v > 1)
-        return mr_fail(MR_EUNSUPPORTED,
-                       "%s: GGUF split into files (%s %" PRId64
-                       ") is not supported; merge them first",
-                       g->path, key, v);
-    return MR_OK;
-}
-
 static mr_err take_tensors(cursor *c, const mr_gguf *g, int index, uint64_t n, mr_wtable *t)
 {
     uint64_t alignment;
     size_t first = t->n;
-    MR_TRY(refuse_splits(g));
     MR_TRY(read_alignment(g, &alignment));
     for (uint64_t i = 0; i < n; i++)
         MR_TRY(take_tensor(c, index, alignment, t));

@@ -16,6 +16,7 @@ enum { FIRST_READ = 1 << 20 };
 mr_err mr_gguf_load(mr_gguf **out, const mr_file *f, int index, mr_wtable *t)
 {
     uint64_t len = f->size < FIRST_READ ? f->size : FIRST_READ, want = 0;
+    size_t first = t ? t->n : 0;
     for (;;) {
         uint8_t *bytes = mr_alloc(MR_MEM_COMPILE, (size_t)len);
         if (!bytes)
@@ -33,7 +34,7 @@ mr_err mr_gguf_load(mr_gguf **out, const mr_file *f, int index, mr_wtable *t)
         if (!want)
             return e;
         if (t)
-            mr_wtable_free(t);
+            t->n = first;
         if (want > MR_GGUF_HEADER_MAX)
             return mr_fail(MR_EFORMAT, "%s: metadata and tensor table exceed %" PRIu64 " bytes",
                            f->path, MR_GGUF_HEADER_MAX);
@@ -43,24 +44,6 @@ mr_err mr_gguf_load(mr_gguf **out, const mr_file *f, int index, mr_wtable *t)
         if (len > f->size)
             len = f->size;
     }
-}
-
-mr_err mr_gguf_add(mr_weights *w, const char *path)
-{
-    int index;
-    MR_TRY(mr_weights_add_file(w, path, &index));
-    MR_TRY(mr_gguf_load(&w->gguf, &w->files[index], index, &w->table));
-    return mr_weights_sort(w);
-}
-
-mr_err mr_gguf_open(mr_gguf **out, const char *path)
-{
-    mr_file f;
-    *out = NULL;
-    MR_TRY(mr_file_open(&f, path));
-    mr_err e = mr_gguf_load(out, &f, 0, NULL);
-    mr_file_close(&f);
-    return e;
 }
 
 void mr_gguf_close(mr_gguf *g)

@@ -1,6 +1,6 @@
-/* MLX affine quantisation: X.weight (u32 words), X.scales and X.biases become one tensor.
+/* MLX quantisation: X.weight (u32 words), X.scales and, if affine, X.biases become one tensor.
  *
- * A module is quantised exactly if X.scales exists.  Its bits and group come from config.json's
+ * Modes: affine, and mxfp4, mxfp8, nvfp4, whose scales are bytes.  A module is quantised exactly if X.scales exists.  Its bits and group come from config.json's
  * "quantization" {group_size, bits, mode} or from an override under the module's path, and must
  * agree with the shapes: a file and a config that differ are refused, not reconciled.  An override
  * without "mode" is affine even when the default is not (that is how MLX writes them).
@@ -113,30 +113,51 @@ static mr_err find_spec(quantization *q, const char *module, spec *s)
     return MR_OK;
 }
 
-static mr_err check_spec(const char *file, const mr_winfo *t, const spec *s)
+/* What the modes other than affine stand for. */
+static const struct mode {
+    const char *name;
+    int bits, group;
+    mr_dtype scale;
+} modes[] = {
+    {"mxfp4", 4, 32, MR_F8_E8M0}, {"mxfp8", 8, 32, MR_F8_E8M0}, {"nvfp4", 4, 16, MR_F8_E4M3}};
+
+/* The mode of s; NULL in *out if it is affine. */
+static mr_err find_mode(const mr_weights *w, const mr_winfo *t, const spec *s,
+                        const struct mode **out)
 {
-    if (s->mode.doc && !mr_jis(s->mode, "affine")) {
-        mr_str raw = mr_jraw(s->mode);
-        return mr_fail(MR_EUNSUPPORTED,
-                       "%s: tensor \"%." MR_WNAME_SHOWN
-                       "s\": quantization mode %.*s is not supported",
-                       file, t->name, raw.len > 40 ? 40 : (int)raw.len, raw.data);
-    }
-    if (s->bits < 2 || s->bits > 8 || s->bits == 7)
+    *out = NULL;
+    if (!s->mode.doc || mr_jis(s->mode, "affine"))
+        return MR_OK;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (mr_jis(s->mode, modes[i].name))
+            *out = &modes[i];
+    mr_str raw = mr_jraw(s->mode);
+    if (!*out)
+        return mr_fail(
+            MR_EUNSUPPORTED,
+            "%s: tensor \"%." MR_WNAME_SHOWN "s\": quantization mode %.*s is not supported",
+            mr_weights_file(w, t->data.file), t->name, raw.len > 40 ? 40 : (int)raw.len, raw.data);
+    if (s->bits != (*out)->bits || s->group != (*out)->group)
+        return mr_fail(MR_EFORMAT,
+                       "%s: tensor \"%." MR_WNAME_SHOWN "s\": mode %s has %d bits in groups of %d, "
+                       "the config says %" PRId64 " in %" PRId64,
+                       mr_weights_file(w, t->data.file), t->name, (*out)->name, (*out)->bits,
+                       (*out)->group, s->bits, s->group);
+    return MR_OK;
+}
+
+static mr_err check_affine(const mr_weights *w, const mr_winfo *t, const spec *s)
+{
+    if (!mr_dtype_is_weight(MR_AFFINE, (int)s->bits))
         return mr_fail(MR_EFORMAT,
                        "%s: tensor \"%." MR_WNAME_SHOWN "s\": no affine format has %" PRId64
                        " bits",
-                       file, t->name, s->bits);
-    if (!mr_dtype_is_weight(MR_AFFINE, (int)s->bits))
-        return mr_fail(MR_EUNSUPPORTED,
-                       "%s: tensor \"%." MR_WNAME_SHOWN "s\": affine weights of %" PRId64
-                       " bits are not supported",
-                       file, t->name, s->bits);
-    if (s->group != 32 && s->group != 64 && s->group != 128)
+                       mr_weights_file(w, t->data.file), t->name, s->bits);
+    if (!mr_group_known(MR_AFFINE, (int)s->bits, (int)s->group, MR_BF16))
         return mr_fail(MR_EFORMAT,
                        "%s: tensor \"%." MR_WNAME_SHOWN "s\": group size %" PRId64
                        " is not 32, 64 or 128",
-                       file, t->name, s->group);
+                       mr_weights_file(w, t->data.file), t->name, s->group);
     return MR_OK;
 }
 
@@ -145,85 +166,81 @@ static bool same_but_last(const mr_winfo *a, const mr_winfo *b)
     return a->rank == b->rank && !memcmp(a->dim, b->dim, (size_t)(a->rank - 1) * sizeof *a->dim);
 }
 
-static mr_err misfit(const char *file, const mr_winfo *t, const char *what)
+/* Dtypes of the parts, and that scales and biases are alike. */
+static mr_err check_parts(const mr_weights *w, const mr_winfo *t, const mr_winfo *scales,
+                          const mr_winfo *biases, bool affine)
 {
-    return mr_fail(MR_EFORMAT, "%s: tensor \"%." MR_WNAME_SHOWN "s\": %s", file, t->name, what);
-}
-
-static mr_err join(const char *file, mr_winfo *t, const mr_winfo *scales, const mr_winfo *biases,
-                   const spec *s)
-{
-    MR_TRY(check_spec(file, t, s));
-    if (!biases)
-        return misfit(file, t, "has .scales but no .biases");
+    if (affine && !biases)
+        return mr_wmisfit(w, t, "has .scales but no .biases");
+    if (!affine && biases)
+        return mr_wmisfit(w, t, "has .biases, which its mode does not have");
     if (t->dtype != MR_U32 || t->rank < 2)
-        return misfit(file, t, "has .scales but is not a u32 matrix");
-    if (scales->dtype != MR_F32 && scales->dtype != MR_F16 && scales->dtype != MR_BF16)
-        return misfit(file, t, "its .scales are not f32, f16 or bf16");
-    int last = t->rank - 1;
+        return mr_wmisfit(w, t, "has .scales but is not a u32 matrix");
+    if (affine && scales->dtype != MR_F32 && scales->dtype != MR_F16 && scales->dtype != MR_BF16)
+        return mr_wmisfit(w, t, "its .scales are not f32, f16 or bf16");
+    if (!affine && scales->dtype != MR_U8)
+        return mr_wmisfit(w, t, "its .scales are not u8");
     if (!same_but_last(t, scales))
-        return misfit(file, t, "its shape does not fit that of its .scales");
-    if (scales->dtype != biases->dtype || !same_but_last(scales, biases) ||
-        scales->dim[last] != biases->dim[last])
-        return misfit(file, t, "its .scales and .biases differ in dtype or shape");
-    int64_t word_bits, covered, groups = scales->dim[last];
-    if (__builtin_mul_overflow(t->dim[last], (int64_t)32, &word_bits) ||
-        __builtin_mul_overflow(groups, s->group * s->bits, &covered) || word_bits != covered)
-        return mr_fail(MR_EFORMAT,
-                       "%s: tensor \"%." MR_WNAME_SHOWN "s\": rows of %" PRId64
-                       " words and %" PRId64 " scales are not %" PRId64
-                       " bits in groups of %" PRId64,
-                       file, t->name, t->dim[last], groups, s->bits, s->group);
-    t->dtype = MR_AFFINE;
-    t->bits = (int)s->bits;
-    t->group = (int)s->group;
-    t->scale_dtype = scales->dtype;
-    t->dim[last] = groups * s->group;
-    t->scales = scales->data;
-    t->biases = biases->data;
-    t->bytes += scales->bytes + biases->bytes;
+        return mr_wmisfit(w, t, "its shape does not fit that of its .scales");
+    int last = t->rank - 1;
+    if (affine && (scales->dtype != biases->dtype || !same_but_last(scales, biases) ||
+                   scales->dim[last] != biases->dim[last]))
+        return mr_wmisfit(w, t, "its .scales and .biases differ in dtype or shape");
     return MR_OK;
 }
 
-/* The row MODULE + suffix, or NULL; MODULE is the first `module` bytes of *name. */
-static mr_err find_part(const mr_wtable *t, mr_buf *name, size_t module, const char *suffix,
-                        mr_winfo **out)
+static mr_err join(const mr_weights *w, mr_winfo *t, const mr_winfo *scales, const mr_winfo *biases,
+                   const spec *s)
 {
-    name->len = module;
-    mr_buf_puts(name, suffix);
-    MR_TRY(mr_buf_check(name));
-    *out = mr_wtable_find(t, name->data);
+    const struct mode *mode;
+    MR_TRY(find_mode(w, t, s, &mode));
+    if (!mode)
+        MR_TRY(check_affine(w, t, s));
+    MR_TRY(check_parts(w, t, scales, biases, !mode));
+    int last = t->rank - 1;
+    int64_t word_bits, covered, groups = scales->dim[last];
+    if (__builtin_mul_overflow(t->dim[last], (int64_t)32, &word_bits) ||
+        __builtin_mul_overflow(groups, s->group * s->bits, &covered) || word_bits != covered)
+        return mr_fail(
+            MR_EFORMAT,
+            "%s: tensor \"%." MR_WNAME_SHOWN "s\": rows of %" PRId64 " words and %" PRId64
+            " scales are not %" PRId64 " bits in groups of %" PRId64,
+            mr_weights_file(w, t->data.file), t->name, t->dim[last], groups, s->bits, s->group);
+    t->dtype = mode ? MR_FP : MR_AFFINE;
+    t->bits = (int)s->bits;
+    t->group = (int)s->group;
+    t->scale_dtype = mode ? mode->scale : scales->dtype;
+    t->dim[last] = groups * s->group;
+    t->scales = scales->data;
+    t->bytes += scales->bytes;
+    if (biases) {
+        t->biases = biases->data;
+        t->bytes += biases->bytes;
+    }
     return MR_OK;
 }
 
 static mr_err join_one(mr_weights *w, quantization *q, mr_winfo *scales, mr_buf *name)
 {
+    static const char suffix[] = ".scales";
     mr_winfo *weight, *biases;
     spec s = {0};
-    size_t module = strlen(scales->name) - strlen(".scales");
-    const char *file = mr_weights_file(w, scales->data.file);
-    mr_buf_clear(name);
-    mr_buf_add(name, scales->name, module);
-    MR_TRY(find_part(&w->table, name, module, ".weight", &weight));
-    MR_TRY(find_part(&w->table, name, module, ".biases", &biases));
+    MR_TRY(mr_wbeside(w, scales, sizeof suffix - 1, ".weight", name, &weight));
+    MR_TRY(mr_wbeside(w, scales, sizeof suffix - 1, ".biases", name, &biases));
     if (!q->root.doc) {
         if (weight && weight->dtype == MR_U32)
-            return misfit(file, weight, "is quantised, but config.json has no \"quantization\"");
+            return mr_wmisfit(w, weight, "is quantised, but config.json has no \"quantization\"");
         return MR_OK;
     }
     if (!weight)
-        return misfit(file, scales, "has no .weight beside it");
-    name->data[module] = 0;
+        return mr_wmisfit(w, scales, "has no .weight beside it");
+    name->data[name->len - (sizeof ".biases" - 1)] = 0;
     MR_TRY(find_spec(q, name->data, &s));
-    MR_TRY(join(mr_weights_file(w, weight->data.file), weight, scales, biases, &s));
-    scales->rank = biases->rank = -1; /* taken; dropped below, when no look-up needs the order */
+    MR_TRY(join(w, weight, scales, biases, &s));
+    scales->rank = MR_WTAKEN;
+    if (biases)
+        biases->rank = MR_WTAKEN;
     return MR_OK;
-}
-
-static bool is_scales(const char *name)
-{
-    size_t len = strlen(name), tail = strlen(".scales");
-    return len > tail && !strcmp(name + len - tail, ".scales");
 }
 
 static mr_err join_all(mr_weights *w, quantization *q, mr_buf *scratch)
@@ -232,25 +249,15 @@ static mr_err join_all(mr_weights *w, quantization *q, mr_buf *scratch)
     if (q->root.doc)
         MR_TRY(read_overrides(q, scratch));
     for (size_t i = 0; i < t->n; i++)
-        if (is_scales(t->at[i].name))
+        if (mr_wsuffix(t->at[i].name, ".scales"))
             MR_TRY(join_one(w, q, &t->at[i], scratch));
-    size_t kept = 0;
-    for (size_t i = 0; i < t->n; i++)
-        if (t->at[i].rank >= 0)
-            t->at[kept++] = t->at[i];
-    t->n = kept;
     return MR_OK;
 }
 
 mr_err mr_mlx_join(mr_weights *w, mr_jval root)
 {
-    quantization q = {0};
+    quantization q = {.root = root};
     mr_buf scratch = {0};
-    if (mr_jhas(root)) {
-        if (mr_jtype(root) != MR_JOBJECT)
-            return mr_jfail(root, "is not an object");
-        q.root = root;
-    }
     mr_err e = join_all(w, &q, &scratch);
     mr_buf_free(&scratch);
     mr_free(q.at);

@@ -64,11 +64,37 @@ const char *mr_safetensors_dtype_name(mr_dtype t);
 /* Opens what an index names and checks that index and files agree; leaves the table sorted. */
 mr_err mr_shards_add(mr_weights *w, const char *dir, const char *index_path);
 
+/* ---- quant_config.c ---- */
+/* Joins what quantised modules store apart into one row each, as the config says; the table is
+ * sorted, before and after. */
+mr_err mr_quant_join(mr_weights *w, mr_jval quantization);
+/* "FILE: tensor "NAME": what". */
+mr_err mr_wmisfit(const mr_weights *w, const mr_winfo *t, const char *what);
+/* The row whose name is that of t with its last `cut` bytes replaced by `suffix`, or NULL. */
+mr_err mr_wbeside(const mr_weights *w, const mr_winfo *t, size_t cut, const char *suffix,
+                  mr_buf *scratch, mr_winfo **out);
+bool mr_wsuffix(const char *name, const char *suffix); /* and more before it */
+enum { MR_WTAKEN = -1 }; /* rank of a row that another took over; dropped by mr_quant_join */
+
 /* ---- mlx.c ---- */
-/* Joins X.weight, X.scales, X.biases of a sorted table into one MR_AFFINE row. */
+/* Joins X.weight, X.scales, X.biases of a sorted table into one grouped row; without a
+ * quantization refuses what looks quantised. */
 mr_err mr_mlx_join(mr_weights *w, mr_jval quantization);
 
-/* ---- gguf.c, gguf_read.c ---- */
+/* ---- packed.c ---- */
+mr_err mr_fp8_join(mr_weights *w, mr_jval quantization);
+mr_err mr_packed_join(mr_weights *w, mr_jval quantization);
+
+/* ---- gguf.c, gguf_read.c, gguf_split.c ---- */
+/* STEM-00002-of-00005.gguf; false for other names. */
+typedef struct mr_gguf_part {
+    size_t stem; /* bytes before "-00002" */
+    int number, count;
+} mr_gguf_part;
+bool mr_gguf_part_of(const char *name, mr_gguf_part *out);
+/* The path of part `number`, beside `path`. */
+mr_err mr_gguf_part_path(const char *path, const mr_gguf_part *p, int number, mr_buf *out);
+
 /* Value types as numbered in the file. */
 enum {
     MR_RAW_U8,

@@ -58,8 +58,8 @@ static mr_err read_shape(mr_jval v, mr_winfo *t)
     if (mr_jtype(v) != MR_JARRAY)
         return mr_jfail(v, "is not an array of sizes");
     uint32_t rank = mr_jcount(v);
-    if (rank > 4) {
-        mr_jfail(v, "rank %" PRIu32 " is not supported (at most 4)", rank);
+    if (rank > MR_WRANK) {
+        mr_jfail(v, "rank %" PRIu32 " is not supported (at most %d)", rank, MR_WRANK);
         return MR_EUNSUPPORTED;
     }
     t->rank = 0;

@@ -51,7 +51,8 @@ mr_err mr_wtable_add(mr_wtable *t, const char *file, mr_str name, mr_winfo **out
     if (!copy)
         return MR_ENOMEM;
     mr_winfo *row = &t->at[t->n++];
-    *row = (mr_winfo){.name = copy, .data.file = -1, .scales.file = -1, .biases.file = -1};
+    *row = (mr_winfo){
+        .name = copy, .block_rows = 1, .data.file = -1, .scales.file = -1, .biases.file = -1};
     *out = row;
     return MR_OK;
 }

@@ -1,7 +1,7 @@
 /* Opening a model's weights, finding tensors, reading rows.
  *
  * open: files -> table of rows (safetensors.c, shards.c, gguf.c) -> sort by name, refuse
- * duplicates -> join MLX triplets.  Files stay open; reads are positioned, so threads share them.
+ * duplicates -> join what quantised modules store apart.  Files stay open; reads are positioned, so threads share them.
  */
 #include "weights/parse.h"
 
@@ -43,19 +43,27 @@ static bool has_suffix(const char *s, const char *suffix)
     return len > tail && !strcmp(s + len - tail, suffix);
 }
 
-/* The only *.gguf of a directory, as dir/name in *out. */
+/* The only model among the *.gguf of a directory, as dir/name in *out.  Of a split one its first file
+ * counts; if that is missing, another stands for it and opening says what is not there. */
 static mr_err find_gguf(const char *dir, mr_buf *out)
 {
     DIR *d = opendir(dir);
     if (!d)
         return mr_fail_errno("open", dir);
-    size_t count = 0;
+    size_t models = 0, parts = 0;
     struct dirent *entry;
     while (errno = 0, (entry = readdir(d))) {
         if (!has_suffix(entry->d_name, ".gguf") || entry->d_name[0] == '.')
             continue;
-        if (!count++)
-            mr_buf_printf(out, "%s/%s", dir, entry->d_name);
+        mr_gguf_part part;
+        if (mr_gguf_part_of(entry->d_name, &part) && part.number != 1) {
+            if (parts++ || models)
+                continue;
+        } else if (models++) {
+            continue;
+        }
+        mr_buf_clear(out);
+        mr_buf_printf(out, "%s/%s", dir, entry->d_name);
     }
     int err = errno;
     closedir(d);
@@ -63,13 +71,13 @@ static mr_err find_gguf(const char *dir, mr_buf *out)
         errno = err;
         return mr_fail_errno("list", dir);
     }
-    if (!count)
+    if (!models && !parts)
         return mr_fail(MR_EFORMAT,
                        "%s: holds no model.safetensors, no model.safetensors.index.json "
                        "and no .gguf file",
                        dir);
-    if (count > 1)
-        return mr_fail(MR_EFORMAT, "%s: holds %zu .gguf files; give the path of one", dir, count);
+    if (models > 1)
+        return mr_fail(MR_EFORMAT, "%s: holds %zu .gguf models; give the path of one", dir, models);
     return mr_buf_check(out);
 }
 
@@ -102,7 +110,7 @@ static mr_err open_paths(mr_weights *w, const char *dir, mr_jval quantization, m
         MR_TRY(find_gguf(dir, single));
         return mr_gguf_add(w, single->data);
     }
-    return mr_mlx_join(w, quantization);
+    return mr_quant_join(w, quantization);
 }
 
 static mr_err open_any(mr_weights *w, const char *path, mr_jval quantization)
@@ -194,18 +202,12 @@ int64_t mr_weights_rows(const mr_winfo *t)
     return rows;
 }
 
-/* Bytes of one row's scales (or biases). */
-static size_t scale_bytes(const mr_winfo *t)
-{
-    if (t->dtype != MR_AFFINE)
-        return 0;
-    return (size_t)(row_length(t) / t->group) * (size_t)mr_dtype_block_bytes(t->scale_dtype);
-}
-
 size_t mr_weights_rows_bytes(const mr_winfo *t, int64_t rows)
 {
     assert(rows >= 0);
-    return (size_t)rows * (mr_row_bytes(t->dtype, t->bits, row_length(t)) + 2 * scale_bytes(t));
+    int64_t k = row_length(t);
+    return (size_t)rows * (mr_row_bytes(t->dtype, t->bits, k) +
+                           mr_row_side_bytes(t->dtype, t->group, t->scale_dtype, k));
 }
 
 static mr_err read_part(const mr_weights *w, const mr_wpart *part, int64_t row0, int64_t rows,
@@ -216,24 +218,71 @@ static mr_err read_part(const mr_weights *w, const mr_wpart *part, int64_t row0,
     return bytes ? mr_file_pread(&w->files[part->file], part->offset + skip, dst, bytes) : MR_OK;
 }
 
+/* The row of scales that serves row r: matrices of [.., n, k] begin a block each. */
+static int64_t scale_row(const mr_winfo *t, int64_t r)
+{
+    int64_t n = t->dim[t->rank - 2], blocks = n / t->block_rows + (n % t->block_rows != 0);
+    return r / n * blocks + r % n / t->block_rows;
+}
+
+/* A row of scales per row of data: blocks are read to the end of the buffer, then spread from its
+ * start.  Rows behind row i hold as many blocks at most, so no block is overwritten unread. */
+static mr_err read_scales(const mr_weights *w, const mr_winfo *t, int64_t row0, int64_t rows,
+                          size_t row_bytes, uint8_t *dst)
+{
+    if (t->block_rows == 1 || !rows)
+        return read_part(w, &t->scales, row0, rows, row_bytes, dst);
+    int64_t first = scale_row(t, row0), n = scale_row(t, row0 + rows - 1) - first + 1;
+    uint8_t *blocks = dst + (size_t)(rows - n) * row_bytes;
+    MR_TRY(read_part(w, &t->scales, first, n, row_bytes, blocks));
+    for (int64_t i = 0; i < rows; i++)
+        memmove(dst + (size_t)i * row_bytes,
+                blocks + (size_t)(scale_row(t, row0 + i) - first) * row_bytes, row_bytes);
+    return MR_OK;
+}
+
+static bool holds(const uint8_t *p, size_t n, int mask, int byte)
+{
+    bool found = false;
+    for (size_t i = 0; i < n; i++)
+        found |= (p[i] & mask) == byte;
+    return found;
+}
+
+/* The kernels know no NaN in 8 bits; no sound file holds one. */
+static mr_err check_nan(const mr_weights *w, const mr_winfo *t, const mr_rows *r, size_t data,
+                        size_t scales)
+{
+    bool bad = (t->bits == 8 && holds(r->data, data, 0x7f, 0x7f)) ||
+               (t->scale_dtype == MR_F8_E8M0 && holds(r->scales, scales, 0xff, 0xff)) ||
+               (t->scale_dtype == MR_F8_E4M3 && holds(r->scales, scales, 0x7f, 0x7f));
+    return bad ? mr_fail(MR_EFORMAT, "%s: tensor \"%." MR_WNAME_SHOWN "s\" holds NaN",
+                         mr_weights_file(w, t->data.file), t->name)
+               : MR_OK;
+}
+
 mr_err mr_weights_read(const mr_weights *w, const mr_winfo *t, int64_t row0, int64_t rows,
                        void *buffer, mr_rows *out)
 {
     assert(row0 >= 0 && rows >= 0 && rows <= mr_weights_rows(t) - row0);
     int64_t k = row_length(t);
-    size_t data = mr_row_bytes(t->dtype, t->bits, k), scale = scale_bytes(t);
+    size_t data = mr_row_bytes(t->dtype, t->bits, k),
+           scale = mr_row_scale_bytes(t->dtype, t->group, t->scale_dtype, k);
     uint8_t *scales = (uint8_t *)buffer + (size_t)rows * data;
     uint8_t *biases = scales + (size_t)rows * scale;
     MR_TRY(read_part(w, &t->data, row0, rows, data, buffer));
     *out = (mr_rows){.dtype = t->dtype, .n = rows, .k = k, .data = buffer};
-    if (t->dtype != MR_AFFINE)
+    if (!mr_dtype_is_grouped(t->dtype))
         return MR_OK;
-    MR_TRY(read_part(w, &t->scales, row0, rows, scale, scales));
-    MR_TRY(read_part(w, &t->biases, row0, rows, scale, biases));
+    MR_TRY(read_scales(w, t, row0, rows, scale, scales));
     out->bits = t->bits;
     out->group = t->group;
     out->scale_dtype = t->scale_dtype;
     out->scales = scales;
-    out->biases = biases;
-    return MR_OK;
+    if (t->dtype == MR_AFFINE) {
+        MR_TRY(read_part(w, &t->biases, row0, rows, scale, biases));
+        out->biases = biases;
+    }
+    return t->dtype == MR_FP ? check_nan(w, t, out, (size_t)rows * data, (size_t)rows * scale)
+                             : MR_OK;
 }

@@ -14,9 +14,12 @@
  * Rules:   1. Nothing is read through a mapping: headers are read whole, data by pread.
  *          2. No allocation is sized by a number in the file that was not checked against the
  *             file's size.
- *          3. Quantised MLX triplets (X.weight, X.scales, X.biases) appear as one tensor "X.weight"
- *             of dtype MR_AFFINE with its logical shape [.., out, in].
- *          4. GGUF dims are reversed to row-major here: dim[rank-1] is contiguous (ne[0]).
+ *          3. What a quantised module stores apart (MLX's X.weight, X.scales, X.biases; FP8's X.weight,
+ *             X.weight_scale_inv; compressed-tensors' X.weight_packed, X.weight_scale,
+ *             X.weight_shape) appears as one tensor "X.weight" of a grouped format with its logical
+ *             shape [.., out, in].
+ *          4. Elements and scales of 8 bits that are NaN are refused when they are read.
+ *          5. GGUF dims are reversed to row-major here: dim[rank-1] is contiguous (ne[0]).
  */
 #ifndef MR_WEIGHTS_WEIGHTS_H
 #define MR_WEIGHTS_WEIGHTS_H
@@ -26,6 +29,8 @@
 
 typedef struct mr_weights mr_weights;
 
+enum { MR_WRANK = 5 };
+
 typedef struct mr_wpart {
     int file; /* index into the model's files; -1: absent */
     uint64_t offset, bytes;
@@ -34,18 +39,20 @@ typedef struct mr_wpart {
 typedef struct mr_winfo {
     const char *name;
     mr_dtype dtype;
-    int bits, group;      /* MR_AFFINE */
-    mr_dtype scale_dtype; /* MR_AFFINE */
-    int rank;             /* 0 (scalar) .. 4 */
-    int64_t dim[4];
+    int bits, group;      /* grouped formats */
+    mr_dtype scale_dtype; /* grouped formats */
+    int block_rows;       /* rows of a matrix that share scales: 1, FP8 blocks 128 */
+    int rank;             /* 0 (scalar) .. MR_WRANK */
+    int64_t dim[MR_WRANK];
     uint64_t bytes; /* all parts */
     mr_wpart data, scales, biases;
 } mr_winfo;
 
 /* path: a directory (model.safetensors.index.json and the files it names, or model.safetensors,
- * else the only *.gguf in it) or a .gguf file.  quantization: config.json's "quantization" (MLX) or
- * absent.  Affine bits other than 4 and 8, other modes, split GGUF, GGUF types that
- * mr_dtype_is_weight does not know and safetensors of rank above 4 are MR_EUNSUPPORTED, by name. */
+ * else the only *.gguf in it) or a .gguf file; of a GGUF split into files any one.  quantization:
+ * config.json's "quantization" (MLX) or "quantization_config" (fp8, compressed-tensors), or absent.
+ * GGUF types that mr_dtype_is_weight does not know, big-endian GGUF and safetensors of rank above
+ * MR_WRANK are MR_EUNSUPPORTED, by name. */
 mr_err mr_weights_open(mr_weights **out, const char *path, mr_jval quantization);
 void mr_weights_close(mr_weights *w);
 
@@ -67,7 +74,7 @@ mr_err mr_weights_read(const mr_weights *w, const mr_winfo *t, int64_t row0, int
 typedef struct mr_gguf mr_gguf;
 const mr_gguf *mr_weights_gguf(const mr_weights *w);
 
-/* Metadata alone, without requiring known tensor types (a vocabulary file has no tensors at all).
+/* Metadata alone (of a split model's first file), without requiring known tensor types (a vocabulary file has no tensors at all).
  */
 mr_err mr_gguf_open(mr_gguf **out, const char *path);
 void mr_gguf_close(mr_gguf *g); /* not for one from mr_weights_gguf */

@@ -178,8 +178,18 @@ static void symbols(void **state)
 static void formats(void **state)
 {
     (void)state;
-    static const char *const good[] = {
-        "f32", "bf16", "q4_1", "q6_k", "affine4/64/bf16", "affine8/128/f32", "affine4/32/f16"};
+    static const char *const good[] = {"f32",
+                                       "bf16",
+                                       "q4_1",
+                                       "q6_k",
+                                       "affine4/64/bf16",
+                                       "affine8/128/f32",
+                                       "affine4/32/f16",
+                                       "affine3/64/f16",
+                                       "int4/32/bf16",
+                                       "fp4/16/f8_e4m3",
+                                       "fp8/128/f32",
+                                       "iq4_xs"};
     char buf[32];
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         mr_fmt f, same;
@@ -192,7 +202,9 @@ static void formats(void **state)
                                       "affine",
                                       "affine4",
                                       "affine4/64",
-                                      "affine2/64/f16",
+                                      "affine7/64/f16",
+                                      "fp4/32/f8_e4m3",
+                                      "bf4/64/f16",
                                       "affine4/64/f64",
                                       "affine4/64/bf16 ",
                                       "affine04/64/bf16"};

@@ -181,11 +181,10 @@ static void unknown_names(void **state)
 
 static void quantisations(void **state)
 {
-    static const char *const methods[] = {"gptq", "awq", "fp8", "compressed-tensors",
-                                          "bitsandbytes"};
+    static const char *const methods[] = {"gptq", "awq", "hqq", "bitsandbytes"};
     static const bad list[] = {
-        {llama_keys, "quantization", "{\"bits\": 4, \"group_size\": 32, \"mode\": \"mxfp4\"}",
-         MR_EUNSUPPORTED, "mode \"mxfp4\""},
+        {llama_keys, "quantization", "{\"bits\": 4, \"group_size\": 32, \"mode\": \"nf4\"}",
+         MR_EUNSUPPORTED, "mode \"nf4\""},
         {llama_keys, "quantization", "4", MR_EFORMAT, "\"quantization\": an object"},
         {llama_keys, "quantization_config", "{\"load_in_8bit\": true}", MR_EUNSUPPORTED,
          "quantization_config"}};
@@ -198,6 +197,14 @@ static void quantisations(void **state)
         check_bad(&b, 1);
     }
     CHECK_BAD(list);
+    static const char *const known[] = {
+        "{\"bits\": 4, \"group_size\": 32, \"mode\": \"mxfp4\"}",
+        "{\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}",
+        "{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\"}"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        assert_int_equal(open_with(&m, llama_keys, "quantization_config", known[i]), MR_OK);
+        mr_model_close(m);
+    }
     const char *affine = "{\"bits\": 4, \"group_size\": 64, \"mode\": \"affine\"}";
     assert_int_equal(open_with(&m, llama_keys, "quantization", affine), MR_OK);
     mr_model_close(m);

@@ -94,6 +94,31 @@ static inline void st_put(const char *name, const char *header, size_t data)
     mr_buf_free(&b);
 }
 
+/* Appends a tensor of "DTYPE SHAPE" (NULL: none) to a header; where the next one begins. */
+static inline size_t st_entry(mr_buf *h, const char *name, const char *spec, size_t at)
+{
+    static const struct {
+        const char *dtype;
+        size_t bytes;
+    } sizes[] = {{"U32", 4}, {"F32", 4}, {"BF16", 2}, {"F16", 2},
+                 {"U8", 1},  {"I32", 4}, {"I64", 8},  {"F8_E4M3", 1}};
+    char dtype[8], shape[32];
+    if (!spec)
+        return at;
+    assert_int_equal(sscanf(spec, "%7s %31s", dtype, shape), 2);
+    size_t bytes = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (!strcmp(sizes[i].dtype, dtype))
+            bytes = sizes[i].bytes;
+    char copy[32];
+    strcpy(copy, shape);
+    for (char *p = strtok(copy, ","); p; p = strtok(NULL, ","))
+        bytes *= strtoull(p, NULL, 10);
+    mr_buf_printf(h, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
+                  h->len > 1 ? "," : "", name, dtype, shape, at, at + bytes);
+    return at + bytes;
+}
+
 /* GGUF pieces. */
 static inline void g_head(mr_buf *b, uint32_t version, uint64_t tensors, uint64_t keys)
 {

@@ -168,10 +168,11 @@ static void bad_tensors(void **state)
         {F32, UINT64_MAX - 31, 1, 16, 1, MR_EFORMAT, "do not fit"},
         {F32, 16, 1, 1, 1, MR_EFORMAT, "offset 16 is not a multiple of the alignment 32"},
         {Q4_0, 0, 2, 33, 1, MR_EFORMAT, "rows of 33 are not whole blocks of 32"},
-        {Q5_K, 0, 1, 256, 1, MR_EUNSUPPORTED, "\"t\": type Q5_K (13) is not supported"},
+        {Q5_K, 0, 1, 128, 1, MR_EFORMAT, "rows of 128 are not whole blocks of 256"},
+        {40, 0, 1, 32, 1, MR_EFORMAT, "rows of 32 are not whole blocks of 64"},
+        {16, 0, 1, 256, 1, MR_EUNSUPPORTED, "\"t\": type IQ2_XXS (16) is not supported"},
         {4, 0, 1, 32, 1, MR_EUNSUPPORTED, "type Q4_2 (4)"},
         {26, 0, 1, 4, 1, MR_EUNSUPPORTED, "type I32 (26)"},
-        {39, 0, 1, 32, 1, MR_EUNSUPPORTED, "type MXFP4 (39)"},
         {41, 0, 1, 128, 1, MR_EUNSUPPORTED, "type Q1_0 (41)"},
         {42, 0, 1, 4, 1, MR_EFORMAT, "\"t\": unknown type 42"},
         {UINT32_MAX, 0, 1, 4, 1, MR_EFORMAT, "unknown type 4294967295"},
@@ -221,7 +222,7 @@ static void alignment_and_split(void **state)
         {"general.alignment", TF32, 0x42000000, 4, MR_EFORMAT, "is not an integer"},
         {"general.alignment", I32, UINT32_MAX, 4, MR_EFORMAT, "-1 is not a power of two"},
         {"general.alignment", U32, 64, 4, MR_EFORMAT, "multiple of the alignment 64"},
-        {"split.count", U16, 2, 2, MR_EUNSUPPORTED, "split.count 2"},
+        {"split.count", U16, 2, 2, MR_EFORMAT, "is one of 2 files of a split model"},
         {"split.count", BOOL, 1, 1, MR_OK, ""},
         {"split.count", TF32, 0, 4, MR_EFORMAT, "is not an integer"},
         {"general.alignment", U32, 8, 4, MR_OK, ""},
@@ -246,18 +247,108 @@ static void alignment_and_split(void **state)
             assert_int_equal(((uint8_t *)v)[j], 32 + j);
         mr_weights_close(w);
     }
-    /* Metadata alone may be read from a part of a split. */
-    g_head(&b, 3, 1, 1);
-    g_key(&b, "split.count", U16, 2, 2);
-    put_int(&b, 0, 64);
-    put(&b);
-    mr_gguf *g;
-    assert_int_equal(mr_gguf_open(&g, files_at(file)), MR_OK);
-    assert_int_equal(mr_gguf_keys(g), 1);
-    assert_string_equal(mr_gguf_key(g, 0), "split.count");
-    assert_true(contains(mr_gguf_path(g), file));
-    mr_gguf_close(g);
     mr_buf_free(&b);
+    files_clear();
+}
+
+/* Part `no` (from 0) of `count`, with one tensor; the first also has a key of its own. */
+static void put_part(const char *name, uint64_t no, uint64_t count, uint64_t total,
+                     const char *tensor)
+{
+    mr_buf b = {0};
+    g_head(&b, 3, 1, no ? 3 : 4);
+    g_key(&b, "split.no", U16, no, 2);
+    g_key(&b, "split.count", U16, count, 2);
+    g_key(&b, "split.tensors.count", I32, total, 4);
+    if (!no)
+        g_key(&b, "k", U8, 7, 1);
+    g_tensor(&b, tensor, F32, 0, 1, 1, 0);
+    g_data(&b, 32, 3);
+    mr_buf_putc(&b, (char)no);
+    assert_int_equal(mr_buf_check(&b), MR_OK);
+    files_put(name, b.data, b.len);
+    mr_buf_free(&b);
+}
+
+static const char *const parts[] = {"m-00001-of-00003.gguf", "m-00002-of-00003.gguf",
+                                    "m-00003-of-00003.gguf"};
+
+static void put_parts(void)
+{
+    put_part(parts[0], 0, 3, 3, "b");
+    put_part(parts[1], 1, 3, 3, "c");
+    put_part(parts[2], 2, 3, 3, "a");
+}
+
+static void split(void **state)
+{
+    (void)state;
+    put_parts();
+    /* the folder, or any part */
+    for (int i = -1; i < 3; i++) {
+        const char *path = i < 0 ? files_dir : files_at(parts[i]);
+        mr_weights *w = open_ok(path, (mr_jval){0});
+        int64_t v;
+        assert_int_equal(mr_weights_files(w), 3);
+        assert_int_equal(mr_weights_count(w), 3);
+        assert_int_equal(mr_gguf_int(mr_weights_gguf(w), "k", &v), MR_OK);
+        assert_int_equal(v, 7);
+        for (int t = 0; t < 3; t++) {
+            static const char *const names[] = {"b", "c", "a"};
+            uint8_t bytes[4];
+            mr_rows r;
+            const mr_winfo *x = mr_weights_find(w, names[t]);
+            assert_int_equal(mr_weights_read(w, x, 0, 1, bytes, &r), MR_OK);
+            assert_int_equal(bytes[3], t);
+        }
+        mr_weights_close(w);
+        if (i < 0)
+            continue;
+        mr_gguf *g;
+        assert_int_equal(mr_gguf_open(&g, path), MR_OK);
+        assert_int_equal(mr_gguf_int(g, "k", &v), MR_OK);
+        mr_gguf_close(g);
+    }
+    check_no_memory(files_dir, (mr_jval){0}, 3);
+    check_no_reads(files_dir, (mr_jval){0});
+    /* a whole model beside it: which one? */
+    mr_buf b = {0};
+    g_head(&b, 3, 0, 0);
+    put(&b);
+    refuse_dir(MR_EFORMAT, "holds 2 .gguf models; give the path of one");
+    mr_buf_free(&b);
+    files_clear();
+}
+
+static void bad_splits(void **state)
+{
+    (void)state;
+    put_parts();
+    put_part(parts[1], 2, 3, 3, "c");
+    refuse_dir(MR_EFORMAT, "split.no 2 of split.count 3 in what is named part 2 of 3");
+    put_part(parts[1], 1, 4, 3, "c");
+    refuse_dir(MR_EFORMAT, "split.count 4 in what is named part 2 of 3");
+    put_part(parts[1], 1, 3, 3, "a");
+    refuse_dir(MR_EFORMAT, "tensor \"a\" appears twice");
+    put_part(parts[1], 1, 3, 3, "c");
+    put_part(parts[0], 0, 3, 4, "b");
+    refuse_dir(MR_EFORMAT, "split.tensors.count 4, but the 3 files hold 3 tensors");
+    mr_buf b = {0};
+    g_head(&b, 3, 0, 0);
+    files_put(parts[0], b.data, b.len);
+    refuse_dir(MR_EFORMAT, "split.no -1 of split.count -1");
+    mr_buf_free(&b);
+    assert_int_equal(remove(files_at(parts[1])), 0);
+    put_part(parts[0], 0, 3, 3, "b");
+    refuse_dir(MR_EFORMAT, "m-00002-of-00003.gguf: part 2 of 3 is missing");
+    assert_int_equal(remove(files_at(parts[0])), 0);
+    refuse_dir(MR_EFORMAT, "m-00001-of-00003.gguf: part 1 of 3 is missing");
+    mr_gguf *g;
+    assert_int_equal(mr_gguf_open(&g, files_at(parts[2])), MR_EIO);
+    /* names that only look like parts */
+    files_clear();
+    put_part("m-00004-of-00003.gguf", 0, 3, 1, "t");
+    refuse_dir(MR_EFORMAT, "but is not named NAME-00001-of-00003.gguf");
     files_clear();
 }
 
@@ -461,6 +552,8 @@ int main(void)
         cmocka_unit_test(bad_arrays),
         cmocka_unit_test(bad_tensors),
         cmocka_unit_test(alignment_and_split),
+        cmocka_unit_test(split),
+        cmocka_unit_test(bad_splits),
         cmocka_unit_test(truncation),
         cmocka_unit_test(long_metadata),
         cmocka_unit_test(metadata),

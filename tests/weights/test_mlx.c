@@ -1,4 +1,4 @@
-/* MLX affine weights: stored values of a Python-made file, and every way config and file disagree.
+/* MLX weights: stored values of a Python-made file, and every way config and file disagree.
  */
 #include "weights/files.h"
 
@@ -9,36 +9,13 @@ typedef struct module {
     mr_err code;
 } module;
 
-static size_t entry(mr_buf *h, const char *name, const char *spec, size_t at)
-{
-    static const struct {
-        const char *dtype;
-        size_t bytes;
-    } sizes[] = {{"U32", 4}, {"F32", 4}, {"BF16", 2}, {"F16", 2}, {"U8", 1}};
-    char dtype[8], shape[32];
-    if (!spec)
-        return at;
-    assert_int_equal(sscanf(spec, "%7s %31s", dtype, shape), 2);
-    size_t bytes = 0;
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        if (!strcmp(sizes[i].dtype, dtype))
-            bytes = sizes[i].bytes;
-    char copy[32];
-    strcpy(copy, shape);
-    for (char *p = strtok(copy, ","); p; p = strtok(NULL, ","))
-        bytes *= strtoull(p, NULL, 10);
-    mr_buf_printf(h, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
-                  h->len > 1 ? "," : "", name, dtype, shape, at, at + bytes);
-    return at + bytes;
-}
-
 static mr_err open_module(const module *m, mr_weights **w)
 {
     mr_buf h = {0};
     mr_buf_puts(&h, "{");
-    size_t at = entry(&h, "m.weight", m->weight, 0);
-    at = entry(&h, "m.scales", m->scales, at);
-    at = entry(&h, "m.biases", m->biases, at);
+    size_t at = st_entry(&h, "m.weight", m->weight, 0);
+    at = st_entry(&h, "m.scales", m->scales, at);
+    at = st_entry(&h, "m.biases", m->biases, at);
     mr_buf_puts(&h, "}");
     st_put("model.safetensors", h.data, at);
     mr_buf_free(&h);
@@ -54,6 +31,8 @@ static mr_err open_module(const module *m, mr_weights **w)
     return e;
 }
 
+#define MODE(bits, group, mode)                                                                    \
+    "{\"bits\":" #bits ",\"group_size\":" #group ",\"mode\":\"" mode "\"}"
 #define Q44 "{\"group_size\":64,\"bits\":4}"
 
 static void disagree(void **state)
@@ -77,12 +56,22 @@ static void disagree(void **state)
          "no affine format has 7 bits", MR_EFORMAT},
         {"U32 2,16", "BF16 2,2", "BF16 2,2", "{\"bits\":16,\"group_size\":64}",
          "no affine format has 16 bits", MR_EFORMAT},
-        {"U32 2,12", "BF16 2,2", "BF16 2,2", "{\"bits\":3,\"group_size\":64}",
-         "\"m.weight\": affine weights of 3 bits are not supported", MR_EUNSUPPORTED},
-        {"U32 2,24", "BF16 2,2", "BF16 2,2", "{\"bits\":6,\"group_size\":64}",
-         "affine weights of 6 bits are not supported", MR_EUNSUPPORTED},
-        {"U32 2,16", "U8 2,4", NULL, "{\"bits\":4,\"group_size\":32,\"mode\":\"mxfp4\"}",
-         "\"m.weight\": quantization mode \"mxfp4\" is not supported", MR_EUNSUPPORTED},
+        {"U32 2,12", "BF16 2,2", "BF16 2,2", "{\"bits\":3,\"group_size\":64}", NULL, MR_OK},
+        {"U32 2,24", "BF16 2,2", "BF16 2,2", "{\"bits\":6,\"group_size\":64}", NULL, MR_OK},
+        {"U32 2,16", "BF16 2,2", "BF16 2,2", "{\"bits\":5,\"group_size\":64}",
+         "are not 5 bits in groups of 64", MR_EFORMAT},
+        {"U32 2,16", "U8 2,4", NULL, MODE(4, 32, "mxfp4"), NULL, MR_OK},
+        {"U32 2,16", "U8 2,8", NULL, MODE(4, 16, "nvfp4"), NULL, MR_OK},
+        {"U32 2,16", "U8 2,2", NULL, MODE(8, 32, "mxfp8"), NULL, MR_OK},
+        {"U32 2,16", "U8 2,4", NULL, MODE(4, 32, "nf4"),
+         "\"m.weight\": quantization mode \"nf4\" is not supported", MR_EUNSUPPORTED},
+        {"U32 2,16", "U8 2,4", NULL, MODE(4, 16, "mxfp4"),
+         "mode mxfp4 has 4 bits in groups of 32, the config says 4 in 16", MR_EFORMAT},
+        {"U32 2,16", "U8 2,4", NULL, MODE(8, 32, "mxfp4"), "the config says 8 in 32", MR_EFORMAT},
+        {"U32 2,16", "U8 2,4", "U8 2,4", MODE(4, 32, "mxfp4"), "has .biases, which its mode",
+         MR_EFORMAT},
+        {"U32 2,16", "BF16 2,4", NULL, MODE(4, 32, "mxfp4"), "its .scales are not u8", MR_EFORMAT},
+        {"U32 2,16", "U8 2,3", NULL, MODE(4, 32, "mxfp4"), "words and 3 scales", MR_EFORMAT},
         {"U32 2,16", "BF16 2,2", "BF16 2,2", Q44, NULL, MR_OK},
         {"U32 2,16", "BF16 2,8", "BF16 2,8", "{\"bits\":4,\"group_size\":16}",
          "group size 16 is not 32, 64 or 128", MR_EFORMAT},
@@ -110,7 +99,7 @@ static void disagree(void **state)
          "unknown setting", MR_EFORMAT},
         {"U32 2,16", "BF16 2,2", "BF16 2,2",
          "{\"bits\":4,\"group_size\":64,\"m\":{\"bits\":4,\"group_size\":64,\"mode\":\"nvfp4\"}}",
-         "mode \"nvfp4\"", MR_EUNSUPPORTED},
+         "mode nvfp4 has 4 bits in groups of 16", MR_EFORMAT},
         {"U32 0,1152921504606846976", "BF16 0,1", "BF16 0,1", Q44, "words and 1 scales",
          MR_EFORMAT},
     };
@@ -154,6 +143,52 @@ static void overrides(void **state)
         assert_int_equal(t->scale_dtype, MR_BF16);
         assert_true(t->rank == 2 && t->dim[0] == 2 && t->dim[1] == 128);
         assert_int_equal(t->bytes, 2 * 64 + 2 * 2 * 2 * 2);
+        mr_weights_close(w);
+    }
+    files_clear();
+}
+
+/* A mode's facts, and its override beside an affine default. */
+static void modes(void **state)
+{
+    static const struct {
+        module m;
+        int bits, group;
+        mr_dtype scales;
+        size_t scale_bytes;
+    } cases[] = {
+        {{"U32 2,16", "U8 2,4", NULL, MODE(4, 32, "mxfp4"), NULL, MR_OK}, 4, 32, MR_F8_E8M0, 8},
+        {{"U32 2,16", "U8 2,8", NULL, MODE(4, 16, "nvfp4"), NULL, MR_OK}, 4, 16, MR_F8_E4M3, 16},
+        {{"U32 2,32", "U8 2,4", NULL,
+          "{\"bits\":4,\"group_size\":64,\"m\":" MODE(8, 32, "mxfp8") "}", NULL, MR_OK},
+         8,
+         32,
+         MR_F8_E8M0,
+         8},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        mr_weights *w;
+        mr_rows r;
+        uint8_t buffer[300];
+        assert_int_equal(open_module(&cases[i].m, &w), MR_OK);
+        const mr_winfo *t = mr_weights_find(w, "m.weight");
+        assert_true(t->dtype == MR_FP && t->bits == cases[i].bits && t->group == cases[i].group);
+        assert_int_equal(t->scale_dtype, cases[i].scales);
+        assert_int_equal(t->dim[1], 128);
+        size_t data = (size_t)(256 * t->bits / 8);
+        assert_int_equal(mr_weights_rows_bytes(t, 2), data + cases[i].scale_bytes);
+        /* bytes 0, 1, 2 ...: the second row's data and scales */
+        mr_err e = mr_weights_read(w, t, 1, 1, buffer, &r);
+        if (t->bits == 8) {
+            assert_int_equal(e, MR_EFORMAT); /* 0xff */
+            assert_true(contains(mr_error(), "\"m.weight\" holds NaN"));
+        } else {
+            assert_int_equal(e, MR_OK);
+            assert_int_equal(*(const uint8_t *)r.data, data / 2);
+            assert_int_equal(*(const uint8_t *)r.scales, data + cases[i].scale_bytes / 2);
+            assert_null(r.biases);
+        }
         mr_weights_close(w);
     }
     files_clear();
@@ -216,10 +251,8 @@ static void values(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(disagree),
-        cmocka_unit_test(overrides),
-        cmocka_unit_test(plain_names),
-        cmocka_unit_test(values),
+        cmocka_unit_test(disagree),    cmocka_unit_test(overrides), cmocka_unit_test(modes),
+        cmocka_unit_test(plain_names), cmocka_unit_test(values),
     };
     return cmocka_run_group_tests(tests, files_setup, files_teardown);
 }

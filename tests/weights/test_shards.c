@@ -164,7 +164,7 @@ static void paths(void **state)
     mr_weights_close(open_ok(files_dir, (mr_jval){0}));
     mr_weights_close(open_ok(files_at("m.gguf"), (mr_jval){0}));
     files_put("n.gguf", b.data, b.len);
-    refuse_dir(MR_EFORMAT, "holds 2 .gguf files");
+    refuse_dir(MR_EFORMAT, "holds 2 .gguf models");
     mr_buf_free(&b);
     files_clear();
 }

@@ -1,0 +1,272 @@
+/* FP8 blocks and compressed-tensors: values, and every way config and file disagree. */
+#include "weights/files.h"
+
+/* Tensors "m.SUFFIX", and what the config says of them. */
+typedef struct packed {
+    const char *a, *b, *c; /* dtype and shape, NULL: absent */
+    const char *quantization, *message;
+    mr_err code;
+} packed;
+
+static mr_err open_packed(const packed *p, const char *const suffix[3], mr_weights **w)
+{
+    mr_buf h = {0};
+    size_t at = 0;
+    mr_buf_puts(&h, "{");
+    at = st_entry(&h, suffix[0], p->a, at);
+    at = st_entry(&h, suffix[1], p->b, at);
+    at = st_entry(&h, suffix[2], p->c, at);
+    mr_buf_puts(&h, "}");
+    st_put("model.safetensors", h.data, at);
+    mr_buf_free(&h);
+    mr_json *doc;
+    assert_int_equal(mr_json_parse(&doc, "config.json", p->quantization, strlen(p->quantization)),
+                     MR_OK);
+    mr_err e = mr_weights_open(w, files_dir, mr_json_root(doc));
+    mr_json_free(doc);
+    return e;
+}
+
+static void check_cases(const packed *cases, size_t n, const char *const suffix[3])
+{
+    size_t held = mr_mem_held(MR_MEM_COMPILE) + mr_mem_held(MR_MEM_OTHER);
+    for (size_t i = 0; i < n; i++) {
+        mr_weights *w;
+        mr_err e = open_packed(&cases[i], suffix, &w);
+        if (e != MR_OK && cases[i].code != MR_OK)
+            assert_true(contains(mr_error(), cases[i].message));
+        else if (e != cases[i].code)
+            print_error("case %zu: %s\n", i, e ? mr_error() : "opened");
+        assert_int_equal(e, cases[i].code);
+        mr_weights_close(w);
+        assert_int_equal(mr_mem_held(MR_MEM_COMPILE) + mr_mem_held(MR_MEM_OTHER), held);
+    }
+    files_clear();
+}
+
+/* ---- fp8 ---- */
+
+#define FP8(rest) "{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\"" rest "}"
+#define BLOCK ",\"weight_block_size\":[128,128]"
+
+static const char *const fp8_names[] = {"m.weight", "m.weight_scale_inv", "norm.weight"};
+
+static void fp8_refused(void **state)
+{
+    static const packed cases[] = {
+        {"F8_E4M3 2,3", "F32 1,1", "F32 4", FP8(BLOCK), NULL, MR_OK},
+        {"F8_E4M3 2,129,3", "F32 2,2,1", NULL, FP8(BLOCK ",\"activation_scheme\":\"dynamic\""),
+         NULL, MR_OK},
+        {"F8_E4M3 2,3", NULL, NULL, FP8(BLOCK), NULL, MR_OK}, /* unused or refused by the model */
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(""), "has no weight_block_size", MR_EFORMAT},
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(",\"weight_block_size\":[128]"),
+         "has no weight_block_size of two numbers", MR_EFORMAT},
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(",\"weight_block_size\":[128,64]"),
+         "only blocks of 128 are supported", MR_EFORMAT},
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(",\"weight_block_size\":[128,\"x\"]"), "[1]",
+         MR_EFORMAT},
+        {"F8_E4M3 2,3", "F32 1,1", NULL,
+         "{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\",\"weight_block_size\":[128,128]}",
+         "only e4m3 is supported", MR_EFORMAT},
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(BLOCK ",\"activation_scheme\":\"static\""),
+         "only dynamic", MR_EFORMAT},
+        {NULL, "F32 1,1", NULL, FP8(BLOCK), "\"m.weight_scale_inv\": has no .weight", MR_EFORMAT},
+        {"BF16 2,3", "F32 1,1", NULL, FP8(BLOCK), "is not an f8_e4m3 matrix", MR_EFORMAT},
+        {"F8_E4M3 3", "F32 1", NULL, FP8(BLOCK), "is not an f8_e4m3 matrix", MR_EFORMAT},
+        {"F8_E4M3 2,3", "BF16 1,1", NULL, FP8(BLOCK), "scale_inv\": is not f32", MR_EFORMAT},
+        {"F8_E4M3 2,129", "F32 1,1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
+        {"F8_E4M3 129,2", "F32 1,1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
+        {"F8_E4M3 2,2", "F32 1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
+        {"F8_E4M3 3,2,2", "F32 2,1,1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
+    };
+    (void)state;
+    check_cases(cases, sizeof cases / sizeof *cases, fp8_names);
+}
+
+/* Two matrices of 130 x 140: four blocks each, those at the edges cut short; every row by itself and
+ * all rows from 100 on at once. */
+static void fp8_values(void **state)
+{
+    enum { E = 2, N = 130, K = 140, ROWS = E * N, FROM = 100 };
+    static const char header[] =
+        "{\"m.weight\":{\"dtype\":\"F8_E4M3\",\"shape\":[2,130,140],\"data_offsets\":[0,36400]},"
+        "\"m.weight_scale_inv\":{\"dtype\":\"F32\",\"shape\":[2,2,2],"
+        "\"data_offsets\":[36400,36432]}}";
+    static const packed p = {.quantization = FP8(BLOCK)};
+    uint8_t *codes = mr_alloc(MR_MEM_OTHER, ROWS * K);
+    float scales[E * 4];
+    mr_buf b = {0};
+    (void)state;
+    for (int i = 0; i < ROWS * K; i++)
+        codes[i] = (uint8_t)(i * 31 % 126 | (i & 1) << 7);
+    for (int i = 0; i < E * 4; i++)
+        scales[i] = 0.1f * (float)(i + 1);
+    st_build(&b, header, 0);
+    mr_buf_add(&b, codes, ROWS * K);
+    mr_buf_add(&b, scales, sizeof scales);
+    files_put("model.safetensors", b.data, b.len);
+    mr_buf_free(&b);
+    mr_json *doc;
+    assert_int_equal(mr_json_parse(&doc, "c", p.quantization, strlen(p.quantization)), MR_OK);
+    mr_weights *w = open_ok(files_dir, mr_json_root(doc));
+    const mr_winfo *t = mr_weights_find(w, "m.weight");
+    assert_true(t->dtype == MR_FP && t->bits == 8 && t->group == 128 && t->block_rows == 128);
+    assert_int_equal(mr_weights_count(w), 1);
+    assert_int_equal(mr_weights_rows_bytes(t, 3), 3 * (K + 8));
+    void *one = mr_alloc(MR_MEM_OTHER, mr_weights_rows_bytes(t, 1)),
+         *many = mr_alloc(MR_MEM_OTHER, mr_weights_rows_bytes(t, ROWS - FROM));
+    mr_rows single, rest;
+    assert_int_equal(mr_weights_read(w, t, FROM, ROWS - FROM, many, &rest), MR_OK);
+    for (int r = 0; r < ROWS; r++) {
+        float got[K], again[K];
+        assert_int_equal(mr_weights_read(w, t, r, 1, one, &single), MR_OK);
+        mr_dequant_row(&single, 0, got);
+        for (int k = 0; k < K; k++) {
+            volatile float want =
+                mr_e4m3_to_f32(codes[r * K + k]) * scales[r / N * 4 + r % N / 128 * 2 + k / 128];
+            assert_true(got[k] == want);
+        }
+        if (r >= FROM) {
+            mr_dequant_row(&rest, r - FROM, again);
+            assert_memory_equal(got, again, sizeof got);
+        }
+    }
+    check_no_memory(files_dir, mr_json_root(doc), 1);
+    check_no_reads(files_dir, mr_json_root(doc));
+    mr_free(one);
+    mr_free(many);
+    mr_free(codes);
+    mr_weights_close(w);
+    mr_json_free(doc);
+    files_clear();
+}
+
+/* ---- compressed-tensors ---- */
+
+#define WEIGHTS(rest)                                                                              \
+    "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":"    \
+    "{\"group_0\":{\"input_activations\":null,\"targets\":[\"Linear\"],\"weights\":{" rest         \
+    "}}},\"ignore\":[\"lm_head\"]}"
+#define INT4                                                                                       \
+    "\"num_bits\":4,\"group_size\":32,\"type\":\"int\",\"strategy\":\"group\",\"symmetric\":true," \
+    "\"actorder\":null"
+
+static const char *const packed_names[] = {"m.weight_packed", "m.weight_scale", "m.weight_shape"};
+
+static void packed_refused(void **state)
+{
+    static const packed cases[] = {
+        {"I32 2,8", "BF16 2,2", NULL, WEIGHTS(INT4), "has no .weight_shape", MR_EFORMAT},
+        {"I32 2,8", NULL, "I32 2", WEIGHTS(INT4), "has no .weight_scale", MR_EFORMAT},
+        {NULL, "BF16 2,2", "I32 2", WEIGHTS(INT4), NULL, MR_OK},
+        {"U32 2,8", "BF16 2,2", "I32 2", WEIGHTS(INT4), "is not an i32 matrix", MR_EFORMAT},
+        {"I32 16", "BF16 2,2", "I32 2", WEIGHTS(INT4), "is not an i32 matrix", MR_EFORMAT},
+        {"I32 2,8", "U8 2,2", "I32 2", WEIGHTS(INT4), "is not a matrix of f32", MR_EFORMAT},
+        {"I32 2,8", "BF16 4", "I32 2", WEIGHTS(INT4), "is not a matrix of f32", MR_EFORMAT},
+        {"I32 2,8", "BF16 2,2", "I32 3", WEIGHTS(INT4), "is not two integers", MR_EFORMAT},
+        {"I32 2,8", "BF16 2,2", "F32 2", WEIGHTS(INT4), "is not two integers", MR_EFORMAT},
+        /* the shape's bytes are 72, 73 ... */
+        {"I32 2,8", "BF16 2,2", "I32 2", WEIGHTS(INT4), "fit no group of the config", MR_EFORMAT},
+        {"I32 2,8", "BF16 2,2", "I64 2", WEIGHTS(INT4), "fit no group of the config", MR_EFORMAT},
+        {NULL, NULL, NULL, "{\"quant_method\":\"compressed-tensors\"}", "has no format",
+         MR_EFORMAT},
+        {NULL, NULL, NULL,
+         "{\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\"}",
+         "\"float-quantized\" is not supported", MR_EUNSUPPORTED},
+        {NULL, NULL, NULL,
+         "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"}",
+         "has no object \"config_groups\"", MR_EFORMAT},
+        {NULL, NULL, NULL,
+         "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\","
+         "\"config_groups\":{\"a\":{}}}",
+         "has no object \"weights\"", MR_EFORMAT},
+        {NULL, NULL, NULL,
+         "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\","
+         "\"config_groups\":{},\"kv_cache_scheme\":{}}",
+         "kv_cache_scheme\": is not supported", MR_EUNSUPPORTED},
+        {NULL, NULL, NULL, WEIGHTS("\"num_bits\":4,\"type\":\"float\""),
+         "\"float\" is not supported", MR_EUNSUPPORTED},
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\""), "has no strategy", MR_EFORMAT},
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\",\"strategy\":\"channel\""),
+         "\"channel\" is not supported", MR_EUNSUPPORTED},
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\",\"strategy\":\"group\""), "zero points",
+         MR_EUNSUPPORTED},
+        {NULL, NULL, NULL,
+         WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"symmetric\":true,\"num_bits\":4"),
+         "has no group_size", MR_EFORMAT},
+        {NULL, NULL, NULL,
+         WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"symmetric\":true,\"group_size\":32"),
+         "has no num_bits", MR_EFORMAT},
+        {NULL, NULL, NULL,
+         WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"symmetric\":true,\"num_bits\":3,"
+                 "\"group_size\":32"),
+         "3 bits in groups of 32 are not supported", MR_EUNSUPPORTED},
+        {NULL, NULL, NULL, WEIGHTS("\"actorder\":\"group\""), "actorder\": is not supported",
+         MR_EUNSUPPORTED},
+    };
+    (void)state;
+    check_cases(cases, sizeof cases / sizeof *cases, packed_names);
+}
+
+/* Codes 0..15 as words, two groups a row, beside a tensor that sorts between the names. */
+static void packed_values(void **state)
+{
+    enum { N = 3, K = 64 };
+    static const char header[] =
+        "{\"m.weight_packed\":{\"dtype\":\"I32\",\"shape\":[3,8],\"data_offsets\":[0,96]},"
+        "\"m.weight_scale\":{\"dtype\":\"BF16\",\"shape\":[3,2],\"data_offsets\":[96,108]},"
+        "\"m.weight_shape\":{\"dtype\":\"I32\",\"shape\":[2],\"data_offsets\":[108,116]},"
+        "\"m.weight_a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[116,120]}}";
+    static const char config[] = WEIGHTS(INT4);
+    uint8_t codes[N * K / 2], buffer[N * K];
+    uint16_t scales[N * 2];
+    float got[K];
+    mr_buf b = {0};
+    (void)state;
+    for (int i = 0; i < N * K / 2; i++)
+        codes[i] = (uint8_t)(i * 37);
+    for (int i = 0; i < N * 2; i++)
+        scales[i] = mr_f32_to_bf16(0.3f * (float)(i - 2));
+    st_build(&b, header, 0);
+    mr_buf_add(&b, codes, sizeof codes);
+    mr_buf_add(&b, scales, sizeof scales);
+    put_int(&b, N, 4);
+    put_int(&b, K, 4);
+    put_int(&b, 0, 4);
+    files_put("model.safetensors", b.data, b.len);
+    mr_buf_free(&b);
+    mr_json *doc;
+    assert_int_equal(mr_json_parse(&doc, "c", config, strlen(config)), MR_OK);
+    mr_weights *w = open_ok(files_dir, mr_json_root(doc));
+    const mr_winfo *t = mr_weights_find(w, "m.weight");
+    assert_non_null(t);
+    assert_true(t->dtype == MR_INT && t->bits == 4 && t->group == 32);
+    assert_true(t->rank == 2 && t->dim[0] == N && t->dim[1] == K);
+    assert_int_equal(mr_weights_count(w), 2);
+    assert_string_equal(mr_weights_at(w, 0)->name, "m.weight");
+    mr_rows r;
+    assert_int_equal(mr_weights_read(w, t, 1, 2, buffer, &r), MR_OK);
+    for (int row = 0; row < 2; row++) {
+        mr_dequant_row(&r, row, got);
+        for (int k = 0; k < K; k++) {
+            int at = (row + 1) * K + k, q = codes[at / 2] >> at % 2 * 4 & 15;
+            assert_true(got[k] == mr_bf16_to_f32(scales[at / 32]) * (float)(q - 8));
+        }
+    }
+    check_no_memory(files_dir, mr_json_root(doc), 2);
+    check_no_reads(files_dir, mr_json_root(doc));
+    mr_weights_close(w);
+    mr_json_free(doc);
+    files_clear();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(fp8_refused),
+        cmocka_unit_test(fp8_values),
+        cmocka_unit_test(packed_refused),
+        cmocka_unit_test(packed_values),
+    };
+    return cmocka_run_group_tests(tests, files_setup, files_teardown);
+}
