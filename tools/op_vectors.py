@@ -15,7 +15,8 @@ A file is a list of cases:
     want NAME f|i STRIDE VALUES    every STRIDE-th element of the output, after this run
     end
 
-DATA is "gen SEED COUNT", numbers of a generator that the test has, too, or "is V V ..".  Floats are hex.
+DATA is "gen SEED COUNT", numbers of a generator that the test has, too, or "is V V ..", of no numbers: NULL.  Floats
+are hex.
 """
 import math
 import os
@@ -77,6 +78,9 @@ class Case:
         text, t = self._data(shape, values)
         self.lines.append(f"input {name} f {text}")
         return t
+
+    def null(self, name):
+        self.lines.append(f"input {name} f is")
 
     def ints(self, name, values):
         self.lines.append(f"input {name} i is " + " ".join(map(str, values)))
@@ -201,6 +205,34 @@ def rows(f):
             c.want("y", fn(c.input("x", shape), c.input("z", shape)))
             c.done()
 
+    c = f.case("scale by a weight", x_in(9) + w_in("w", 1, "bf16") + '%y = scale(%x, %w)\noutput %y as "y"')
+    w = c.weight("w", (1, 1), "bf16", values=[0.8125])
+    c.run(2)
+    c.want("y", c.input("x", (2, 9)) * w[0])
+    c.done()
+
+    c = f.case("alias", '%ids: i32[ROWS] = input name="ids"\n%a = alias(%ids) to=3 a=9 b=0\n%b = alias(%ids) to=0\n'
+               + w_in("t", "7,5") + '%y = embed(%a, %t)\noutput %a as "a"\noutput %b as "b"\noutput %y as "y"')
+    t = c.weight("t", (7, 5))
+    c.run(5)
+    ids = c.ints("ids", [9, 1, 0, 3, 6])
+    other = torch.tensor([3, 1, 3, 3, 6])
+    c.want("a", other)
+    c.want("b", ids)
+    c.want("y", t[other])
+    c.done()
+
+    for given in (0, 1):
+        c = f.case(f"embed that may be given its rows, given {given}", '%ids: i32[ROWS] = input name="ids"\n' + x_in(19, "g")
+                   + w_in("t", "7,19") + '%y = embed(%ids, %t, %g) scale=3\noutput %y as "y"')
+        t = c.weight("t", (7, 19))
+        c.run(3)
+        ids = c.ints("ids", [6, 0, 3])
+        if not given:
+            c.null("g")
+        c.want("y", c.input("g", (3, 19)) if given else t[ids] * 3)
+        c.done()
+
 
 def views(f):
     c = f.case("slice and heads", x_in(24) + '%a = slice(%x) start=6 len=12\n%h = heads(%a) n=3\n%s = slice(%h) start=1 len=2\n'
@@ -228,10 +260,12 @@ def views(f):
 # ---- rope ----
 
 
-def frequencies(dim, theta, kind="none", factor=1, low=1, high=4, orig=0, beta_fast=32, beta_slow=1, truncate=1, **_):
+def frequencies(dim, theta, kind="none", factor=1, low=1, high=4, orig=0, beta_fast=32, beta_slow=1, truncate=1, angles=0, **_):
     f = theta ** (-2 * np.arange(dim // 2, dtype=np.float64) / dim)
     if kind == "linear":
         f = f / factor
+    if kind == "proportional":
+        f = np.where(np.arange(dim // 2) < angles, f / factor, 0)
     if kind == "llama3":
         wave = 2 * math.pi / f
         t = (orig / wave - low) / (high - low)
@@ -261,6 +295,8 @@ def cross_check(dim, theta, **a):
     if kind == "yarn":
         p.update(beta_fast=a["beta_fast"], beta_slow=a["beta_slow"], original_max_position_embeddings=a["orig"],
                  truncate=bool(a["truncate"]))
+    if kind == "proportional":
+        p["partial_rotary_factor"] = 2 * a["angles"] / dim
     c = LlamaConfig(hidden_size=dim, num_attention_heads=1, head_dim=dim, rope_parameters=p,
                     max_position_embeddings=int(a.get("orig", 64) * a["factor"]))
     got, _ = ROPE_INIT_FUNCTIONS[kind](c, "cpu")
@@ -293,7 +329,9 @@ def ropes(f):
              dict(dim=64, theta=500000.0, kind="llama3", factor=8.0, low=1.0, high=4.0, orig=8192),
              dict(dim=64, theta=10000.0, kind="yarn", factor=40.0, orig=4096, beta_fast=32.0, beta_slow=1.0, truncate=1),
              dict(dim=64, theta=50000.0, kind="yarn", factor=32.0, orig=4096, beta_fast=1.0, beta_slow=1.0, truncate=1, mscale=1.25),
-             dict(dim=32, theta=10000.0, kind="yarn", factor=4.0, orig=128, beta_fast=32.0, beta_slow=1.0, truncate=0, mscale=1.1386))
+             dict(dim=32, theta=10000.0, kind="yarn", factor=4.0, orig=128, beta_fast=32.0, beta_slow=1.0, truncate=0, mscale=1.1386),
+             dict(dim=32, theta=1000000.0, kind="proportional", angles=4, factor=1.0),
+             dict(dim=16, theta=10000.0, kind="proportional", angles=8, factor=2.5))
     for a in kinds:
         cross_check(**a)
         text = " ".join(f'{k}="{v}"' if k == "kind" else f"{k}={v:g}" for k, v in a.items())
@@ -329,15 +367,19 @@ def ropes(f):
 # ---- attention ----
 
 
-def mask_of(kind, window, block, q, n):
+def mask_of(kind, window, block, q, n, spans=(), span=0):
+    """spans: the images, [start, end) each; span as the op's attribute."""
     k = np.arange(n)
     q = np.array(q)[:, None]
     if kind == "full":
         return np.ones((len(q), n), bool)
     if kind == "block":
         return k // block <= q // block
-    m = k <= q
-    return m & (k > q - window) if kind == "window" else m
+    m, near = k <= q, k > q - window if kind == "window" else k >= 0
+    same = np.zeros_like(m)
+    for a, b in spans:
+        same |= (a <= q) & (q < b) & (a <= k) & (k < b)
+    return m & near if not span else (m | same) & near if span == 1 else (m & near) | same
 
 
 def attend(q, k, v, scale, cap, mask):
@@ -394,6 +436,32 @@ def attention(f, name, heads, kv, dk, dv, mask="causal", window=0, block=0, scal
     c.done()
 
 
+def attention_spans(f, name, mask, span, spans, window=0, null=0, out=None):
+    """One session, a run of 10 rows and one of 12; spans in absolute positions; out: the wanted rows of the second."""
+    graph = (x_in("2,8", "q", "OUT" if out else "ROWS") + x_in("1,8", "k") + x_in("1,8", "v") + '%pos: i32[ROWS] = input name="pos"\n'
+             '%span: i32[ROWS,2] = input name="span"\n%rows: i32[OUT] = input name="out_rows"\n'
+             '%c: cache = cache name="c" heads=1 dk=8 dv=8\n%c1 = append(%c, %k, %v, %pos)\n'
+             f'%y = attention(%q, %c1, %pos, {"%span" if span else "_"}, {"%rows" if out else "_"}) mask="{mask}" window={window} scale=0.5 dv=8 '
+             f'span={span}\noutput %y as "y"')
+    c = f.case(name, graph, tol=(2e-6, 2e-5))
+    keys = values = torch.zeros(0, 1, 8, dtype=D)
+    for first, last in ((0, 10), (10, 22)):
+        pos = list(range(first, last))
+        rows_ = out if out and first else pos[:1] if out else list(range(len(pos)))
+        c.run(len(pos), len(rows_), pos)
+        q, k, v = c.input("q", (len(rows_), 2, 8)), c.input("k", (len(pos), 1, 8)), c.input("v", (len(pos), 1, 8))
+        c.ints("pos", pos)
+        c.ints("out_rows", rows_)
+        if null:
+            c.null("span")
+        else:
+            c.ints("span", [x for p in pos for x in next((s for s in spans if s[0] <= p < s[1]), (0, 0))])
+        keys, values = torch.cat([keys, k]), torch.cat([values, v])
+        m = mask_of(mask, window, 0, [pos[r] for r in rows_], last, () if null else spans, span)
+        c.want("y", attend(q, keys, values, 0.5, 0, m))
+    c.done()
+
+
 def attentions(f):
     attention(f, "causal, one head", 1, 1, 4, 4)
     attention(f, "causal, 4 heads on 2", 4, 2, 8, 6)
@@ -415,6 +483,14 @@ def attentions(f):
     attention(f, "head_dim 256", 2, 1, 256, 256, runs=((0, 3), (0, 1)), stride=13)
     attention(f, "rope_append", 2, 2, 16, 8, fused=True)
     attention(f, "rope_append, latent", 2, 1, 16, 12, fused=True, latent=1)
+    spans = ((2, 6), (6, 9), (12, 19))
+    attention_spans(f, "images, causal", "causal", 1, spans)
+    attention_spans(f, "images, window 3", "window", 1, spans, window=3)
+    attention_spans(f, "images, window 3, whole", "window", 2, spans, window=3)
+    attention_spans(f, "images, causal, whole", "causal", 2, spans)
+    attention_spans(f, "no images", "window", 1, spans, window=3, null=1)
+    attention_spans(f, "wanted rows", "causal", 0, (), out=[1, 4, 11])
+    attention_spans(f, "wanted rows of images", "window", 1, spans, window=4, out=[0, 3, 9, 10])
 
 
 # ---- experts ----
@@ -469,6 +545,15 @@ def experts(f):
         c.want("y", y)
         c.want("z", torch.einsum("rjk,rjnk->rjn", y, v[e]))
         c.done()
+
+    c = f.case("route, times a gain", x_in(8) + w_in("g", 8)
+               + '%e, %w = route(%x, _, %g) k=3 score="softmax" scale=2\noutput %e as "e"\noutput %w as "w"', tol=(1e-6, 4e-6))
+    g = c.weight("g", (1, 8), values=[0.5, 1.25, 1, -1, 2, 0, 0.75, 1.5])[0]
+    c.run(3)
+    e, w = route(c.input("x", (3, 8)), None, 3, "softmax", scale=2.0)
+    c.want("e", e)
+    c.want("w", w * g[e.long()])
+    c.done()
 
     c = f.case("combine", x_in("3,7") + x_in(3, "w") + '%y = combine(%x, %w)\noutput %y as "y"')
     c.run(2)

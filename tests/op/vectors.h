@@ -70,7 +70,7 @@ static inline void read_words(numbers *n, words *w)
         keep(n, s);
 }
 
-/* "gen SEED COUNT": multiples of 1/64 in [-2, 2), as the tool makes them; "is V.." */
+/* "gen SEED COUNT": multiples of 1/64 in [-2, 2), as the tool makes them; "is V..", NULL without numbers */
 static inline void read_data(numbers *n, words *w)
 {
     if (!strcmp(word(w), "is")) {
