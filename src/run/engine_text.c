@@ -154,7 +154,7 @@ static bool ends_with(const char *s, const char *end)
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
-/* tokenizer.json, else the vocabulary of the folder's GGUF model. */
+/* A tokenizer file, else the vocabulary of the folder's GGUF model. */
 static mr_err open_folder(mr_tokenizer **out, const char *dir)
 {
     mr_buf path = {0};

@@ -1,8 +1,8 @@
 /* One row per name.  "default", and a file that names none, mean what the file's makers apply then:
  * a cut at punctuation, GPT-2's words, digits in threes.
  *
- * The Qwen tokenizers normalise to NFC; their rows say so, so that a model gives the same ids from
- * both of its file formats.
+ * The tokenizers of Qwen 2 and 3 normalise to NFC; their row says so, so that a model gives the same
+ * ids from both of its file formats.  Qwen 3.5's takes marks as letters instead.
  */
 #include "text/gguf_pre.h"
 
@@ -63,6 +63,8 @@
 static const mr_gguf_pre known[] = {
     {"default", 0, 0, 0, {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
     {"gpt-2", 0, 0, 0, {GPT2}},
+    {"mpt", 0, 0, 0, {GPT2}},
+    {"falcon", 0, 0, 0, {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]"}},
     {"smollm", 0, 0, 0, {"\\p{N}", GPT2}},
     {"starcoder", 0, 0, 0, {"\\p{N}", GPT2}},
     {"refact", 0, 0, 0, {"\\p{N}", GPT2}},
@@ -72,7 +74,7 @@ static const mr_gguf_pre known[] = {
     {"llama3", 1, 1, 0, {LLAMA3}},
     {"glm4", 0, 0, 0, {LLAMA3}},
     {"qwen2", 0, 0, 1, {QWEN2}},
-    {"qwen35", 0, 0, 1, {QWEN35}},
+    {"qwen35", 0, 0, 0, {QWEN35}},
     {"deepseek-v3", 0, 0, 0, {"\\p{N}{1,3}", CJK, DEEPSEEK3}},
     {"deepseek-llm",
      0,

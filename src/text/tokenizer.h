@@ -34,16 +34,17 @@ void mr_ids_free(mr_ids *ids);
 
 enum { MR_TOK_SPECIAL = 1 }; /* add bos/eos as the tokenizer says */
 
-/* dir: a folder with tokenizer.json and, if there, tokenizer_config.json (bos_token, eos_token,
- * add_bos_token, add_eos_token, chat_template) and chat_template.jinja; or the path of a
- * tokenizer.json itself, which is then read alone.  add_bos_token: true adds bos where
+/* dir: a folder with tokenizer.json (or else tokenizer.model, SentencePiece's, or tiktoken.model)
+ * and, if there, tokenizer_config.json (bos_token, eos_token, add_bos_token, add_eos_token,
+ * chat_template) and chat_template.jinja; or the path of such a tokenizer file itself, which is then
+ * read alone.  add_bos_token: true adds bos where
  * tokenizer.json does not; false removes nothing. */
 mr_err mr_tokenizer_open(mr_tokenizer **out, const char *dir);
 
 /* A vocabulary as GGUF metadata holds it.  Everything is copied. */
 typedef struct mr_vocab {
     const char *file;  /* for messages */
-    const char *model; /* tokenizer.ggml.model: "gpt2", "llama" */
+    const char *model; /* tokenizer.ggml.model: "gpt2", "llama", "gemma4"; or "tiktoken" */
     const char *pre;   /* tokenizer.ggml.pre or NULL */
     int32_t n_tokens;
     const mr_str *tokens;
@@ -53,7 +54,8 @@ typedef struct mr_vocab {
     const mr_str *merges;                   /* "left right" */
     int32_t bos, eos, unk;                  /* -1: none */
     int add_bos, add_eos, add_space_prefix; /* -1: not said (model's default) */
-    const char *chat_template;              /* or NULL */
+    bool user_in_pieces;       /* user-defined tokens are found where spaces are marked already */
+    const char *chat_template; /* or NULL */
 } mr_vocab;
 mr_err mr_tokenizer_from_vocab(mr_tokenizer **out, const mr_vocab *v);
 void mr_tokenizer_close(mr_tokenizer *t);

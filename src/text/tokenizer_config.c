@@ -1,4 +1,5 @@
-/* Opening a folder: tokenizer.json, and beside it tokenizer_config.json and chat_template.jinja.
+/* Opening a folder: tokenizer.json, or else tokenizer.model (SentencePiece) or tiktoken.model, and
+ * beside it tokenizer_config.json and chat_template.jinja.
  *
  * add_bos_token and add_eos_token count where tokenizer.json's own post-processor does not add the
  * token already (DeepSeek's does not, Gemma's does); false takes nothing away that tokenizer.json
@@ -26,13 +27,13 @@ mr_err mr_tokenizer_set_template(mr_tokenizer *t, const char *text, size_t len)
     return MR_OK;
 }
 
-/* A token named by a string or by {"content": ...}; -1 if absent, null or not in the vocabulary. */
+/* A token named by a string or by {"content": ...}: -1 if it is not in the vocabulary; as it was if
+ * absent or null. */
 static mr_err named_token(const mr_tokenizer *t, mr_jval root, const char *key, mr_buf *scratch,
                           int32_t *id)
 {
     mr_jval v = mr_jget(root, key);
     mr_str s;
-    *id = -1;
     if (mr_jtype(v) == MR_JOBJECT)
         v = mr_jget(v, "content");
     if (!mr_jhas(v))
@@ -117,27 +118,60 @@ mr_err mr_tokenizer_config(mr_tokenizer *t, const mr_tokenizer_source *s)
                             : MR_OK;
 }
 
+mr_err mr_tokenizer_config_flag(const mr_tokenizer_source *s, const char *key, int *out)
+{
+    mr_json *doc = NULL;
+    bool on = false;
+    *out = -1;
+    if (!s->config)
+        return MR_OK;
+    mr_err err = mr_json_parse(&doc, s->config_file, s->config, s->config_len);
+    if (err == MR_OK && mr_jhas(mr_jget(mr_json_root(doc), key))) {
+        err = mr_read_flag(mr_json_root(doc), key, false, &on);
+        *out = on;
+    }
+    mr_json_free(doc);
+    return err;
+}
+
 /* ---- files ------------------------------------------------------------------------------- */
 
+typedef mr_err parse_fn(mr_tokenizer **out, const mr_tokenizer_source *s);
+
 typedef struct folder {
-    mr_buf json, config, jinja; /* paths */
-    char *json_text, *config_text, *jinja_text;
-    size_t json_len, config_len, jinja_len;
+    mr_buf file, config, jinja; /* paths */
+    char *text, *config_text, *jinja_text;
+    size_t len, config_len, jinja_len;
 } folder;
+
+/* The folder's tokenizer file: the first of these that is there. */
+static mr_err find_file(folder *f, const char *dir)
+{
+    static const char *names[] = {"tokenizer.json", "tokenizer.model", "tiktoken.model"};
+    for (int i = 0; i < 3; i++) {
+        mr_buf_clear(&f->file);
+        mr_buf_printf(&f->file, "%s/%s", dir, names[i]);
+        MR_TRY(mr_buf_check(&f->file));
+        if (mr_file_exists(f->file.data) == 1)
+            return MR_OK;
+    }
+    return mr_fail(MR_EIO, "%s: has no tokenizer.json, tokenizer.model or tiktoken.model", dir);
+}
 
 static mr_err read_folder(folder *f, const char *path)
 {
     bool whole = mr_file_exists(path) == 2;
-    mr_buf_puts(&f->json, path);
     if (whole) {
-        mr_buf_puts(&f->json, "/tokenizer.json");
+        MR_TRY(find_file(f, path));
         mr_buf_printf(&f->config, "%s/tokenizer_config.json", path);
         mr_buf_printf(&f->jinja, "%s/chat_template.jinja", path);
         MR_TRY(mr_buf_check(&f->config));
         MR_TRY(mr_buf_check(&f->jinja));
+    } else {
+        mr_buf_puts(&f->file, path);
     }
-    MR_TRY(mr_buf_check(&f->json));
-    MR_TRY(mr_file_read_all(f->json.data, JSON_MAX, MR_MEM_TOKENIZER, &f->json_text, &f->json_len));
+    MR_TRY(mr_buf_check(&f->file));
+    MR_TRY(mr_file_read_all(f->file.data, JSON_MAX, MR_MEM_TOKENIZER, &f->text, &f->len));
     if (whole && mr_file_exists(f->config.data) == 1)
         MR_TRY(mr_file_read_all(f->config.data, JSON_MAX, MR_MEM_TOKENIZER, &f->config_text,
                                 &f->config_len));
@@ -151,6 +185,21 @@ static mr_err read_folder(folder *f, const char *path)
     return MR_OK;
 }
 
+static bool ends_with(const mr_buf *path, const char *end)
+{
+    size_t n = strlen(end);
+    return path->len >= n && memcmp(path->data + path->len - n, end, n) == 0;
+}
+
+/* A protocol buffer whose first field is a message starts with a line feed; a tiktoken file starts
+ * with base64, whatever it is called. */
+static parse_fn *parser_of(const folder *f)
+{
+    if (!ends_with(&f->file, ".model"))
+        return mr_tokenizer_parse;
+    return f->len && f->text[0] == '\n' ? mr_sentencepiece_parse : mr_tiktoken_parse;
+}
+
 mr_err mr_tokenizer_open(mr_tokenizer **out, const char *dir)
 {
     folder f = {0};
@@ -160,18 +209,18 @@ mr_err mr_tokenizer_open(mr_tokenizer **out, const char *dir)
 #endif
     mr_err err = read_folder(&f, dir);
     if (err == MR_OK) {
-        mr_tokenizer_source s = {.file = f.json.data, .text = f.json_text, .len = f.json_len};
+        mr_tokenizer_source s = {.file = f.file.data, .text = f.text, .len = f.len};
         s.config_file = f.config.data;
         s.config = f.config_text;
         s.config_len = f.config_len;
         s.chat_template = f.jinja_text;
         s.chat_template_len = f.jinja_len;
-        err = mr_tokenizer_parse(out, &s);
+        err = parser_of(&f)(out, &s);
     }
-    mr_buf_free(&f.json);
+    mr_buf_free(&f.file);
     mr_buf_free(&f.config);
     mr_buf_free(&f.jinja);
-    mr_free(f.json_text);
+    mr_free(f.text);
     mr_free(f.config_text);
     mr_free(f.jinja_text);
     return err;

@@ -1,7 +1,7 @@
 /* The tokenizer's own fields, for the files that fill it.
  *
- * Why:    tokenizer.json and GGUF vocabularies fill the same parts; nobody outside src/text sees
- *         them.
+ * Why:    tokenizer.json and plain vocabularies (GGUF, SentencePiece, tiktoken) fill the same parts;
+ *         nobody outside src/text sees them.
  * Use:    mr_tokenizer_alloc, fill, mr_tokenizer_seal; on failure mr_tokenizer_close.
  * Rules:  1. Every id below model.table.n has a flag byte.
  *         2. prefix and suffix are what MR_TOK_SPECIAL adds around a text.
@@ -40,7 +40,7 @@ mr_err mr_tokenizer_add(mr_tokenizer *t, mr_added_token token, const char *file)
 /* Last: searching structures. */
 mr_err mr_tokenizer_seal(mr_tokenizer *t, const char *file);
 
-/* A tokenizer from the text of a tokenizer.json and, unless NULL, of a tokenizer_config.json and a
+/* A tokenizer from the content of its file and, unless NULL, of a tokenizer_config.json and a
  * chat_template.jinja.  `file` and `config_file` are for messages.  The texts are not kept. */
 typedef struct mr_tokenizer_source {
     const char *file, *text;
@@ -50,10 +50,15 @@ typedef struct mr_tokenizer_source {
     const char *chat_template;
     size_t chat_template_len;
 } mr_tokenizer_source;
-mr_err mr_tokenizer_parse(mr_tokenizer **out, const mr_tokenizer_source *s);
+/* By the kind of file. */
+mr_err mr_tokenizer_parse(mr_tokenizer **out, const mr_tokenizer_source *s); /* tokenizer.json */
+mr_err mr_sentencepiece_parse(mr_tokenizer **out, const mr_tokenizer_source *s);
+mr_err mr_tiktoken_parse(mr_tokenizer **out, const mr_tokenizer_source *s);
 
-/* tokenizer_config.json (config.c). */
+/* tokenizer_config.json (tokenizer_config.c). */
 mr_err mr_tokenizer_config(mr_tokenizer *t, const mr_tokenizer_source *s);
+/* A flag of it: 1, 0, or -1 if it says nothing. */
+mr_err mr_tokenizer_config_flag(const mr_tokenizer_source *s, const char *key, int *out);
 mr_err mr_tokenizer_set_template(mr_tokenizer *t, const char *text, size_t len);
 
 #endif

@@ -1,4 +1,5 @@
-/* Fuzz target: any bytes as a tokenizer.json; if it opens, some hard texts through it and back.
+/* Fuzz target: any bytes as a tokenizer file, of a kind by their first byte (tokenizer.json,
+ * tokenizer.model, tiktoken.model); if it opens, some hard texts through it and back.
  *
  * What must hold beside not crashing: an error has one line; ids are inside the vocabulary;
  * decoding token by token gives what decoding at once gives, in whole characters; nothing is
@@ -86,7 +87,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(copy, data, size);
     mr_tokenizer_source s = {.file = "fuzz", .text = copy, .len = size};
     mr_tokenizer *t;
-    if (mr_tokenizer_parse(&t, &s) == MR_OK)
+    mr_err err = size && data[0] == '\n'  ? mr_sentencepiece_parse(&t, &s)
+                 : size && data[0] == '{' ? mr_tokenizer_parse(&t, &s)
+                                          : mr_tiktoken_parse(&t, &s);
+    if (err == MR_OK)
         use(t);
     else
         require_message();

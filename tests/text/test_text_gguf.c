@@ -195,6 +195,9 @@ static void ends(void **state)
     v = tiny_vocab("llama");
     v.add_space_prefix = 0;
     expect(&v, "aab", 3, (int32_t[]){3, 0, 2});
+    v = tiny_vocab("gemma4");
+    expect(&v, "aab", 3, (int32_t[]){3, 0, 2});
+    expect(&v, "a\nb", 3, (int32_t[]){3, 0, 1}); /* no line feed, no bytes, no unknown */
 }
 
 static void refuse(const mr_vocab *v, mr_err code, const char *message)
@@ -242,11 +245,11 @@ static void broken(void **state)
 static void every_pre(void **state)
 {
     (void)state;
-    static const char *names[] = {"default",     "gpt-2",        "smollm",         "starcoder",
-                                  "refact",      "command-r",    "llama-bpe",      "llama-v3",
-                                  "llama3",      "glm4",         "qwen2",          "qwen35",
-                                  "deepseek-v3", "deepseek-llm", "deepseek-coder", "bailingmoe",
-                                  "bailingmoe2", "llada-moe",    "gpt-4o",         "kimi-k2"};
+    static const char *names[] = {
+        "default",     "gpt-2",     "smollm",      "starcoder",    "falcon",         "mpt",
+        "refact",      "command-r", "llama-bpe",   "llama-v3",     "llama3",         "glm4",
+        "qwen2",       "qwen35",    "deepseek-v3", "deepseek-llm", "deepseek-coder", "bailingmoe",
+        "bailingmoe2", "llada-moe", "gpt-4o",      "kimi-k2"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         mr_vocab v = tiny_vocab("gpt2");
         v.pre = names[i];

@@ -1,9 +1,11 @@
-/* Tokenizers from the vocabularies that GGUF metadata holds.
+/* Tokenizers from plain vocabularies: GGUF metadata, SentencePiece models, tiktoken files.
  *
  * "gpt2": byte-level BPE with listed merges, cut as tokenizer.ggml.pre says.
+ * "gemma4": BPE with listed merges over characters, spaces as U+2581, bytes as a fallback.
  * "llama": SentencePiece's BPE.  Which two pieces merge is not listed: any two whose joined text is
  * a piece may, the highest score first.  So every way to cut a piece in two pieces becomes a merge
  * whose rank is the rank of the result's score, and the same merging does both.
+ * "tiktoken": byte-level BPE, merged in the same way, the lowest id first.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -18,21 +20,31 @@ enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE
 /* Cutting a piece at every place costs the square of its length. */
 enum { PIECE_MAX = 512 };
 
+static const char space_mark[] = "\xE2\x96\x81"; /* U+2581 */
+
 static int32_t type_of(const mr_vocab *v, int32_t id)
 {
     return v->types ? v->types[id] : TYPE_NORMAL;
 }
 
-static bool is_llama(const mr_vocab *v)
+static bool is_model(const mr_vocab *v, const char *model)
 {
-    return strcmp(v->model, "llama") == 0;
+    return strcmp(v->model, model) == 0;
+}
+
+/* Pieces of characters, spaces marked, bytes as a fallback. */
+static bool has_pieces(const mr_vocab *v)
+{
+    return is_model(v, "llama") || is_model(v, "gemma4");
 }
 
 /* Tokens the model itself may make. */
 static bool is_model_token(const mr_vocab *v, int32_t id)
 {
     int32_t type = type_of(v, id);
-    if (is_llama(v))
+    if (is_model(v, "tiktoken"))
+        return type == TYPE_NORMAL;
+    if (has_pieces(v))
         return type == TYPE_NORMAL || type == TYPE_USER;
     return type != TYPE_UNUSED;
 }
@@ -78,6 +90,8 @@ static mr_err read_whole_tokens(mr_tokenizer *t, const mr_vocab *v)
         if (!whole || s.len == 0 || mr_table_find_any(&t->model.table, s.data, s.len) != i)
             continue;
         mr_added_token token = {.id = i, .special = type != TYPE_USER, .when = MR_ADDED_RAW};
+        if (v->user_in_pieces && type == TYPE_USER)
+            token.when = MR_ADDED_NORMALIZED;
         MR_TRY(mr_tokenizer_add(t, token, v->file));
     }
     return MR_OK;
@@ -110,12 +124,8 @@ static mr_err read_merge(mr_tokenizer *t, const mr_vocab *v, int32_t i, mr_buf *
     return MR_OK;
 }
 
-static mr_err read_gpt2(mr_tokenizer *t, const mr_vocab *v, bool *add_bos)
+static mr_err read_merges(mr_tokenizer *t, const mr_vocab *v)
 {
-    const mr_gguf_pre *pre = mr_gguf_pre_find(v->pre ? v->pre : "default");
-    if (!pre)
-        return mr_fail(MR_EUNSUPPORTED, "%s: tokenizer.ggml.pre \"%.60s\" is not supported",
-                       v->file, v->pre);
     if (v->n_merges < 0)
         return mr_fail(MR_EFORMAT, "%s: tokenizer.ggml.merges is missing", v->file);
     mr_buf joined = {0};
@@ -123,7 +133,12 @@ static mr_err read_gpt2(mr_tokenizer *t, const mr_vocab *v, bool *add_bos)
     for (int32_t i = 0; err == MR_OK && i < v->n_merges; i++)
         err = read_merge(t, v, i, &joined);
     mr_buf_free(&joined);
-    MR_TRY(err);
+    return err;
+}
+
+/* The cuts of `pre`, then bytes as characters. */
+static mr_err byte_level_steps(mr_tokenizer *t, const mr_gguf_pre *pre)
+{
     if (pre->nfc) {
         MR_TRY(mr_grow((void **)&t->norm.v, &t->norm.cap, 1, sizeof *t->norm.v));
         memset(t->norm.v, 0, sizeof *t->norm.v);
@@ -137,8 +152,18 @@ static mr_err read_gpt2(mr_tokenizer *t, const mr_vocab *v, bool *add_bos)
     MR_TRY(mr_decoder_step(&t->decoder, MR_DEC_BYTE_LEVEL, &step));
     t->model.ignore_merges = pre->ignore_merges;
     t->kind = "byte-level BPE";
-    *add_bos = pre->add_bos;
     return MR_OK;
+}
+
+static mr_err read_gpt2(mr_tokenizer *t, const mr_vocab *v, bool *add_bos)
+{
+    const mr_gguf_pre *pre = mr_gguf_pre_find(v->pre ? v->pre : "default");
+    if (!pre)
+        return mr_fail(MR_EUNSUPPORTED, "%s: tokenizer.ggml.pre \"%.60s\" is not supported",
+                       v->file, v->pre);
+    *add_bos = pre->add_bos;
+    MR_TRY(read_merges(t, v));
+    return byte_level_steps(t, pre);
 }
 
 /* ---- llama ------------------------------------------------------------------------------- */
@@ -181,7 +206,7 @@ static mr_err rank_scores(const mr_vocab *v, uint32_t *rank)
     return err;
 }
 
-/* Calls for every cut of a piece into two pieces; counts when m is NULL. */
+/* A merge for every cut of a piece into two pieces; m NULL: counts them. */
 static size_t cut_piece(const mr_table *table, int32_t id, uint32_t rank, mr_bpe *m)
 {
     mr_str s = mr_table_text(table, id);
@@ -202,6 +227,7 @@ static size_t cut_piece(const mr_table *table, int32_t id, uint32_t rank, mr_bpe
     return found;
 }
 
+/* rank NULL: the id is the rank. */
 static mr_err make_merges(mr_tokenizer *t, const mr_vocab *v, const uint32_t *rank)
 {
     const mr_table *table = &t->model.table;
@@ -212,10 +238,9 @@ static mr_err make_merges(mr_tokenizer *t, const mr_vocab *v, const uint32_t *ra
             if (!is_model_token(v, id) || mr_table_find(table, s.data, s.len) != id)
                 continue;
             if (s.len > PIECE_MAX)
-                return mr_fail(MR_EUNSUPPORTED,
-                               "%s: tokenizer.ggml.tokens[%d] has %zu bytes (at most %d)", v->file,
+                return mr_fail(MR_EUNSUPPORTED, "%s: token %d has %zu bytes (at most %d)", v->file,
                                id, s.len, PIECE_MAX);
-            total += cut_piece(table, id, rank[id], pass ? &t->model : NULL);
+            total += cut_piece(table, id, rank ? rank[id] : (uint32_t)id, pass ? &t->model : NULL);
         }
         if (pass == 0)
             MR_TRY(mr_bpe_reserve(&t->model, total));
@@ -223,15 +248,12 @@ static mr_err make_merges(mr_tokenizer *t, const mr_vocab *v, const uint32_t *ra
     return MR_OK;
 }
 
-static mr_err llama_steps(mr_tokenizer *t, bool space)
+static mr_err piece_steps(mr_tokenizer *t, bool space)
 {
-    static const char mark[] = "\xE2\x96\x81";
     mr_dec_step *s;
-    if (space)
-        MR_TRY(mr_norm_prepend(&t->norm, mark));
-    MR_TRY(mr_norm_replace(&t->norm, " ", mark));
+    MR_TRY(mr_norm_replace(&t->norm, " ", space_mark));
     MR_TRY(mr_decoder_step(&t->decoder, MR_DEC_REPLACE, &s));
-    MR_TRY(mr_decoder_literal(s, mark, " "));
+    MR_TRY(mr_decoder_literal(s, space_mark, " "));
     MR_TRY(mr_decoder_step(&t->decoder, MR_DEC_BYTE_FALLBACK, &s));
     MR_TRY(mr_decoder_step(&t->decoder, MR_DEC_FUSE, &s));
     if (!space)
@@ -254,14 +276,34 @@ static mr_err read_llama(mr_tokenizer *t, const mr_vocab *v)
         err = make_merges(t, v, rank);
     mr_free(rank);
     MR_TRY(err);
+    t->kind = "SentencePiece BPE";
+    return piece_steps(t, v->add_space_prefix != 0);
+}
+
+static mr_err read_gemma4(mr_tokenizer *t, const mr_vocab *v)
+{
+    MR_TRY(read_merges(t, v));
+    MR_TRY(mr_pretok_regex(&t->pre, "gemma4", "\\n+"));
+    t->kind = "BPE with byte fallback";
+    return piece_steps(t, v->add_space_prefix > 0);
+}
+
+static mr_err read_tiktoken(mr_tokenizer *t, const mr_vocab *v, bool *add_bos)
+{
+    const mr_gguf_pre *pre = mr_gguf_pre_find(v->pre);
+    *add_bos = false;
+    MR_TRY(make_merges(t, v, NULL));
+    return byte_level_steps(t, pre);
+}
+
+static void set_unknown(mr_tokenizer *t, const mr_vocab *v)
+{
     t->model.byte_fallback = true;
     t->model.fuse_unk = true;
     t->model.unk = v->unk >= 0 ? v->unk : MR_UNK_NONE;
     for (int32_t i = 0; v->unk < 0 && i < v->n_tokens; i++)
         if (type_of(v, i) == TYPE_UNKNOWN)
             t->model.unk = i;
-    t->kind = "SentencePiece BPE";
-    return llama_steps(t, v->add_space_prefix != 0);
 }
 
 /* Byte tokens are no pieces, so the model's own search does not find them. */
@@ -299,23 +341,36 @@ static mr_err add_ends(mr_tokenizer *t, const mr_vocab *v, bool bos, bool eos)
     return MR_OK;
 }
 
+static mr_err read_model(mr_tokenizer *t, const mr_vocab *v, bool *add_bos)
+{
+    if (has_pieces(v))
+        set_unknown(t, v);
+    if (is_model(v, "llama"))
+        return read_llama(t, v);
+    if (is_model(v, "gemma4"))
+        return read_gemma4(t, v);
+    if (is_model(v, "tiktoken"))
+        return read_tiktoken(t, v, add_bos);
+    if (is_model(v, "gpt2"))
+        return read_gpt2(t, v, add_bos);
+    return mr_fail(MR_EUNSUPPORTED, "%s: tokenizer.ggml.model \"%.60s\" is not supported", v->file,
+                   v->model);
+}
+
 static mr_err fill(mr_tokenizer *t, const mr_vocab *v)
 {
     bool add_bos = true;
-    if (!is_llama(v) && strcmp(v->model, "gpt2") != 0)
-        return mr_fail(MR_EUNSUPPORTED, "%s: tokenizer.ggml.model \"%.60s\" is not supported",
-                       v->file, v->model);
     MR_TRY(read_tokens(t, v));
     MR_TRY(check_special(v, "bos", v->bos));
     MR_TRY(check_special(v, "eos", v->eos));
     MR_TRY(check_special(v, "unknown", v->unk));
-    if (is_llama(v))
-        MR_TRY(read_llama(t, v));
-    else
-        MR_TRY(read_gpt2(t, v, &add_bos));
+    MR_TRY(read_model(t, v, &add_bos));
     MR_TRY(read_whole_tokens(t, v));
+    /* Last, so that whole tokens are looked for as they are. */
+    if (is_model(v, "llama") && v->add_space_prefix != 0)
+        MR_TRY(mr_norm_prepend(&t->norm, space_mark));
     MR_TRY(mr_tokenizer_seal(t, v->file));
-    if (is_llama(v))
+    if (has_pieces(v))
         set_byte_tokens(t, v);
     MR_TRY(add_ends(t, v, add_bos, false));
     if (!v->chat_template)
