@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/file.h"
 #include "base/str.h"
 #include "millrace.h"
 
@@ -61,6 +62,8 @@ int app_failed(mr_status s);
 bool app_write(const char *bytes, size_t len);
 int app_out_end(int code);
 /* JSON array of ids. */
+/* The header of a float32 .npy of rows x cols, or of one dimension if rows is 0. */
+mr_status app_npy_head(mr_out *o, int64_t rows, int64_t cols);
 void app_json_ids(mr_buf *b, const int32_t *ids, size_t n);
 
 /* ---- input ---- */

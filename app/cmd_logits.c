@@ -12,19 +12,6 @@ typedef struct job {
     app_ids ids;
 } job;
 
-static mr_status npy_header(mr_out *o, int64_t rows, int64_t cols)
-{
-    char head[128] = "\x93NUMPY\x01\x00";
-    int n = snprintf(head + 10, sizeof head - 10,
-                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }",
-                     (long long)rows, (long long)cols);
-    memset(head + 10 + n, ' ', sizeof head - 10 - (size_t)n);
-    head[8] = (char)(sizeof head - 10);
-    head[9] = 0;
-    head[sizeof head - 1] = '\n';
-    return (mr_status)mr_out_write(o, head, sizeof head);
-}
-
 /* Rows fed at once: what was asked for, but no more than 256 MiB of logits hold (the bits are the
  * same); whole blocks for diffusion. */
 static int64_t rows_at_once(const job *j, const mr_engine_info *i)
@@ -72,7 +59,7 @@ static mr_status write_logits(const job *j, mr_engine *e)
     app_catch_interrupt();
     mr_status st = (mr_status)mr_out_open(&o, j->out);
     if (!st) {
-        st = npy_header(&o, (int64_t)j->ids.n, i->vocab);
+        st = app_npy_head(&o, (int64_t)j->ids.n, i->vocab);
         if (!st)
             st = feed(j, s, i, &o);
         if (!st)

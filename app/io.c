@@ -54,6 +54,22 @@ void app_json_ids(mr_buf *b, const int32_t *ids, size_t n)
     mr_buf_putc(b, ']');
 }
 
+mr_status app_npy_head(mr_out *o, int64_t rows, int64_t cols)
+{
+    char head[128] = "\x93NUMPY\x01\x00", shape[64];
+    if (rows)
+        snprintf(shape, sizeof shape, "%lld, %lld", (long long)rows, (long long)cols);
+    else
+        snprintf(shape, sizeof shape, "%lld,", (long long)cols);
+    int n = snprintf(head + 10, sizeof head - 10,
+                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
+    memset(head + 10 + n, ' ', sizeof head - 10 - (size_t)n);
+    head[8] = (char)(sizeof head - 10);
+    head[9] = 0;
+    head[sizeof head - 1] = '\n';
+    return (mr_status)mr_out_write(o, head, sizeof head);
+}
+
 /* ---- text ---- */
 
 static mr_status read_stream(int fd, const char *name, char **text, size_t *len)

@@ -256,6 +256,9 @@ MR_API mr_status mr_view(const char *model, const mr_view_opts *o, char **text, 
  */
 MR_API mr_status mr_inspect(const char *model, int64_t context, bool json, char **text,
                             size_t *len);
+/* Whole blocks of a GGUF type ("q4_k") as numbers; mr_memory_free. */
+MR_API mr_status mr_dequantise(const char *type, const void *blocks, size_t len, float **values,
+                               int64_t *n);
 
 typedef struct mr_synth_opts {
     const char *quant; /* "f32" "bf16" (default) "q8" "q4" */

@@ -1,6 +1,7 @@
 /* mr_inspect: what a model is made of, as text or JSON. */
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "run/engine.h"
 
@@ -272,4 +273,39 @@ mr_status mr_inspect(const char *model, int64_t context, bool json, char **text,
     *text = b.data;
     *len = b.len;
     return MR_OK;
+}
+
+/* A type of blocks, by its name in any case. */
+static bool find_type(const char *name, mr_dtype *out)
+{
+    for (int t = 0; t < MR_DTYPE_COUNT; t++)
+        if (!strcasecmp(name, mr_dtype_name((mr_dtype)t)) && !mr_dtype_is_grouped((mr_dtype)t) &&
+            mr_dtype_is_weight((mr_dtype)t, 0)) {
+            *out = (mr_dtype)t;
+            return true;
+        }
+    return false;
+}
+
+mr_status mr_dequantise(const char *type, const void *blocks, size_t len, float **values,
+                        int64_t *n)
+{
+    mr_dtype t;
+    *values = NULL;
+    *n = 0;
+    if (!find_type(type, &t))
+        return (mr_status)mr_fail(MR_EUSAGE, "no type of blocks is called \"%.60s\"", type);
+    size_t size = (size_t)mr_dtype_block_bytes(t), count;
+    if (len % size)
+        return (mr_status)mr_fail(MR_EFORMAT, "%zu bytes are not whole %s blocks of %zu", len,
+                                  mr_dtype_name(t), size);
+    if (!mr_mul_size(len / size, (size_t)mr_dtype_block(t) * sizeof **values, &count))
+        return (mr_status)mr_fail(MR_ELIMIT, "%zu bytes are too many", len);
+    *values = mr_alloc(MR_MEM_OTHER, count);
+    if (!*values)
+        return MR_STATUS_MEMORY;
+    *n = (int64_t)(count / sizeof **values);
+    mr_rows r = {.dtype = t, .n = 1, .k = *n, .data = blocks};
+    mr_dequant_row(&r, 0, *values);
+    return MR_STATUS_OK;
 }

@@ -29,6 +29,21 @@ is "a config alone" prints "gemma3_text"
 is "without tensors" [ "$(grep -c '^tensors$' "$out")" = 0 ]
 refused "nowhere" inspect "$tmp/nowhere"
 
+# ---- inspect --dequantise ----
+for type in q4_0 q5_1 q2_k q6_k iq4_xs mxfp4 nvfp4; do
+    go 0 inspect --dequantise $type tests/tensor/data/$type.bin "$tmp/$type.npy"
+    tail -c 8192 "$tmp/$type.npy" >"$tmp/got"
+    tail -c 8192 tests/tensor/data/$type.npy >"$tmp/want"
+    is "values of $type" cmp -s "$tmp/got" "$tmp/want"
+    is "head of $type" [ "$(wc -c <"$tmp/$type.npy")" = 8320 ]
+done
+go 0 inspect --dequantise=Q4_K tests/tensor/data/q4_k.bin "$tmp/upper.npy"
+usage 'no type of blocks is called "affine"' inspect --dequantise affine tests/tensor/data/q4_0.bin "$tmp/no.npy"
+refused "1152 bytes are not whole q6_k blocks of 210" inspect --dequantise q6_k tests/tensor/data/q4_0.bin "$tmp/no.npy"
+is "no file" [ ! -e "$tmp/no.npy" ]
+usage "needs --dequantise TYPE IN.bin OUT.npy" inspect --dequantise q4_0 tests/tensor/data/q4_0.bin
+usage "goes with neither" inspect --json --dequantise q4_0 tests/tensor/data/q4_0.bin "$tmp/no.npy"
+
 # ---- graph ----
 mkdir "$tmp/bare"
 for m in $G $D $L $G/config.json tests/vectors/llama3; do
