@@ -49,6 +49,7 @@ typedef struct mr_step {
     mr_operand_ref in[MR_MAX_IN], out[MR_MAX_OUT];
     int64_t scratch_offset, scratch_bytes; /* in the arena; asked of the backend by step_scratch */
     const char *kernel; /* for reports: what will run it, e.g. "linear q4 avx512" */
+    bool int8;          /* its products are of int8 */
     const void *prep;   /* the backend's own, made by step_plan in plan->memory, or NULL */
 } mr_step;
 
@@ -90,7 +91,18 @@ typedef struct mr_run {
         *inputs; /* [plan->n_inputs]: i32 or f32 arrays; "ids" "pos" "out_rows" among them */
     mr_weight *const *weights; /* [plan->n_weights] */
     void *arena;               /* arena_alloc(plan->arena_bytes) */
+    uint64_t *step_ns;         /* [plan->n_steps]: time spent is added; NULL: it is not taken */
 } mr_run;
+
+/* What the machine does at most (per second), with one thread and with all of the backend's. 0: not
+ * known. */
+typedef struct mr_peak {
+    double one, all;
+} mr_peak;
+typedef struct mr_peaks {
+    mr_peak read;      /* bytes, over memory well beyond the caches */
+    mr_peak int8, f32; /* operations, a multiply-add being two */
+} mr_peaks;
 
 /* ---- the backend itself ---- */
 
@@ -133,6 +145,8 @@ typedef struct mr_backend_vtable {
 
     /* Steps [first, last) of the plan. */
     mr_err (*run)(mr_backend *b, const mr_plan *p, const mr_run *r, int first, int last);
+    /* Measured now; takes about a second. */
+    mr_err (*peaks)(mr_backend *b, mr_peaks *out);
     /* The address of an output after run (host memory on cpu and ref). */
     const float *(*output)(mr_backend *b, const mr_plan *p, const mr_run *r, int output);
 } mr_backend_vtable;

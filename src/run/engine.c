@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 
 enum {
@@ -14,13 +14,6 @@ enum {
     MAX_SESSIONS = 1 << 20,
     MAX_EOS = sizeof((mr_engine_info *)0)->eos / sizeof(int32_t)
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 mr_err mr_precision_parse(const char *name, mr_precision *out)
 {
@@ -390,7 +383,7 @@ static mr_err take_facts(mr_engine *e, const char *path, const mr_engine_opts *o
 
 static mr_err open_engine(mr_engine *e, const char *path, const mr_engine_opts *o)
 {
-    uint64_t start = now_ns();
+    uint64_t start = mr_clock_ns();
     MR_TRY(mr_arena_new(&e->arena, MR_MEM_OTHER));
     MR_TRY(mr_engine_backend(o, &e->backend));
     mr_model_opts mo = {.block_length = o->block_length};
@@ -409,7 +402,7 @@ static mr_err open_engine(mr_engine *e, const char *path, const mr_engine_opts *
                          e->info.context, e->prefill.plan->row_cap, o->sessions));
     MR_TRY(mr_need_check(&need, path, e->info.context));
     MR_TRY(load_weights(e));
-    e->info.load_ns = now_ns() - start;
+    e->info.load_ns = mr_clock_ns() - start;
     return MR_OK;
 }
 

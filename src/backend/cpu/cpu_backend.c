@@ -4,6 +4,9 @@
 #include <assert.h>
 #include <string.h>
 
+#include "backend/cpu/peaks.h"
+#include "base/clock.h"
+
 /* ---- operands of a step ---- */
 
 static char *address(const mr_cpu_call *c, const mr_operand_ref *r)
@@ -198,9 +201,17 @@ static mr_err run(mr_backend *b, const mr_plan *p, const mr_run *r, int first, i
                          .step = s,
                          .prep = s->prep,
                          .scratch = (char *)r->arena + s->scratch_offset};
+        uint64_t start = r->step_ns ? mr_clock_ns() : 0;
         MR_TRY(c.prep->run(&c));
+        if (r->step_ns)
+            r->step_ns[i] += mr_clock_ns() - start;
     }
     return MR_OK;
+}
+
+static mr_err peaks(mr_backend *b, mr_peaks *out)
+{
+    return mr_cpu_peaks(b->opts.isa, ((const mr_cpu *)b)->pool, out);
 }
 
 static const float *output(mr_backend *b, const mr_plan *p, const mr_run *r, int index)
@@ -250,6 +261,7 @@ static const mr_backend_vtable vtable = {
     .kv_need = mr_cpu_kv_need,
     .kv_free = mr_cpu_kv_free,
     .run = run,
+    .peaks = peaks,
     .output = output,
 };
 

@@ -284,5 +284,7 @@ mr_err mr_cpu_step_plan(const mr_backend *b, const mr_plan *plan, mr_step *s)
     s->scratch_bytes = (int64_t)bytes;
     s->prep = p;
     s->kernel = kernel_name(cpu, plan, s, p);
+    s->int8 =
+        is_product(s->op) && mr_matmul_int8(&p->mm, fmt_of(plan, s, s->op == MR_OP_MOE ? 3 : 1));
     return s->kernel ? MR_OK : MR_ENOMEM;
 }

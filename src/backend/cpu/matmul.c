@@ -13,6 +13,13 @@ size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k)
     return err == MR_OK ? mr_job_scratch(mm, &l, rows, rows, k) : 0;
 }
 
+bool mr_matmul_int8(const mr_mm *mm, mr_fmt fmt)
+{
+    mr_layout l;
+    return mr_layout_of(fmt, &l) == MR_OK && mr_layout_quantised(&l) &&
+           mm->precision != MR_EXACT && !mm->act_f32;
+}
+
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
 {
 #define ISAS(text, tail)                                                                           \

@@ -47,6 +47,7 @@ typedef struct mr_mm {
 size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k);
 /* Name of the kernel for reports, such as "int8 q4 avx512", "f32 bf16 avx2". */
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt);
+bool mr_matmul_int8(const mr_mm *mm, mr_fmt fmt); /* runs on int8 activations */
 
 /* y[r, 0..n) = x[r] w^T (+ bias).  ldx, ldy in floats.  scratch: mr_matmul_scratch bytes, 64-byte
  * aligned. */

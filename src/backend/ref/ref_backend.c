@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 static const mr_ref_fn functions[MR_OP_COUNT] = {
 #define PRIM(id, name, in, out, attrs, doc) mr_ref_##id,
 #define FUSED(id, name, in, out, attrs, doc) NULL,
@@ -158,11 +160,21 @@ static mr_err run_steps(mr_backend *b, const mr_plan *p, const mr_run *r, int fi
             s.in[k] = bind(r, &step->in[k]);
         for (int k = 0; k < step->n_out; k++)
             s.out[k] = bind(r, &step->out[k]);
+        uint64_t start = r->step_ns ? mr_clock_ns() : 0;
         mr_err err = functions[step->op](&s);
+        if (r->step_ns)
+            r->step_ns[i] += mr_clock_ns() - start;
         if (err != MR_OK)
             return mr_fail_in(err, "step %d (%s)", i, mr_op_get(step->op)->name);
     }
     return MR_OK;
+}
+
+static mr_err peaks(mr_backend *b, mr_peaks *out)
+{
+    (void)b;
+    (void)out;
+    return mr_fail(MR_EUNSUPPORTED, "backend ref has no speed to measure");
 }
 
 static const float *output(mr_backend *b, const mr_plan *p, const mr_run *r, int i)
@@ -188,6 +200,7 @@ static const mr_backend_vtable table = {
     .kv_need = mr_ref_kv_need,
     .kv_free = mr_ref_kv_free,
     .run = run_steps,
+    .peaks = peaks,
     .output = output,
 };
 
