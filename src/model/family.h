@@ -31,6 +31,7 @@ typedef struct mr_model_info {
     int32_t eos[16]; /* of config.json (ints or list); diffusion: published default when absent */
     int n_eos;
     int32_t bos; /* -1 */
+    bool images; /* image spans may be given, also where they change no mask */
 } mr_model_info;
 
 typedef struct mr_model_opts {

@@ -90,6 +90,7 @@ static mr_err facts(mr_jval root, mr_jval o, gemma3 *c, mr_model_info *info)
     MR_TRY(mr_cfg_id(mr_jhas(mr_jget(root, "bos_token_id")) ? root : o, "bos_token_id", -1,
                      &info->bos));
     MR_TRY(mr_cfg_eos(mr_jhas(mr_jget(root, "eos_token_id")) ? root : o, info));
+    info->images = true;
     c->info = *info;
     MR_TRY(mr_cfg_int(o, "intermediate_size", 1, MR_CFG_WIDTH, &c->inter));
     MR_TRY(mr_cfg_int_or(o, "num_attention_heads", 8, 1, MR_CFG_HEADS, &c->heads));
@@ -150,6 +151,7 @@ static mr_val layer(mr_flow *f, const gemma3 *c, mr_val x, int i)
                                    .rope = c->global[i] ? &c->rope_global : &c->rope_local,
                                    .mask = c->global[i] ? MR_MASK_CAUSAL : MR_MASK_WINDOW,
                                    .window = c->window,
+                                   .span = 1, /* an image's rows see each other in every layer */
                                    .scale = c->scale};
     mr_mlp_spec mlp = {.prefix = mr_flow_name(f, "%s.mlp", p), .width = c->inter, .fn = c->act};
     mr_val y = mr_flow_norm(f, x, mr_flow_name(f, "%s.input_layernorm.weight", p), norm);
@@ -167,7 +169,8 @@ static mr_val build(mr_flow *f, const void *cfg)
     const gemma3 *c = cfg;
     double scale =
         (double)sqrtf((float)c->info.hidden); /* rounded to f32, not to the file's bf16 */
-    mr_val x = mr_flow_embed(f, "model.embed_tokens.weight", c->info.vocab, c->info.hidden, scale);
+    mr_val x = mr_flow_lookup(f, mr_flow_ids(f), "model.embed_tokens.weight", c->info.vocab,
+                              c->info.hidden, scale, true);
     for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
         x = layer(f, c, x, i);
     mr_head_spec head = {.norm_name = "model.norm.weight",

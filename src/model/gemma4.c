@@ -210,6 +210,7 @@ static mr_err facts(mr_jval root, mr_jval o, bool unified, gemma4 *c, mr_model_i
     MR_TRY(mr_cfg_id(mr_jhas(mr_jget(root, "bos_token_id")) ? root : o, "bos_token_id", -1,
                      &info->bos));
     MR_TRY(mr_cfg_eos(mr_jhas(mr_jget(root, "eos_token_id")) ? root : o, info));
+    info->images = true;
     c->info = *info;
     MR_TRY(mr_cfg_int(o, "intermediate_size", 1, MR_CFG_WIDTH, &c->inter));
     MR_TRY(mr_cfg_int_or(o, "num_attention_heads", 8, 1, MR_CFG_HEADS, &c->heads));

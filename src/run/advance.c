@@ -49,7 +49,7 @@ static mr_err check_spans(const mr_feed *f)
 {
     const mr_engine *e = f->session->engine;
     int64_t end = 0;
-    if (f->n_spans > 0)
+    if (f->n_spans > 0 && !mr_model_facts(e->model)->images)
         MR_TRY(check_input(e, MR_IN_SPAN, "span"));
     for (int64_t k = 0; k < f->n_spans; k++) {
         mr_span s = f->spans[k];
@@ -253,8 +253,11 @@ static mr_err run_wanted(const piece *p, mr_lane *l, int64_t first, int64_t outs
                 .kv_len = t->kv_len,
                 .inputs = inputs,
                 .weights = l->weights,
-                .arena = l->arena};
+                .arena = l->arena,
+                .step_ns = l->step_ns};
     MR_TRY(e->backend->v->run(e->backend, l->plan, &r, 0, l->plan->n_steps));
+    if (l->step_ns)
+        mr_profile_add(e, l, &r, t->out + first);
     e->counts.runs++;
     e->counts.rows += (uint64_t)p->rows;
     e->counts.outs += (uint64_t)outs;

@@ -114,19 +114,83 @@ static mr_engine *open_engine(const setup *s, int32_t mask, const int32_t *eos, 
     return e;
 }
 
-static float *run_logits(mr_engine *e, const int32_t *ids, int64_t n, int64_t chunk)
+enum { MAX_SPANS = 16 };
+
+/* What a case feeds: ids, and for image cases the rows as embeddings and the images' spans. */
+typedef struct feed_of {
+    int32_t *ids;
+    int64_t n;
+    float *embeds;
+    mr_span span[MAX_SPANS];
+    int n_spans;
+} feed_of;
+
+static void read_feed(feed_of *f, mr_jval c, const char *dir)
 {
+    char path[1100];
+    int64_t n;
+    *f = (feed_of){0};
+    f->ids = ints(mr_jget(c, "ids"), &f->n);
+    if (mr_jhas(mr_jget(c, "embeds"))) {
+        snprintf(path, sizeof path, "%s/embeds.npy", dir);
+        f->embeds = npy(path, &n);
+        CHECK(f->embeds, "no %s", path);
+    }
+    for (mr_jval s = mr_jfirst(mr_jget(c, "image_spans")); s.doc && f->n_spans < MAX_SPANS;
+         s = mr_jnext(s)) {
+        int32_t *ends = ints(s, &n);
+        f->span[f->n_spans++] = (mr_span){ends[0], ends[1]};
+        free(ends);
+    }
+}
+
+static void free_feed(feed_of *f)
+{
+    free(f->ids);
+    free(f->embeds);
+}
+
+/* Rows [at, at + chunk), and as many more as the last one's image has. */
+static int64_t chunk_end(const feed_of *f, int64_t at, int64_t chunk)
+{
+    int64_t to = at + chunk < f->n ? at + chunk : f->n;
+    for (int k = 0; k < f->n_spans; k++)
+        if (f->span[k].begin < to && to < f->span[k].end)
+            to = f->span[k].end;
+    return to;
+}
+
+static mr_status advance(mr_session *s, int64_t hidden, const feed_of *f, int64_t at, int64_t to,
+                         float *logits)
+{
+    mr_span span[MAX_SPANS];
+    mr_feed feed = {.session = s,
+                    .ids = f->ids + at,
+                    .n = to - at,
+                    .embeds = f->embeds ? f->embeds + at * hidden : NULL,
+                    .spans = span,
+                    .want = MR_WANT_ALL,
+                    .logits = logits};
+    for (int k = 0; k < f->n_spans; k++)
+        if (f->span[k].begin >= at && f->span[k].end <= to)
+            span[feed.n_spans++] = (mr_span){f->span[k].begin - at, f->span[k].end - at};
+    return mr_advance_many(&feed, 1);
+}
+
+static float *run_logits(mr_engine *e, const feed_of *f, int64_t chunk)
+{
+    const int64_t n = f->n;
     const mr_engine_info *i = mr_engine_facts(e);
     float *out = malloc((size_t)(n * i->vocab) * sizeof *out);
     mr_session *s;
     if (i->diffusion)
         chunk = (chunk + i->block_length - 1) / i->block_length * i->block_length;
     mr_status st = mr_session_new(&s, e);
-    for (int64_t at = 0; !st && at < n; at += chunk) {
-        int64_t rows = n - at < chunk ? n - at : chunk;
-        st = mr_advance(s, ids + at, rows, MR_WANT_ALL, NULL, 0, out + at * i->vocab);
+    for (int64_t at = 0, to; !st && at < n; at = to) {
+        to = chunk_end(f, at, chunk);
+        st = advance(s, i->hidden, f, at, to, out + at * i->vocab);
         if (!st)
-            st = mr_commit(s, rows);
+            st = mr_commit(s, to - at);
     }
     if (st)
         CHECK(false, "run: %s", mr_error_text());
@@ -154,8 +218,9 @@ static void compare(const float *got, const float *ref, int64_t n, int64_t n_ref
           (long long)(at / vocab), (long long)(at % vocab), (double)got[at], (double)ref[at]);
 }
 
-static void check_logits(const setup *base, const int32_t *ids, int64_t n, const char *ref_path)
+static void check_logits(const setup *base, const feed_of *f, const char *ref_path)
 {
+    const int64_t n = f->n;
     int64_t n_ref = 0;
     float *ref = npy(ref_path, &n_ref);
     mr_engine *e = open_engine(base, -1, NULL, 0);
@@ -166,7 +231,7 @@ static void check_logits(const setup *base, const int32_t *ids, int64_t n, const
         for (int c = 0; c < 3; c++) {
             char what[64];
             snprintf(what, sizeof what, "exact, chunk %lld", (long long)chunks[c]);
-            float *got = run_logits(e, ids, n, chunks[c] < n ? chunks[c] : n);
+            float *got = run_logits(e, f, chunks[c] < n ? chunks[c] : n);
             compare(got, ref, n * mr_engine_facts(e)->vocab, n_ref, mr_engine_facts(e)->vocab,
                     what);
             free(got);
@@ -177,12 +242,13 @@ static void check_logits(const setup *base, const int32_t *ids, int64_t n, const
 }
 
 /* Bytes of one way of running against the first. */
-static void check_same(const setup *s, const int32_t *ids, int64_t n, int64_t chunk, float **first)
+static void check_same(const setup *s, const feed_of *f, int64_t chunk, float **first)
 {
+    const int64_t n = f->n;
     mr_engine *e = open_engine(s, -1, NULL, 0);
     if (!e)
         return;
-    float *got = run_logits(e, ids, n, chunk);
+    float *got = run_logits(e, f, chunk);
     size_t bytes = (size_t)(n * mr_engine_facts(e)->vocab) * sizeof *got;
     if (!*first) {
         *first = got;
@@ -194,7 +260,7 @@ static void check_same(const setup *s, const int32_t *ids, int64_t n, int64_t ch
     mr_engine_close(e);
 }
 
-static void check_bits(const setup *base, const int32_t *ids, int64_t n)
+static void check_bits(const setup *base, const feed_of *f)
 {
     static const char *const precisions[] = {"exact", "fast"};
     for (int p = 0; p < 2; p++) {
@@ -206,12 +272,12 @@ static void check_bits(const setup *base, const int32_t *ids, int64_t n)
             s.cpu = mr_isa_name((mr_isa)isa);
             s.precision = precisions[p];
             s.threads = 1;
-            check_same(&s, ids, n, n, &first);
+            check_same(&s, f, f->n, &first);
             s.threads = 2;
-            check_same(&s, ids, n, 7, &first);
+            check_same(&s, f, 7, &first);
             s.threads = 4;
-            check_same(&s, ids, n, 1, &first);
-            check_same(&s, ids, n, 64, &first);
+            check_same(&s, f, 1, &first);
+            check_same(&s, f, 64, &first);
         }
         free(first);
     }
@@ -412,15 +478,15 @@ static void check_runs(setup s, const char *dir, mr_jval c)
         mr_buf scratch = {0};
         mr_str file;
         char path[1100];
-        int64_t n;
-        int32_t *ids = ints(mr_jget(r, "ids"), &n);
+        feed_of f;
+        read_feed(&f, r, dir);
         s.block = get_int(r, "block_length", s.block);
         if (!mr_jstr(mr_jget(r, "logits"), &scratch, &file)) {
             snprintf(path, sizeof path, "%s/%.*s", dir, (int)file.len, file.data);
-            check_logits(&s, ids, n, path);
+            check_logits(&s, &f, path);
         }
         mr_buf_free(&scratch);
-        free(ids);
+        free_feed(&f);
     }
 }
 
@@ -428,7 +494,7 @@ static void check_case(const char *root, const char *name, const char *cpu, bool
 {
     char dir[512], path[1100], model[1100];
     doc d;
-    int64_t n;
+    feed_of f;
     case_name = name;
     snprintf(dir, sizeof dir, "%s/%s", root, name);
     snprintf(path, sizeof path, "%s/case.json", dir);
@@ -439,23 +505,23 @@ static void check_case(const char *root, const char *name, const char *cpu, bool
     }
     model_path(dir, model, sizeof model);
     mr_jval c = mr_json_root(d.json);
-    int32_t *ids = ints(mr_jget(c, "ids"), &n);
+    read_feed(&f, c, dir);
     setup s = {.dir = model,
                .precision = "exact",
                .cpu = cpu,
                .threads = 2,
                .block = get_int(c, "block_length", 0)};
     snprintf(path, sizeof path, "%s/logits.npy", dir);
-    check_logits(&s, ids, n, path);
+    check_logits(&s, &f, path);
     if (!quick) {
         check_runs(s, dir, c);
-        check_greedy(&s, c, ids);
+        check_greedy(&s, c, f.ids);
         snprintf(path, sizeof path, "%s/trace.json", dir);
         check_trace(&s, path);
         if (!cpu)
-            check_bits(&s, ids, n);
+            check_bits(&s, &f);
     }
-    free(ids);
+    free_feed(&f);
     doc_close(&d);
 }
 
