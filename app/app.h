@@ -110,6 +110,9 @@ void app_engine_opts(const app_engine *a, mr_engine_opts *o);
 
 void app_catch_interrupt(void); /* SIGINT from now on sets the flag; a second one ends at once */
 bool app_interrupted(void);
+/* Progress for long writes: per cent on a terminal; ctx is an int that starts at -1.  Non-zero once
+ * interrupted. */
+int app_percent(void *ctx, uint64_t done, uint64_t total);
 
 int cmd_run(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
@@ -117,6 +120,7 @@ int cmd_tokenize(int argc, char **argv);
 int cmd_graph(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
+int cmd_convert(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
 

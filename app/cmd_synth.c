@@ -1,17 +1,7 @@
 /* millrace synth: a model directory of a config's shape with random weights. */
 #include <stdio.h>
-#include <unistd.h>
 
 #include "app.h"
-
-static int progress(void *ctx, uint64_t done, uint64_t total)
-{
-    int *shown = ctx, percent = total ? (int)(100 * done / total) : 100;
-    if (percent != *shown && isatty(STDERR_FILENO))
-        fprintf(stderr, "\r%3d %%%s", percent, percent == 100 ? "\n" : "");
-    *shown = percent;
-    return app_interrupted();
-}
 
 static void note(void *ctx, const char *line)
 {
@@ -38,7 +28,7 @@ int cmd_synth(int argc, char **argv)
         return code;
     o.group = (int)group;
     o.seed = (uint64_t)seed;
-    o.progress = progress;
+    o.progress = app_percent;
     app_catch_interrupt();
     mr_status st = mr_synth(pos[0], pos[1], &o);
     code = st ? app_failed(st) : APP_OK;

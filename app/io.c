@@ -292,3 +292,12 @@ bool app_interrupted(void)
 {
     return interrupted;
 }
+
+int app_percent(void *ctx, uint64_t done, uint64_t total)
+{
+    int *shown = ctx, percent = total ? (int)(100 * done / total) : 100;
+    if (percent != *shown && isatty(STDERR_FILENO))
+        fprintf(stderr, "\r%3d %%%s", percent, percent == 100 ? "\n" : "");
+    *shown = percent;
+    return app_interrupted();
+}

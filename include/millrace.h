@@ -114,6 +114,30 @@ typedef struct mr_counts {
 } mr_counts;
 MR_API mr_counts mr_engine_counts(const mr_engine *e);
 
+/* What the machine does at most, measured now on the engine's threads and with its instruction set:
+ * with one thread, and with all.  0: not known.  Takes about a second, and up to 1 GiB. */
+typedef struct mr_limit {
+    double one, all;
+} mr_limit;
+typedef struct mr_limits {
+    mr_limit read;      /* bytes per second, of memory well beyond the caches */
+    mr_limit int8, f32; /* operations per second; a multiply-add is two */
+} mr_limits;
+MR_API mr_status mr_engine_limits(mr_engine *e, mr_limits *out);
+
+/* Where time goes: a row per plan and kernel, longest first. */
+typedef struct mr_profile_row {
+    const char *plan, *kernel; /* the engine's */
+    uint64_t calls;
+    double seconds;
+    uint64_t bytes;             /* of weights and KV (experts: as in mr_counts) */
+    uint64_t int8_ops, f32_ops; /* of products and attention */
+} mr_profile_row;
+/* Takes each step's time from now on, from zero; a microsecond or so a hundred steps. */
+MR_API mr_status mr_profile_start(mr_engine *e);
+MR_API void mr_profile_stop(mr_engine *e);
+MR_API mr_status mr_profile_rows(const mr_engine *e, mr_profile_row **rows, int *n);
+
 /* ---- session: one timeline ---- */
 
 typedef struct mr_session mr_session;
@@ -271,6 +295,19 @@ typedef struct mr_synth_opts {
 } mr_synth_opts;
 /* A valid model directory of a config's shape with random weights and a dummy tokenizer. */
 MR_API mr_status mr_synth(const char *config, const char *outdir, const mr_synth_opts *o);
+
+typedef struct mr_convert_opts {
+    const char *quant; /* "q2" "q3" "q4" "q5" "q6" "q8" (MLX affine), "f32" "f16" "bf16"; NULL: floats
+                          stay as they are, and a quantised tensor is MR_STATUS_USAGE */
+    int group;         /* 32 64 (default) 128 */
+    /* as mr_synth_opts */
+    int (*progress)(void *ctx, uint64_t done, uint64_t total);
+    void (*note)(void *ctx, const char *line);
+    void *ctx;
+} mr_convert_opts;
+/* Writes a model's text part as a new directory `out` of MLX safetensors with its config and
+ * tokenizer files.  `out` must not exist or be empty; after an error nothing of it is left. */
+MR_API mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o);
 
 #ifdef __cplusplus
 }

@@ -89,11 +89,13 @@ mr_err mr_model_build(mr_model *m, mr_graph **out);
 mr_err mr_model_check_unused(const mr_model *m);
 /* Skipped tensors for inspect: fn is called for each. */
 mr_err mr_model_skipped(const mr_model *m, mr_err (*fn)(void *ctx, const mr_winfo *t), void *ctx);
-/* Every (canonical name, shape) the build asked for, in order: what synth writes. */
+/* Every (canonical name, shape) the build asked for, in order: what synth and convert write. */
 typedef struct mr_asked {
     const char *name;
     int rank;
     int64_t dim[MR_MAX_RANK];
+    const char *recipe; /* how the files' tensors make it */
+    bool plus_one;      /* and that it then holds 1 + w */
 } mr_asked;
 int mr_model_asked(const mr_model *m);
 const mr_asked *mr_model_asked_at(const mr_model *m, int i);

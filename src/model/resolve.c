@@ -312,7 +312,8 @@ static mr_err take_any(mr_model *m, const char *name, int rank, const int64_t *d
 
 /* ---- the source ---- */
 
-static mr_err record(mr_model *m, const char *name, int rank, const int64_t *dim)
+static mr_err record(mr_model *m, const char *name, int rank, const int64_t *dim,
+                     const mr_found *found)
 {
     if (mr_names_find(&m->asked_names, name, strlen(name)))
         return MR_OK;
@@ -325,8 +326,11 @@ static mr_err record(mr_model *m, const char *name, int rank, const int64_t *dim
         m->cap_asked = cap;
     }
     mr_asked *a = &m->asked[m->n_asked];
-    *a = (mr_asked){.name = mr_arena_strdup(m->asked_arena, name), .rank = rank};
-    if (!a->name)
+    *a = (mr_asked){.name = mr_arena_strdup(m->asked_arena, name),
+                    .rank = rank,
+                    .recipe = mr_arena_strdup(m->asked_arena, found->recipe),
+                    .plus_one = found->plus_one};
+    if (!a->name || !a->recipe)
         return MR_ENOMEM;
     memcpy(a->dim, dim, (size_t)rank * sizeof *dim);
     return mr_names_put(&m->asked_names, a->name, m->n_asked++);
@@ -357,7 +361,7 @@ mr_err mr_model_find(void *ctx, const char *name, int rank, const int64_t *dim, 
         MR_TRY(take_any(m, name, rank, dim, out));
     }
     if (out->recipe[0])
-        return record(m, name, rank, dim);
+        return record(m, name, rank, dim, out);
     return required ? missing(m, name) : MR_OK;
 }
 

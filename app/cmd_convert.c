@@ -1,0 +1,33 @@
+/* millrace convert: a model's weights written again in another format. */
+#include <stdio.h>
+
+#include "app.h"
+
+static void note(void *ctx, const char *line)
+{
+    (void)ctx;
+    fprintf(stderr, "%s\n", line);
+}
+
+int cmd_convert(int argc, char **argv)
+{
+    int64_t group = 64;
+    int shown = -1;
+    const char *pos[2];
+    mr_convert_opts o = {.note = note, .progress = app_percent, .ctx = &shown};
+    const app_opt opts[] = {
+        {"--quant", NULL, APP_STR, &o.quant, 0, 0, "Q",
+         "f32, f16, bf16, or q2 q3 q4 q5 q6 q8 (MLX affine; default: floats as they are)", NULL},
+        {"--group", NULL, APP_INT, &group, 1, 1024, "G",
+         "quantisation group: 32, 64 (default) or 128", NULL},
+        {0},
+    };
+    int code = app_parse(app_command("convert"), opts, argc, argv, pos, 2);
+    if (code >= 0)
+        return code;
+    o.group = (int)group;
+    app_catch_interrupt();
+    mr_status st = mr_convert(pos[0], pos[1], &o);
+    code = st ? app_failed(st) : APP_OK;
+    return st == MR_STATUS_CANCELLED ? APP_INTERRUPTED : code;
+}

@@ -1,0 +1,486 @@
+/* mr_convert: a model's weights written again, as MLX safetensors.
+ *
+ * The family says, as it does for a run, which tensors make up the model and how each is made from
+ * the files (a recipe); rows come through the recipe, so any format that runs can be converted, and
+ * row orders and offsets that a file format brings are undone on the way.  Experts of a layer are
+ * stacked under MLX's name.  What a family skips (image towers, draft layers) is not written.
+ *
+ * Rows stream from file to file.  Only a tensor's scales and biases are held until its integers are
+ * out, since safetensors has them as tensors of their own.  The weights come last under their final
+ * name: a directory that lacks config.json is not a model. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "run/engine.h"
+#include "tensor/affine.h"
+
+/* Files beside the weights that belong to the tokenizer or the run. */
+static const char *const companions[] = {"tokenizer.json",
+                                         "tokenizer_config.json",
+                                         "tokenizer.model",
+                                         "tiktoken.model",
+                                         "special_tokens_map.json",
+                                         "added_tokens.json",
+                                         "vocab.json",
+                                         "merges.txt",
+                                         "chat_template.jinja",
+                                         "generation_config.json",
+                                         "preprocessor_config.json",
+                                         "processor_config.json"};
+
+enum { COMPANION_MAX = 1 << 28, ROWS_BYTES = 4 << 20 };
+
+typedef struct tensor {
+    const char *name; /* with .weight, if it has that */
+    const mr_asked *asked;
+    mr_recipe *recipe;
+    int64_t rows, k;
+    mr_dtype plain; /* type of an unquantised one */
+    bool quantised;
+} tensor;
+
+typedef struct convert {
+    const mr_convert_opts *o;
+    const char *path, *outdir;
+    mr_model *model;
+    mr_arena *arena;
+    tensor *list;
+    int n, bits;
+    mr_dtype as; /* of all floats; MR_DTYPE_COUNT: each as it is */
+    uint64_t done, total;
+    mr_recipe_scratch scratch;
+    mr_buf weight_map;
+    bool made; /* the directory */
+} convert;
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* ---- which tensors ----------------------------------------------------------------------- */
+
+/* Canonical names as MLX's: experts stacked, and under language_model where the config is nested. */
+static const char *mlx_name(convert *c, const char *name)
+{
+    bool nested = mr_jtype(mr_jget(mr_model_config(c->model), "text_config")) == MR_JOBJECT;
+    const char *open = strchr(name, '{'), *close = open ? strchr(open, '}') : NULL;
+    const char *root = nested ? "language_model." : "", experts[] = ".experts.";
+    size_t n = sizeof experts - 1;
+    if (!open)
+        return mr_arena_printf(c->arena, "%s%s", root, name);
+    if (!close || (size_t)(open - name) < n || strncmp(open - n, experts, n) != 0)
+        return NULL;
+    return mr_arena_printf(c->arena, "%s%.*s.switch_mlp%s", root, (int)(open - name - n), name,
+                           close + 1);
+}
+
+/* MLX quantises linear layers and embeddings; a router stays as it is. */
+static bool is_matrix(const tensor *t)
+{
+    return t->asked->rank >= 2 && ends_with(t->name, ".weight") &&
+           !ends_with(t->name, "mlp.gate.weight") && !ends_with(t->name, "router.proj.weight") &&
+           !strstr(t->name, "conv1d");
+}
+
+static mr_err note(const convert *c, const tensor *t)
+{
+    mr_buf line = {0};
+    if (!c->o->note)
+        return MR_OK;
+    mr_buf_printf(&line, "%s stays unquantised: %lld is no multiple of %d", t->name,
+                  (long long)t->k, c->o->group);
+    mr_err err = mr_buf_check(&line);
+    if (!err)
+        c->o->note(c->o->ctx, line.data);
+    mr_buf_free(&line);
+    return err;
+}
+
+static mr_err add_tensor(convert *c, const mr_asked *a)
+{
+    tensor *t = &c->list[c->n++];
+    *t = (tensor){.name = mlx_name(c, a->name), .asked = a};
+    if (!t->name)
+        return mr_fail(MR_EUNSUPPORTED, "convert: the experts \"%s\" have no name in MLX", a->name);
+    MR_TRY(mr_recipe_parse(&t->recipe, a->recipe, c->arena));
+    MR_TRY(mr_recipe_bind(t->recipe, mr_model_lookup, c->model));
+    t->rows = mr_recipe_total(t->recipe);
+    t->k = mr_recipe_k(t->recipe);
+    mr_fmt fmt = mr_recipe_fmt(t->recipe);
+    bool stored_float = !mr_dtype_is_quantised(fmt.dtype);
+    t->quantised = c->bits && is_matrix(t) && t->k % c->o->group == 0;
+    if (c->bits && is_matrix(t) && !t->quantised)
+        MR_TRY(note(c, t));
+    if (!t->quantised && !stored_float && !c->bits && c->as == MR_DTYPE_COUNT)
+        return mr_fail(MR_EUSAGE, "%s: \"%s\" is %s: --quant must say what it becomes", c->path,
+                       a->name, mr_dtype_name(fmt.dtype));
+    t->plain = stored_float && !a->plus_one ? fmt.dtype : MR_F32;
+    if (c->as != MR_DTYPE_COUNT && a->rank >= 2)
+        t->plain = c->as;
+    return MR_OK;
+}
+
+static mr_err list_tensors(convert *c)
+{
+    int n = mr_model_asked(c->model);
+    c->list = mr_zalloc(MR_MEM_OTHER, (size_t)n * sizeof *c->list);
+    if (!c->list)
+        return MR_ENOMEM;
+    for (int i = 0; i < n; i++)
+        MR_TRY(add_tensor(c, mr_model_asked_at(c->model, i)));
+    return MR_OK;
+}
+
+/* ---- declaring --------------------------------------------------------------------------- */
+
+static mr_err declare_one(convert *c, mr_st_writer *w, const char *name, mr_dtype t, int rank,
+                          const int64_t *dim)
+{
+    uint64_t bytes = (uint64_t)mr_dtype_block_bytes(t);
+    for (int i = 0; i < rank; i++)
+        bytes *= (uint64_t)dim[i];
+    c->total += bytes;
+    if (!name)
+        return MR_ENOMEM;
+    mr_buf_puts(&c->weight_map, c->weight_map.len ? ",\n    " : "    ");
+    mr_buf_json(&c->weight_map, name, strlen(name));
+    mr_buf_puts(&c->weight_map, ": \"model.safetensors\"");
+    return mr_st_writer_declare(w, name, t, rank, dim);
+}
+
+static mr_err declare(convert *c, mr_st_writer *w, const tensor *t)
+{
+    const mr_asked *a = t->asked;
+    int64_t dim[MR_MAX_RANK];
+    memcpy(dim, a->dim, sizeof dim);
+    if (!t->quantised)
+        return declare_one(c, w, t->name, t->plain, a->rank, dim);
+    int stem = (int)(strlen(t->name) - strlen(".weight"));
+    dim[a->rank - 1] = t->k * c->bits / 32;
+    MR_TRY(declare_one(c, w, t->name, MR_U32, a->rank, dim));
+    dim[a->rank - 1] = t->k / c->o->group;
+    const char *scales = mr_arena_printf(c->arena, "%.*s.scales", stem, t->name),
+               *biases = mr_arena_printf(c->arena, "%.*s.biases", stem, t->name);
+    MR_TRY(declare_one(c, w, scales, MR_BF16, a->rank, dim));
+    return declare_one(c, w, biases, MR_BF16, a->rank, dim);
+}
+
+/* ---- writing ----------------------------------------------------------------------------- */
+
+static mr_err put(convert *c, mr_st_writer *w, const void *bytes, size_t n)
+{
+    MR_TRY(mr_st_writer_data(w, bytes, n));
+    c->done += n;
+    if (c->o->progress && c->o->progress(c->o->ctx, c->done, c->total))
+        return mr_fail(MR_ECANCEL, "stopped by the caller");
+    return MR_OK;
+}
+
+static mr_err check_finite(const tensor *t, const float *x, int64_t row)
+{
+    for (int64_t i = 0; i < t->k; i++)
+        if (!(x[i] - x[i] == 0))
+            return mr_fail(MR_EFORMAT,
+                           "convert: \"%s\" holds a number that is not finite in row %lld",
+                           t->asked->name, (long long)row);
+    return MR_OK;
+}
+
+static size_t narrow_row(const float *x, int64_t k, mr_dtype to, uint8_t *out)
+{
+    if (to == MR_F32) {
+        memcpy(out, x, (size_t)k * 4);
+        return (size_t)k * 4;
+    }
+    for (int64_t i = 0; i < k; i++) {
+        uint16_t h = to == MR_F16 ? mr_f32_to_f16(x[i]) : mr_f32_to_bf16(x[i]);
+        memcpy(out + 2 * i, &h, 2);
+    }
+    return (size_t)k * 2;
+}
+
+/* Where the rows of one tensor go: its own buffers, made and freed by write_tensor. */
+typedef struct sink {
+    float *row;
+    uint8_t *bytes;
+    uint16_t *scales, *biases; /* of the whole tensor */
+} sink;
+
+static mr_err write_row(convert *c, mr_st_writer *w, const tensor *t, int64_t row, const sink *s)
+{
+    int64_t groups = t->k / c->o->group;
+    if (t->asked->plus_one)
+        for (int64_t i = 0; i < t->k; i++)
+            s->row[i] -= 1.0f;
+    if (!t->quantised)
+        return put(c, w, s->bytes, narrow_row(s->row, t->k, t->plain, s->bytes));
+    MR_TRY(check_finite(t, s->row, row));
+    mr_affine_quantise(s->row, t->k, c->bits, c->o->group, s->bytes, s->scales + row * groups,
+                       s->biases + row * groups);
+    return put(c, w, s->bytes, (size_t)(t->k * c->bits / 8));
+}
+
+static mr_err write_rows(convert *c, mr_st_writer *w, const tensor *t, const sink *s)
+{
+    int64_t step = ROWS_BYTES / (4 * t->k) + 1;
+    for (int64_t row = 0; row < t->rows; row += step) {
+        mr_rows rows;
+        int64_t n = t->rows - row < step ? t->rows - row : step;
+        MR_TRY(mr_recipe_rows(t->recipe, row, n, mr_model_read, c->model, &c->scratch, &rows));
+        for (int64_t i = 0; i < n; i++) {
+            mr_dequant_row(&rows, i, s->row);
+            MR_TRY(write_row(c, w, t, row + i, s));
+        }
+    }
+    if (!t->quantised)
+        return MR_OK;
+    size_t side = (size_t)(t->rows * (t->k / c->o->group)) * sizeof *s->scales;
+    MR_TRY(put(c, w, s->scales, side));
+    return put(c, w, s->biases, side);
+}
+
+static mr_err write_tensor(convert *c, mr_st_writer *w, const tensor *t)
+{
+    size_t side = t->quantised ? (size_t)(t->rows * (t->k / c->o->group)) : 0;
+    sink s = {.row = mr_alloc(MR_MEM_OTHER, (size_t)t->k * 4),
+              .bytes = mr_alloc(MR_MEM_OTHER, (size_t)t->k * 4),
+              .scales = mr_alloc(MR_MEM_OTHER, side * 2),
+              .biases = mr_alloc(MR_MEM_OTHER, side * 2)};
+    bool have = s.row && s.bytes && (!side || (s.scales && s.biases));
+    mr_err err = have ? write_rows(c, w, t, &s) : MR_ENOMEM;
+    mr_free(s.row);
+    mr_free(s.bytes);
+    mr_free(s.scales);
+    mr_free(s.biases);
+    return err;
+}
+
+static mr_err out_path(const convert *c, const char *name, mr_buf *path)
+{
+    mr_buf_printf(path, "%s/%s", c->outdir, name);
+    return mr_buf_check(path);
+}
+
+static mr_err write_weights(convert *c)
+{
+    mr_buf path = {0};
+    mr_st_writer *w = NULL;
+    mr_err err = out_path(c, "model.safetensors", &path);
+    if (!err)
+        err = mr_st_writer_open(&w, path.data, "mlx");
+    for (int i = 0; !err && i < c->n; i++)
+        err = declare(c, w, &c->list[i]);
+    if (!err)
+        err = mr_st_writer_begin(w);
+    for (int i = 0; !err && i < c->n; i++)
+        err = write_tensor(c, w, &c->list[i]);
+    if (!err)
+        err = mr_st_writer_commit(w);
+    else if (w)
+        mr_st_writer_abort(w);
+    mr_buf_free(&path);
+    return err;
+}
+
+/* ---- the small files --------------------------------------------------------------------- */
+
+static mr_err write_file(const convert *c, const char *name, const void *bytes, size_t len)
+{
+    mr_buf path = {0};
+    mr_out o;
+    mr_err err = out_path(c, name, &path);
+    if (!err)
+        err = mr_out_open(&o, path.data);
+    if (!err) {
+        mr_out_write(&o, bytes, len);
+        err = mr_out_commit(&o);
+    }
+    mr_buf_free(&path);
+    return err;
+}
+
+static mr_err write_index(convert *c)
+{
+    mr_buf b = {0};
+    mr_buf_printf(&b, "{\n  \"metadata\": {\"total_size\": %llu},\n  \"weight_map\": {\n",
+                  (unsigned long long)c->total);
+    mr_buf_add(&b, c->weight_map.data, c->weight_map.len);
+    mr_buf_puts(&b, "\n  }\n}\n");
+    mr_err err = mr_buf_check(&b);
+    if (!err)
+        err = write_file(c, "model.safetensors.index.json", b.data, b.len);
+    mr_buf_free(&b);
+    return err;
+}
+
+static bool is_quantisation(mr_str key)
+{
+    return mr_str_is(key, "quantization") || mr_str_is(key, "quantization_config");
+}
+
+/* An object's members but its quantisation, text_config's likewise; the brace is left open. */
+static mr_err copy_object(mr_jval object, mr_buf *scratch, mr_buf *out, int *members)
+{
+    mr_str key;
+    mr_buf_putc(out, '{');
+    for (mr_jval v = mr_jfirst(object); v.doc; v = mr_jnext(v)) {
+        MR_TRY(mr_jkey(v, scratch, &key));
+        if (is_quantisation(key))
+            continue;
+        mr_buf_puts(out, (*members)++ ? ",\n  " : "\n  ");
+        mr_buf_json(out, key.data, key.len);
+        mr_buf_puts(out, ": ");
+        if (mr_str_is(key, "text_config") && mr_jtype(v) == MR_JOBJECT) {
+            int inner = 0;
+            MR_TRY(copy_object(v, scratch, out, &inner));
+            mr_buf_putc(out, '}');
+        } else {
+            mr_str raw = mr_jraw(v);
+            mr_buf_add(out, raw.data, raw.len);
+        }
+    }
+    return MR_OK;
+}
+
+static mr_err write_config(convert *c)
+{
+    mr_buf b = {0}, scratch = {0};
+    int members = 0;
+    mr_err err = copy_object(mr_model_config(c->model), &scratch, &b, &members);
+    static const char *const keys[] = {"quantization", "quantization_config"};
+    for (int i = 0; c->bits && i < 2; i++)
+        mr_buf_printf(&b, ",\n  \"%s\": {\"group_size\": %d, \"bits\": %d, \"mode\": \"affine\"}",
+                      keys[i], c->o->group, c->bits);
+    mr_buf_puts(&b, "\n}\n");
+    if (!err)
+        err = mr_buf_check(&b);
+    if (!err)
+        err = write_file(c, "config.json", b.data, b.len);
+    mr_buf_free(&scratch);
+    mr_buf_free(&b);
+    return err;
+}
+
+static mr_err copy_companion(convert *c, const char *name)
+{
+    mr_buf from = {0};
+    char *text = NULL;
+    size_t len;
+    mr_buf_printf(&from, "%s/%s", c->path, name);
+    mr_err err = mr_buf_check(&from);
+    if (!err && mr_file_exists(from.data) == 1) {
+        err = mr_file_read_all(from.data, COMPANION_MAX, MR_MEM_OTHER, &text, &len);
+        if (!err)
+            err = write_file(c, name, text, len);
+        mr_free(text);
+    }
+    mr_buf_free(&from);
+    return err;
+}
+
+static mr_err copy_companions(convert *c)
+{
+    for (size_t i = 0; i < sizeof companions / sizeof *companions; i++)
+        MR_TRY(copy_companion(c, companions[i]));
+    return MR_OK;
+}
+
+/* ---- the whole --------------------------------------------------------------------------- */
+
+static mr_err check_opts(convert *c)
+{
+    const char *q = c->o->quant;
+    c->as = MR_DTYPE_COUNT;
+    if (!q)
+        return MR_OK;
+    if (q[0] == 'q' && q[1] >= '2' && q[1] <= '8' && !q[2])
+        c->bits = q[1] - '0';
+    c->as = !strcmp(q, "f32")    ? MR_F32
+            : !strcmp(q, "f16")  ? MR_F16
+            : !strcmp(q, "bf16") ? MR_BF16
+                                 : MR_DTYPE_COUNT;
+    if (c->as == MR_DTYPE_COUNT && !mr_affine_known(c->bits, 64))
+        return mr_fail(MR_EUSAGE, "quant \"%s\" is unknown (f32, f16, bf16, q2 to q6, q8)", q);
+    if (c->bits && !mr_affine_known(c->bits, c->o->group))
+        return mr_fail(MR_EUSAGE, "group: %d is none of 32, 64, 128", c->o->group);
+    return MR_OK;
+}
+
+/* An existing directory is used only if it is empty: nothing of a user's is written over. */
+static mr_err make_directory(convert *c)
+{
+    if (mkdir(c->outdir, 0777) == 0) {
+        c->made = true;
+        return MR_OK;
+    }
+    if (errno != EEXIST)
+        return mr_fail_errno("make", c->outdir);
+    return rmdir(c->outdir) == 0 && mkdir(c->outdir, 0777) == 0
+               ? MR_OK
+               : mr_fail(MR_EUSAGE, "%s: is there already and is no empty directory", c->outdir);
+}
+
+/* After an error: what was written goes, and the directory if it was not there before. */
+static void remove_all(convert *c)
+{
+    static const char *const own[] = {"model.safetensors", "model.safetensors.index.json",
+                                      "config.json"};
+    size_t n_own = sizeof own / sizeof *own, n = n_own + sizeof companions / sizeof *companions;
+    for (size_t i = 0; i < n; i++) {
+        mr_buf path = {0};
+        if (!out_path(c, i < n_own ? own[i] : companions[i - n_own], &path))
+            unlink(path.data);
+        mr_buf_free(&path);
+    }
+    if (c->made)
+        rmdir(c->outdir);
+}
+
+static mr_err run(convert *c)
+{
+    mr_model_opts mo = {0};
+    mr_graph *g = NULL;
+    MR_TRY(check_opts(c));
+    MR_TRY(mr_arena_new(&c->arena, MR_MEM_OTHER));
+    MR_TRY(mr_model_open(&c->model, c->path, &mo));
+    if (!mr_model_weights(c->model))
+        return mr_fail(MR_EUSAGE, "%s: a model is needed, not a config.json", c->path);
+    if (mr_weights_gguf(mr_model_weights(c->model)))
+        return mr_fail(MR_EUNSUPPORTED, "%s: a GGUF file's tokenizer cannot be written yet",
+                       c->path);
+    MR_TRY(mr_model_build(c->model, &g));
+    mr_graph_free(g);
+    MR_TRY(mr_model_check_unused(c->model));
+    MR_TRY(list_tensors(c));
+    MR_TRY(make_directory(c));
+    mr_err err = write_weights(c);
+    if (!err)
+        err = copy_companions(c);
+    if (!err)
+        err = write_index(c);
+    if (!err)
+        err = write_config(c);
+    if (err)
+        remove_all(c);
+    return err;
+}
+
+mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o)
+{
+    mr_convert_opts full = *o;
+    full.group = o->group ? o->group : 64;
+    convert c = {.o = &full, .path = model, .outdir = out};
+    mr_err err = run(&c);
+    mr_recipe_scratch_free(&c.scratch);
+    mr_buf_free(&c.weight_map);
+    mr_free(c.list);
+    mr_model_close(c.model);
+    mr_arena_free(c.arena);
+    return (mr_status)err;
+}

@@ -1,0 +1,70 @@
+#!/bin/sh
+# convert: the same numbers in another form give the same bytes; fewer bits stay close; nothing is left of a failure.
+. "$(dirname "$0")/lib.sh" "$1"
+
+ids=3,1,4,1,5,9,2,6,5,3,5,8,9,7,9,3
+
+# ---- the same numbers, the same bytes ----
+for m in llama3 dsv3 gemma3-4b mlx-dsv3-4bit mlx-gemma3-8bit-g32 llada2-base; do
+    c=$tmp/$m
+    go 0 convert tests/vectors/$m "$c" --quant f32
+    is "nothing is printed: $m" [ ! -s "$out" ]
+    is "config is JSON: $m" valid_json "$c/config.json"
+    is "and says nothing of quantisation" [ "$(grep -c quantization "$c/config.json")" = 0 ]
+    is "index is JSON: $m" valid_json "$c/model.safetensors.index.json"
+    go 0 inspect "$c" --json
+    is "nothing was left over: $m" prints '"skipped": []'
+    for d in tests/vectors/$m "$c"; do
+        go 0 logits $d --ids $ids --precision exact --out "$tmp/$(basename $d).npy.$([ $d = "$c" ] && echo new || echo old)"
+    done
+    is "the same bytes: $m" same "$tmp/$m.npy.old" "$tmp/$m.npy.new"
+done
+go 0 convert tests/vectors/llama3 "$tmp/kept"
+go 0 logits "$tmp/kept" --ids $ids --precision exact --out "$tmp/kept.npy"
+is "without --quant floats stay as they are" same "$tmp/llama3.npy.old" "$tmp/kept.npy"
+
+# ---- fewer bits ----
+nll() { sed -n 's/.*nll[^0-9]*\([0-9.]*\).*/\1/p' "$out" | head -n 1; }
+head -c 3000 README.md >"$tmp/text"
+for q in q2 q3 q4 q5 q6 q8; do
+    go 0 convert $G "$tmp/$q" --quant $q --group 32
+    is "config says so" grep -q "\"quantization\": {\"group_size\": 32, \"bits\": ${q#q}" "$tmp/$q/config.json"
+    is "the tokenizer came along" same $G/tokenizer.json "$tmp/$q/tokenizer.json"
+    go 0 perplexity "$tmp/$q" -f "$tmp/text" --precision exact
+    cp "$out" "$tmp/$q.txt"
+done
+go 0 perplexity $G -f "$tmp/text" --precision exact
+cp "$out" "$tmp/float.txt"
+number() { grep -o '[0-9][0-9]*\.[0-9][0-9]*' "$1" | head -n 1; }
+near() { awk -v a="$(number "$1")" -v b="$(number "$2")" -v by="$3" 'BEGIN {d = a - b; exit !(d * d <= by * by * b * b)}'; }
+is "q8 is within 0.2 %: $(number "$tmp/q8.txt") $(number "$tmp/float.txt")" near "$tmp/q8.txt" "$tmp/float.txt" 0.002
+is "q6 is within 0.5 %: $(number "$tmp/q6.txt")" near "$tmp/q6.txt" "$tmp/float.txt" 0.005
+is "q4 is within 5 %: $(number "$tmp/q4.txt")" near "$tmp/q4.txt" "$tmp/float.txt" 0.05
+is "q2 differs: $(number "$tmp/q2.txt")" differ "$tmp/q2.txt" "$tmp/float.txt"
+is "q4 is small" [ "$(wc -c <"$tmp/q4/model.safetensors")" -lt $(($(wc -c <$G/model.safetensors) / 3)) ]
+
+# ---- a matrix that the group does not divide ----
+go 0 convert tests/vectors/llama3 "$tmp/odd" --quant q4 --group 128
+is "is listed" says "model.layers.0.mlp.down_proj.weight stays unquantised: 160 is no multiple of 128"
+go 0 run "$tmp/odd" --ids 1,2 -n 2 --print-ids
+
+# ---- refusals leave nothing ----
+usage "unknown" convert $G "$tmp/x" --quant q7
+usage "unknown" convert $G "$tmp/x" --quant int4
+usage "32, 64, 128" convert $G "$tmp/x" --quant q4 --group 48
+usage "--quant must say" convert tests/vectors/mlx-gemma3-4bit "$tmp/x"
+usage "a model is needed" convert $G/config.json "$tmp/x"
+usage "no empty directory" convert $G "$tmp/q4"
+is "which stays as it is" [ -s "$tmp/q4/model.safetensors" ]
+refused "nowhere" convert "$tmp/nowhere" "$tmp/x"
+refused "no/x" convert $G "$tmp/no/x"
+cp -r tests/vectors/llama3 "$tmp/short"
+chmod -R u+w "$tmp/short"
+go 0 convert tests/vectors/llama3 "$tmp/short-out"
+rm -rf "$tmp/short-out"
+size=$(wc -c <"$tmp/short/model.safetensors")
+head -c $((size - 4)) tests/vectors/llama3/model.safetensors >"$tmp/short/model.safetensors"
+refused "model.safetensors" convert "$tmp/short" "$tmp/short-out"
+is "no directory is left" [ ! -e "$tmp/short-out" ]
+is "nor that of a usage error" [ ! -e "$tmp/x" ]
+finish
