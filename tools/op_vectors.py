@@ -561,6 +561,27 @@ def experts(f):
     c.want("y", torch.einsum("rj,rjn->rn", w, x))
     c.done()
 
+    # one pool of experts for each block of positions; the last block is cut short, the other session begins a new one
+    for score, cap, k in (("sigmoid", 3, 2), ("softmax", 2, 2), ("sigmoid", 8, 3)):
+        c = f.case(f"route block=4 capacity={cap} k={k} score={score}", x_in(8) + w_in("b", 8) + '%pos: i32[ROWS] = input name="pos"\n'
+                   + f'%e, %w = route(%x, %b, _, %pos) k={k} score="{score}" block=4 capacity={cap}\noutput %e as "e"\noutput %w as "w"',
+                   tol=(1e-6, 4e-6))
+        b = c.weight("b", (1, 8), values=[0.5, -0.25, 0.125, 1, -1, 0, 0.0625, 0.75])[0]
+        pos = [4, 5, 6, 7, 8, 9, 8, 9, 10, 11, 12]
+        c.run(11, pos=pos, slot=[0] * 6 + [1] * 5)
+        c.ints("pos", pos)
+        x = c.input("x", (11, 8))
+        s = (torch.sigmoid(x) if score == "sigmoid" else torch.softmax(x, -1)).float()
+        pick = s + b.float()
+        for lo, hi in ((0, 4), (4, 6), (6, 10), (10, 11)):
+            best = pick[lo:hi].amax(0).argsort(descending=True, stable=True)[:cap]
+            pick[lo:hi] = pick[lo:hi].masked_fill(~torch.zeros(8, dtype=torch.bool).scatter(0, best, True), -math.inf)
+        ids = torch.argsort(pick, dim=-1, descending=True, stable=True)[:, :k]
+        w = s.double().gather(1, ids)
+        c.want("e", ids.int())
+        c.want("w", w / w.sum(-1, keepdim=True))
+        c.done()
+
 
 ACT = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda v: F.gelu(v, approximate="tanh")}
 

@@ -157,6 +157,7 @@ typedef struct mr_moe_spec {
     const char *router_bias; /* PREFIX.gate.e_score_correction_bias [E] or NULL */
     const char *router_gain; /* PREFIX.router.per_expert_scale [E]: times the weights; or NULL */
     int64_t experts, top_k, groups, keep, width;
+    int64_t block, capacity; /* experts that the rows of a block of positions share; 0: any */
     const char *score; /* "sigmoid", "softmax" */
     bool group_max;    /* a group counts by its largest score, not the sum of its two largest */
     bool norm;

@@ -38,11 +38,13 @@ mr_val mr_flow_route(mr_flow *f, mr_val x, const mr_moe_spec *s)
             mr_flow_weight(f, mr_flow_name(f, "%s.%s", s->prefix, s->router_bias), 1, &s->experts);
     mr_attr attr[] = {
         {.i = s->top_k}, {.s = s->score},    {.i = s->groups}, {.i = s->keep},
-        {.i = s->norm},  {.f = s->norm_eps}, {.f = s->scale},  {.i = s->group_max ? 1 : 2}};
+        {.i = s->norm},  {.f = s->norm_eps}, {.f = s->scale},  {.i = s->group_max ? 1 : 2},
+        {.i = s->block}, {.i = s->capacity}};
+    mr_val pos = s->block ? mr_flow_pos(f) : MR_NONE;
     if (s->router_gain)
         gain =
             mr_flow_weight(f, mr_flow_name(f, "%s.%s", s->prefix, s->router_gain), 1, &s->experts);
-    return mr_flow_op(f, MR_OP_ROUTE, (mr_val[]){logits, bias, gain}, s->router_gain ? 3 : 2, attr);
+    return mr_flow_op(f, MR_OP_ROUTE, (mr_val[]){logits, bias, gain, pos}, 4, attr);
 }
 
 /* The expert that all rows go through; with a gate, weighted by sigmoid(w x): a sum over one expert. */

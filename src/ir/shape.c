@@ -623,6 +623,17 @@ mr_err mr_shape_ROUTE(mr_shape *s)
         return refuse(s, "groups of one expert have no two largest");
     MR_TRY(int_range(s, "keep", 1, groups));
     MR_TRY(int_range(s, "k", 1, experts.n / groups * attr_i(s, "keep")));
+    MR_TRY(int_range(s, "block", 0, INT32_MAX));
+    if ((attr_i(s, "block") > 0) != (s->x[3] != NULL))
+        return refuse(s, "block needs pos, and pos block");
+    if (attr_i(s, "block") == 0) {
+        MR_TRY(int_range(s, "capacity", 0, 0));
+    } else {
+        MR_TRY(need_i32(s, 3, 1));
+        MR_TRY(same_rows(s, 0, 3));
+        MR_TRY(int_range(s, "groups", 1, 1));
+        MR_TRY(int_range(s, "capacity", attr_i(s, "k"), experts.n));
+    }
     mr_dim k = {.n = attr_i(s, "k")};
     MR_TRY(give(s, 0, MR_V_I32, 2, rows, k, (mr_dim){0}));
     return give(s, 1, MR_V_F32, 2, rows, k, (mr_dim){0});

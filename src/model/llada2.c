@@ -4,8 +4,10 @@
  * keys are demanded; only use_qk_norm and the two ids, which the published files leave out, have
  * defaults.  The reference never reads norm_topk_prob, score_function, router_dtype,
  * moe_router_enable_expert_bias and rotary_dim: scores are sigmoids, with bias, in f32, weights are
- * normalised unless one expert is chosen.  Neither does this.  2.2's routing by blocks
- * (expert_capacity) is other maths and refused. */
+ * normalised unless one expert is chosen.  Neither does this.
+ *
+ * 2.2 (known by expert_capacity) routes by blocks of rows and leaves the groups that its config still
+ * has unused; a generation's block is then a whole number of them. */
 #include <math.h>
 
 #include "model/family.h"
@@ -14,36 +16,49 @@ typedef struct llada2 {
     mr_model_info info;
     int64_t inter, moe_inter, shared, heads, kv_heads, head_dim, dense_layers;
     int64_t experts, top_k, groups, keep;
+    int64_t route_block, capacity; /* 2.2; else 0 */
     double eps, routed_scale;
     mr_op act;
     bool tied, qkv_bias, o_bias, qk_norm;
     mr_rope_spec rope;
 } llada2;
 
-enum { EOS = 156892, MASK = 156895, BLOCK = 32, BLOCK_MAX = 1 << 20 };
+enum {
+    EOS = 156892,
+    MASK = 156895,
+    DELETE = 156930,
+    SPLIT = 156931,
+    BLOCK = 32,
+    BLOCK_MAX = 1 << 20
+};
 
 /* ---- config ---- */
 
-static mr_err block_config(mr_jval o, const mr_model_opts *opts, mr_model_info *info)
+static mr_err block_config(mr_jval o, const mr_model_opts *opts, llada2 *c, mr_model_info *info)
 {
-    mr_jval capacity = mr_jget(o, "expert_capacity");
-    int64_t n;
-    MR_TRY(mr_cfg_int_or(o, "expert_capacity", 0, 0, MR_CFG_EXPERTS, &n));
-    if (n > 0)
-        return mr_cfg_refuse(
-            capacity, "%lld: routing by blocks of rows (LLaDA2.2) is not supported", (long long)n);
+    MR_TRY(mr_cfg_int_or(o, "expert_capacity", 0, 0, MR_CFG_EXPERTS, &c->capacity));
     MR_TRY(mr_cfg_int_or(o, "block_size", BLOCK, 1, BLOCK_MAX, &info->block_length));
+    if (c->capacity)
+        c->route_block = info->block_length;
     if (opts->block_length < 0 || opts->block_length > BLOCK_MAX)
         return mr_fail(MR_EUSAGE, "block length %lld is not in 1..%d",
                        (long long)opts->block_length, BLOCK_MAX);
     if (opts->block_length)
         info->block_length = opts->block_length;
+    if (c->capacity && info->block_length % c->route_block)
+        return mr_fail(MR_EUSAGE,
+                       "block length %lld is no multiple of the %lld rows that are routed "
+                       "together (block_size)",
+                       (long long)info->block_length, (long long)c->route_block);
     return MR_OK;
 }
 
 /* Absent ids: the pad is the end in every published file, else the published numbers. */
-static mr_err id_config(mr_jval o, mr_model_info *info)
+static mr_err id_config(mr_jval o, const llada2 *c, mr_model_info *info)
 {
+    info->decoder = c->capacity ? "llada2.2" : "llada2.0";
+    MR_TRY(mr_cfg_id(o, "delete_token_id", c->capacity ? DELETE : -1, &info->delete_id));
+    MR_TRY(mr_cfg_id(o, "split_token_id", c->capacity ? SPLIT : -1, &info->split_id));
     if (!mr_jhas(mr_jget(o, "eos_token_id"))) {
         MR_TRY(mr_cfg_id(o, "pad_token_id", EOS, &info->eos[0]));
         info->n_eos = 1;
@@ -83,7 +98,15 @@ static mr_err moe_config(mr_jval o, llada2 *c)
     MR_TRY(mr_cfg_int(o, "first_k_dense_replace", 0, INT32_MAX, &c->dense_layers));
     MR_TRY(mr_cfg_int(o, "moe_intermediate_size", 1, MR_CFG_WIDTH, &c->moe_inter));
     MR_TRY(mr_cfg_int(o, "num_experts", 1, MR_CFG_EXPERTS, &c->experts));
-    MR_TRY(mr_cfg_router(o, c->experts, 0, 0, &c->top_k, &c->groups, &c->keep));
+    if (!c->capacity) {
+        MR_TRY(mr_cfg_router(o, c->experts, 0, 0, &c->top_k, &c->groups, &c->keep));
+    } else {
+        c->groups = c->keep = 1;
+        MR_TRY(mr_cfg_int(o, "num_experts_per_tok", 1, c->experts, &c->top_k));
+        if (c->capacity < c->top_k || c->capacity > c->experts)
+            return mr_jfail(mr_jget(o, "expert_capacity"), "%lld is not in %lld..%lld",
+                            (long long)c->capacity, (long long)c->top_k, (long long)c->experts);
+    }
     if (mr_jtype(shared) != MR_JNULL)
         MR_TRY(mr_jint(shared, 0, 1024, &n));
     c->shared = n * c->moe_inter;
@@ -99,10 +122,9 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
     if (!c)
         return MR_ENOMEM;
     info->diffusion = true;
-    info->decoder = "llada2.0";
     MR_TRY(mr_cfg_common(o, 32768, info));
-    MR_TRY(block_config(o, opts, info));
-    MR_TRY(id_config(o, info));
+    MR_TRY(block_config(o, opts, c, info));
+    MR_TRY(id_config(o, c, info));
     c->info = *info;
     MR_TRY(mr_cfg_int(o, "intermediate_size", 1, MR_CFG_WIDTH, &c->inter));
     if (!mr_jhas(mr_jget(o, "rope_parameters")))
@@ -134,6 +156,8 @@ static mr_val feed_forward(mr_flow *f, const llada2 *c, mr_val x, const char *pr
                        .top_k = c->top_k,
                        .groups = c->groups,
                        .keep = c->keep,
+                       .block = c->route_block,
+                       .capacity = c->capacity,
                        .width = c->moe_inter,
                        .score = "sigmoid",
                        .norm = c->top_k > 1,

@@ -99,8 +99,9 @@ static mr_graph *route_graph(const route_case *c, bool bias)
     mr_attr at[] = {{.i = c->k},      {.s = c->sigmoid ? "sigmoid" : "softmax"},
                     {.i = c->groups}, {.i = c->keep},
                     {.i = c->norm},   {.f = c->eps},
-                    {.f = c->scale},  {.i = c->group_max ? 1 : 2}};
-    y = add(g, MR_OP_ROUTE, (int[]){x, b}, 2, at);
+                    {.f = c->scale},  {.i = c->group_max ? 1 : 2},
+                    {.i = 0},         {.i = 0}};
+    y = add(g, MR_OP_ROUTE, (int[]){x, b, MR_NONE, MR_NONE}, 4, at);
     must(mr_graph_output(g, y + 1, "weights"), "output");
     return g;
 }

@@ -342,6 +342,32 @@ static void llada_facts(void **state)
     mr_graph_free(g);
 }
 
+/* expert_capacity, and not the groups, says that a model routes by blocks of rows. */
+static void llada_routes_by_blocks(void **state)
+{
+    mr_model *m;
+    const char *both = "10, \"block_size\": 8", *ids = "10, \"delete_token_id\": 7, "
+                                                       "\"split_token_id\": 9";
+    (void)state;
+    assert_int_equal(open_with(&m, llada_keys, NULL, NULL), MR_OK);
+    assert_string_equal(mr_model_facts(m)->decoder, "llada2.0");
+    assert_true(mr_model_facts(m)->delete_id == -1 && mr_model_facts(m)->split_id == -1);
+    mr_model_close(m);
+    assert_int_equal(open_with(&m, llada_keys, "expert_capacity", ids), MR_OK);
+    assert_string_equal(mr_model_facts(m)->decoder, "llada2.2");
+    assert_true(mr_model_facts(m)->delete_id == 7 && mr_model_facts(m)->split_id == 9);
+    mr_model_close(m);
+    assert_int_equal(open_with(&m, llada_keys, "expert_capacity", both), MR_OK);
+    assert_true(mr_model_facts(m)->delete_id == 156930 && mr_model_facts(m)->split_id == 156931);
+    assert_true(mr_model_facts(m)->block_length == 8);
+    mr_model_close(m);
+    mr_graph *g = graph_with(llada_keys, "expert_capacity", both);
+    const mr_node *r = find_node(g, MR_OP_ROUTE, 0);
+    assert_true(mr_attr_i(r, "block") == 8 && mr_attr_i(r, "capacity") == 10);
+    assert_true(mr_attr_i(r, "groups") == 1 && mr_attr_i(r, "k") == 4 && r->in[3] != MR_NONE);
+    mr_graph_free(g);
+}
+
 /* The router and the heads of models that go row by row keep f32 activations. */
 static void f32_activations(void **state)
 {
@@ -363,12 +389,17 @@ static void f32_activations(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden),          cmocka_unit_test(llama_facts),
-        cmocka_unit_test(llama_defaults),  cmocka_unit_test(biases_and_ties),
-        cmocka_unit_test(gemma_layers),    cmocka_unit_test(gemma_ropes),
-        cmocka_unit_test(gemma_scales),    cmocka_unit_test(gemma_nested),
-        cmocka_unit_test(deepseek_scales), cmocka_unit_test(llada_facts),
-        cmocka_unit_test(f32_activations)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(golden),
+                                       cmocka_unit_test(llama_facts),
+                                       cmocka_unit_test(llama_defaults),
+                                       cmocka_unit_test(biases_and_ties),
+                                       cmocka_unit_test(gemma_layers),
+                                       cmocka_unit_test(gemma_ropes),
+                                       cmocka_unit_test(gemma_scales),
+                                       cmocka_unit_test(gemma_nested),
+                                       cmocka_unit_test(deepseek_scales),
+                                       cmocka_unit_test(llada_facts),
+                                       cmocka_unit_test(llada_routes_by_blocks),
+                                       cmocka_unit_test(f32_activations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -450,7 +450,9 @@ static void check_trace_run(const setup *base, mr_jval run)
 static void check_trace(const setup *base, const char *path)
 {
     doc d;
-    if (doc_open(&d, path))
+    bool read = doc_open(&d, path);
+    CHECK(read || mr_file_exists(path) != 1, "%s: %s", path, mr_error_text());
+    if (read)
         for (mr_jval r = mr_jfirst(mr_jget(mr_json_root(d.json), "runs")); r.doc; r = mr_jnext(r))
             check_trace_run(base, r);
     doc_close(&d);

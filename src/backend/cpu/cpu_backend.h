@@ -62,7 +62,7 @@ typedef struct mr_cpu_step {
         size_t per_thread; /* scratch */
     } att;
     struct {
-        int64_t k, groups, keep;
+        int64_t k, groups, keep, block, capacity;
         bool sigmoid, norm, group_two;
         float eps, scale;
     } route;

@@ -90,12 +90,13 @@ typedef struct routed {
     mr_view x, w;
     int32_t *ids;
     const float *bias, *gain;
+    const int32_t *pos; /* with blocks */
 } routed;
 
-/* Per expert: score, choice, room for a group's sum, a mark. */
+/* Per expert: score, choice, room for a group's sum or a block's largest choice, two marks. */
 size_t mr_route_scratch(int64_t experts)
 {
-    return ((size_t)experts * (3 * sizeof(float) + 1) + 63) / 64 * 64;
+    return ((size_t)experts * (3 * sizeof(float) + 2) + 63) / 64 * 64;
 }
 
 /* NaN counts as the worst choice, so that a broken row still gets k distinct experts. */
@@ -145,22 +146,30 @@ static void mask_groups(const mr_cpu_step *p, float *choice, int64_t n, char *ma
             choice[g * size + e] = -INFINITY;
 }
 
-static void route_row(const routed *s, int64_t r, float *score)
+static void choose(const routed *s, int64_t r, float *score, float *choice)
 {
-    const mr_cpu_step *p = s->c->prep;
     const mr_vec_kernels *vec = s->c->cpu->vec;
-    int64_t n = s->x.dim, k = p->route.k;
-    float *choice = score + n, *sums = choice + n, sum = 0, *w = s->w.p + r * s->w.row;
-    int32_t *ids = s->ids + r * k;
-    char *mark = (char *)(sums + n);
-    if (p->route.sigmoid)
+    int64_t n = s->x.dim;
+    if (s->c->prep->route.sigmoid)
         vec->map(MR_OP_SIGMOID, 0, score, s->x.p + r * s->x.row, n);
     else
         vec->softmax(score, s->x.p + r * s->x.row, n);
     for (int64_t e = 0; e < n; e++)
         choice[e] = choice_of(s->bias ? score[e] + s->bias[e] : score[e]);
+}
+
+static void route_row(const routed *s, int64_t r, float *score)
+{
+    const mr_cpu_step *p = s->c->prep;
+    int64_t n = s->x.dim, k = p->route.k;
+    float *choice = score + n, *sums = choice + n, sum = 0, *w = s->w.p + r * s->w.row;
+    int32_t *ids = s->ids + r * k;
+    char *mark = (char *)(sums + n), *pool = mark + n;
+    choose(s, r, score, choice);
     if (p->route.groups > 1)
         mask_groups(p, choice, n, mark, sums);
+    for (int64_t e = 0; p->route.block && e < n; e++)
+        choice[e] = pool[e] ? choice[e] : -INFINITY;
     memset(mark, 0, (size_t)n);
     for (int64_t j = 0; j < k; j++) {
         ids[j] = (int32_t)take_largest(choice, n, mark);
@@ -173,18 +182,56 @@ static void route_row(const routed *s, int64_t r, float *score)
         w[j] = w[j] * s->gain[ids[j]];
 }
 
+/* Whether row r is of the same block of positions as the one before. */
+static bool continues(const routed *s, int64_t r)
+{
+    return r > 0 && r < s->x.rows && s->pos[r] == s->pos[r - 1] + 1 &&
+           s->pos[r] % s->c->prep->route.block != 0;
+}
+
+/* Marks the experts that the block beginning at row r chooses highest; gives where it ends. */
+static int64_t mark_pool(const routed *s, int64_t r, float *score)
+{
+    int64_t n = s->x.dim;
+    float *choice = score + n, *most = choice + n;
+    char *pool = (char *)(most + n) + n;
+    for (int64_t e = 0; e < n; e++)
+        most[e] = -INFINITY;
+    do {
+        choose(s, r, score, choice);
+        for (int64_t e = 0; e < n; e++)
+            most[e] = choice[e] > most[e] ? choice[e] : most[e];
+    } while (continues(s, ++r));
+    memset(pool, 0, (size_t)n);
+    for (int64_t i = 0; i < s->c->prep->route.capacity; i++)
+        take_largest(most, n, pool);
+    return r;
+}
+
+/* With blocks a stretch routes those that begin in it. */
 static void run_route(const void *ctx, int64_t first, int64_t last, int worker)
 {
     const routed *s = ctx;
     float *own = (float *)(s->c->scratch + (size_t)worker * mr_route_scratch(s->x.dim));
-    for (int64_t r = first; r < last; r++)
-        route_row(s, r, own);
+    bool blocks = s->c->prep->route.block > 0;
+    while (blocks && first < last && continues(s, first))
+        first++;
+    for (int64_t end, r = first; r < last; r = end) {
+        end = blocks ? mark_pool(s, r, own) : last;
+        for (int64_t i = r; i < end; i++)
+            route_row(s, i, own);
+    }
 }
 
 mr_err mr_run_route(const mr_cpu_call *c)
 {
-    routed s = {c, mr_cpu_in(c, 0), mr_cpu_out(c, 1), (int32_t *)mr_cpu_view(c, &c->step->out[0]).p,
-                mr_cpu_vector(c, 1), mr_cpu_vector(c, 2)};
+    routed s = {c,
+                mr_cpu_in(c, 0),
+                mr_cpu_out(c, 1),
+                (int32_t *)mr_cpu_view(c, &c->step->out[0]).p,
+                mr_cpu_vector(c, 1),
+                mr_cpu_vector(c, 2),
+                c->prep->route.block ? mr_cpu_ints(c, 3) : NULL};
     mr_cpu_split(c->cpu, s.x.rows, s.x.dim * (8 + c->prep->route.k), run_route, &s);
     return MR_OK;
 }

@@ -125,6 +125,8 @@ static void prepare_route(const mr_node *n, mr_cpu_step *p)
     p->route.norm = mr_attr_i(n, "norm") != 0;
     p->route.eps = (float)mr_attr_f(n, "eps");
     p->route.scale = (float)mr_attr_f(n, "scale");
+    p->route.block = mr_attr_i(n, "block");
+    p->route.capacity = mr_attr_i(n, "capacity");
 }
 
 static void prepare_attention(const mr_node *n, const mr_step *s, mr_cpu_step *p)

@@ -50,8 +50,8 @@ static float group_score(const float *x, int64_t n, bool two)
 }
 
 typedef struct workspace {
-    float *score, *choice, *group;
-    bool *taken, *kept;
+    float *score, *choice, *group; /* group: with blocks, each expert's largest choice */
+    bool *taken, *kept;            /* kept: of the groups, or of the experts of a block */
 } workspace;
 
 /* All but the first `keep` groups become -inf. */
@@ -70,16 +70,54 @@ static void keep_groups(const mr_node *n, int64_t experts, workspace *w)
             w->choice[e] = -INFINITY;
 }
 
+static void choices(const mr_node *n, const float *logits, const mr_weight *bias, int64_t experts,
+                    workspace *w)
+{
+    scores(n, logits, experts, w->score);
+    for (int64_t e = 0; e < experts; e++)
+        w->choice[e] = bias ? w->score[e] + bias->data[e] : w->score[e];
+}
+
+/* Rows from r on that are of one block of positions. */
+static int64_t block_rows(const mr_ref_array *pos, int64_t r, int64_t rows, int64_t block)
+{
+    int64_t n = 1;
+    for (; r + n < rows; n++) {
+        int32_t before = *mr_ref_ints(pos, r + n - 1), at = *mr_ref_ints(pos, r + n);
+        if (at != before + 1 || at % block == 0)
+            break;
+    }
+    return n;
+}
+
+/* Keeps the `capacity` experts that n rows from r on choose highest. */
+static void keep_pool(const mr_ref_step *s, int64_t r, int64_t rows, workspace *w)
+{
+    int64_t experts = s->in[0].width;
+    for (int64_t e = 0; e < experts; e++)
+        w->group[e] = -INFINITY;
+    for (int64_t i = r; i < r + rows; i++) {
+        choices(s->node, mr_ref_row(&s->in[0], i, 0), s->in[1].w, experts, w);
+        for (int64_t e = 0; e < experts; e++)
+            w->group[e] = w->choice[e] > w->group[e] ? w->choice[e] : w->group[e];
+    }
+    memset(w->kept, 0, (size_t)experts * sizeof *w->kept);
+    for (int64_t i = 0; i < mr_attr_i(s->node, "capacity"); i++)
+        take_largest(w->group, experts, w->kept);
+}
+
 static void route_row(const mr_node *n, const float *logits, const mr_weight *bias,
                       const mr_weight *gain, int64_t experts, workspace *w, int32_t *ids,
                       float *weights)
 {
     int64_t k = mr_attr_i(n, "k");
     double sum = 0, scale = mr_attr_f(n, "scale");
-    scores(n, logits, experts, w->score);
-    for (int64_t e = 0; e < experts; e++)
-        w->choice[e] = bias ? w->score[e] + bias->data[e] : w->score[e];
-    keep_groups(n, experts, w);
+    choices(n, logits, bias, experts, w);
+    if (mr_attr_i(n, "block") == 0)
+        keep_groups(n, experts, w);
+    else
+        for (int64_t e = 0; e < experts; e++)
+            w->choice[e] = w->kept[e] ? w->choice[e] : -INFINITY;
     memset(w->taken, 0, (size_t)experts * sizeof *w->taken);
     for (int64_t j = 0; j < k; j++) {
         ids[j] = (int32_t)take_largest(w->choice, experts, w->taken);
@@ -94,6 +132,7 @@ static void route_row(const mr_node *n, const float *logits, const mr_weight *bi
 mr_err mr_ref_ROUTE(const mr_ref_step *s)
 {
     const mr_ref_array *x = &s->in[0], *ids = &s->out[0], *weights = &s->out[1];
+    int64_t block = mr_attr_i(s->node, "block"), next = 0; /* where the next block begins */
     size_t n = (size_t)x->width;
     char *memory = mr_alloc(MR_MEM_ARENA, n * (3 * sizeof(float) + 2 * sizeof(bool)));
     if (!memory)
@@ -101,9 +140,15 @@ mr_err mr_ref_ROUTE(const mr_ref_step *s)
     float *f = (float *)memory;
     bool *flags = (bool *)(f + 3 * n);
     workspace w = {f, f + n, f + 2 * n, flags, flags + n};
-    for (int64_t r = 0; r < x->rows; r++)
+    for (int64_t r = 0; r < x->rows; r++) {
+        if (block && r == next) {
+            int64_t rows = block_rows(&s->in[3], r, x->rows, block);
+            keep_pool(s, r, rows, &w);
+            next = r + rows;
+        }
         route_row(s->node, mr_ref_row(x, r, 0), s->in[1].w, s->in[2].w, x->width, &w,
                   ids->i + r * ids->row_stride, mr_ref_row(weights, r, 0));
+    }
     mr_free(memory);
     return MR_OK;
 }
