@@ -12,24 +12,23 @@
 #define DIRECT_U4 4
 #define I8_MANY_ROWS(...) 0
 
+typedef int16_t quarter_i16 __attribute__((vector_size(16)));
 typedef struct x8 {
-    int8_t v[4];
+    quarter_i16 even, odd; /* values 0, 2 and 1, 3 of the quad, for every lane */
 } x8, x4;
 typedef v16i w8;
 
-static inline x8 x_u8(const uint8_t *p)
-{
-    x8 x;
-    memcpy(x.v, p, 4);
-    return x;
-}
-
 static inline x8 slot_u8(int32_t r)
 {
-    x8 x;
-    for (int j = 0; j < 4; j++)
-        x.v[j] = (int8_t)((uint32_t)r >> 8 * j);
-    return x;
+    quarter_i quad = {r, r, r, r};
+    return (x8){(quarter_i16)(quad << 8) >> 8, (quarter_i16)quad >> 8};
+}
+
+static inline x8 x_u8(const uint8_t *p)
+{
+    int32_t quad;
+    memcpy(&quad, p, 4);
+    return slot_u8(quad);
 }
 
 #define x_u4 x_u8
@@ -40,12 +39,19 @@ static inline w8 w_u8(v16i line)
     return line;
 }
 
+/* Both values of each lane. */
+static inline quarter_i add_pairs(quarter_i16 a)
+{
+    return ((quarter_i)a << 16 >> 16) + ((quarter_i)a >> 16);
+}
+
+/* 255 * 127 fits 16 bits. */
 static inline v16i dot_u8(v16i acc, w8 w, x8 x)
 {
-    for (int i = 0; i < 16; i++) {
-        uint32_t q = (uint32_t)w.v[i];
-        acc.v[i] += (int32_t)(q & 255) * x.v[0] + (int32_t)(q >> 8 & 255) * x.v[1] +
-                    (int32_t)(q >> 16 & 255) * x.v[2] + (int32_t)(q >> 24) * x.v[3];
+    for (int h = 0; h < 4; h++) {
+        quarter_i16 even = (quarter_i16)(w.v[h] & 0x00ff00ff);
+        quarter_i16 odd = (quarter_i16)((quarter_u)w.v[h] >> 8 & 0x00ff00ff);
+        acc.v[h] += add_pairs(even * x.even) + add_pairs(odd * x.odd);
     }
     return acc;
 }
@@ -56,13 +62,13 @@ static inline v16i dot_u8(v16i acc, w8 w, x8 x)
 
 static inline v16f quad_max(v16f a)
 {
-    v16f r;
-    for (int i = 0; i < 16; i++) {
-        const float *q = a.v + i / 4 * 4;
+    for (int h = 0; h < 4; h++) {
+        quarter_f q = a.v[h];
         float x = q[0] > q[1] ? q[0] : q[1], y = q[2] > q[3] ? q[2] : q[3];
-        r.v[i] = x > y ? x : y;
+        float most = x > y ? x : y;
+        a.v[h] = (quarter_f){most, most, most, most};
     }
-    return r;
+    return a;
 }
 
 #include "backend/cpu/matmul_lanes.h"
