@@ -57,8 +57,8 @@ static mr_graph *graph_of(const shape *s)
     mr_attr cache[] = {{.s = "kv"}, {.i = s->heads}, {.i = s->dk}, {.i = s->dv}, {.i = s->window}};
     must(mr_graph_add(g, MR_OP_CACHE, NULL, 0, cache, &c), "cache");
     must(mr_graph_add(g, MR_OP_APPEND, (int[]){c, k, v, pos}, 4, NULL, &c), "append");
-    mr_attr at[] = {{.s = s->mask}, {.i = s->window},  {.i = s->block},
-                    {.f = 0.17},    {.f = s->softcap}, {.i = s->out}};
+    mr_attr at[] = {{.s = s->mask},    {.i = s->window}, {.i = s->block}, {.f = 0.17},
+                    {.f = s->softcap}, {.i = s->out},    {.i = 0}};
     must(mr_graph_add(g, MR_OP_ATTENTION, (int[]){q, c, pos}, 3, at, &y), "attention");
     must(mr_graph_output(g, y, "y"), "output");
     return g;

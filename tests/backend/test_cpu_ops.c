@@ -255,9 +255,9 @@ static void check_table(const table_case *c, bool factors)
     must(mr_graph_input(g, "pos", MR_V_I32, 1, &r, &p), "pos");
     if (factors)
         must(mr_graph_weight(g, "f", (mr_fmt){.dtype = MR_F32}, 1, &half, &w), "factors");
-    mr_attr at[] = {{.f = c->theta}, {.i = c->dim},    {.s = c->kind},    {.f = c->factor},
-                    {.f = c->low},   {.f = c->high},   {.f = c->orig},    {.f = c->fast},
-                    {.f = c->slow},  {.f = c->mscale}, {.i = c->truncate}};
+    mr_attr at[] = {{.f = c->theta}, {.i = c->dim},    {.s = c->kind},     {.f = c->factor},
+                    {.f = c->low},   {.f = c->high},   {.f = c->orig},     {.f = c->fast},
+                    {.f = c->slow},  {.f = c->mscale}, {.i = c->truncate}, {.i = 0}};
     must(mr_graph_output(g, add(g, MR_OP_ROPE_TABLE, (int[]){p, w}, 2, at), "y"), "output");
     test_case t;
     stored v = {.k = c->dim / 2};
@@ -366,7 +366,8 @@ static void check_fused(mr_isa isa, int threads)
             (mr_attr[]){{.s = "kv"}, {.i = H}, {.i = D}, {.i = DV}, {.i = 0}});
     c = add(g, MR_OP_ROPE_APPEND, (int[]){c, vk, vv, vt, p}, 5, (mr_attr[]){{.i = 9}, {.i = 0}});
     x = add(g, MR_OP_ATTENTION, (int[]){vq, c, p}, 3,
-            (mr_attr[]){{.s = "causal"}, {.i = 0}, {.i = 0}, {.f = 0.2}, {.f = 0}, {.i = DV}});
+            (mr_attr[]){
+                {.s = "causal"}, {.i = 0}, {.i = 0}, {.f = 0.2}, {.f = 0}, {.i = DV}, {.i = 0}});
     must(mr_graph_output(g, x, "x"), "output");
     x = add(g, MR_OP_ADD_RMSNORM, (int[]){va, vb, w}, 3, (mr_attr[]){{.f = 1e-6}, {.f = 1}});
     must(mr_graph_output(g, x, "s"), "output");
@@ -417,8 +418,9 @@ static void check_refusals(void)
     must(mr_graph_input(g, "pos", MR_V_I32, 1, &r, &p), "pos");
     int c = add(g, MR_OP_CACHE, NULL, 0,
                 (mr_attr[]){{.s = "kv"}, {.i = 1}, {.i = 2048}, {.i = 0}, {.i = 0}});
-    int x = add(g, MR_OP_ATTENTION, (int[]){q, c, p}, 3,
-                (mr_attr[]){{.s = "causal"}, {.i = 0}, {.i = 0}, {.f = 1}, {.f = 0}, {.i = 8}});
+    int x = add(
+        g, MR_OP_ATTENTION, (int[]){q, c, p}, 3,
+        (mr_attr[]){{.s = "causal"}, {.i = 0}, {.i = 0}, {.f = 1}, {.f = 0}, {.i = 8}, {.i = 0}});
     must(mr_graph_output(g, x, "x"), "output");
     mr_plan *plan;
     CK(mr_plan_compile(&plan, g, b, "p", 1, 1) == MR_EUNSUPPORTED, "heads of 2048 are accepted");

@@ -98,7 +98,7 @@ static void small(void **state)
            "graph \"test\" {\n"
            "  %ids: i32[ROWS] = input name=\"ids\"\n"
            "  %1: weight<bf16>[32,16] = weight recipe=\"embed.weight\"\n"
-           "  %2: f32[ROWS,16] = embed(%ids, %1) scale=4\n"
+           "  %2: f32[ROWS,16] = embed(%ids, %1, _) scale=4\n"
            "  %3: weight<bf16>[16] = weight recipe=\"m.weight\"\n"
            "  %4: f32[ROWS,16] = rmsnorm(%2, %3) eps=1e-06 offset=1\n"
            "  %5: weight<bf16>[16] = weight recipe=\"n.weight\"\n"
@@ -144,37 +144,114 @@ static void attention(void **state)
     (void)state;
     mr_flow *f = start(&s);
     mr_val x = mr_flow_embed(f, "embed.weight", 32, 16, 1);
-    expect(text_of(f, mr_flow_attention(f, x, &a)),
+    expect(
+        text_of(f, mr_flow_attention(f, x, &a)),
+        "graph \"test\" {\n"
+        "  %ids: i32[ROWS] = input name=\"ids\"\n"
+        "  %1: weight<bf16>[32,16] = weight recipe=\"embed.weight\"\n"
+        "  %2: f32[ROWS,16] = embed(%ids, %1, _) scale=1\n"
+        "  %3: weight<bf16>[64,16] = weight recipe=\"a.qkv.weight\"\n"
+        "  %a.qkv: f32[ROWS,64] = linear(%2, %3, _) act=\"auto\"\n"
+        "  %5: f32[ROWS,32] = slice(%a.qkv) start=0 len=32\n"
+        "  %6: f32[ROWS,16] = slice(%a.qkv) start=32 len=16\n"
+        "  %7: f32[ROWS,16] = slice(%a.qkv) start=48 len=16\n"
+        "  %8: f32[ROWS,4,8] = heads(%5) n=4\n"
+        "  %9: f32[ROWS,2,8] = heads(%6) n=2\n"
+        "  %10: f32[ROWS,2,8] = heads(%7) n=2\n"
+        "  %11: weight<bf16>[8] = weight recipe=\"a.qn.weight\"\n"
+        "  %12: f32[ROWS,4,8] = rmsnorm(%8, %11) eps=1e-06 offset=0\n"
+        "  %13: weight<bf16>[8] = weight recipe=\"a.kn.weight\"\n"
+        "  %14: f32[ROWS,2,8] = rmsnorm(%9, %13) eps=1e-06 offset=0\n"
+        "  %pos: i32[ROWS] = input name=\"pos\"\n"
+        "  %16: f32[ROWS,4] = rope_table(%pos, _) theta=10000 dim=4 kind=\"none\" factor=1 "
+        "low=1 high=4 orig=0 beta_fast=32 beta_slow=1 mscale=1 truncate=1 angles=0\n"
+        "  %17: f32[ROWS,4,8] = rope(%12, %16) start=0 interleaved=0\n"
+        "  %18: f32[ROWS,2,8] = rope(%14, %16) start=0 interleaved=0\n"
+        "  %19: cache = cache name=\"layers.3\" heads=2 dk=8 dv=8 window=5\n"
+        "  %20: cache = append(%19, %18, %10, %pos)\n"
+        "  %21: f32[ROWS,4,8] = attention(%17, %20, %pos, _, _) mask=\"window\" window=5 block=0 "
+        "scale=0.5 softcap=9 dv=8 span=0\n"
+        "  %22: f32[ROWS,32] = heads(%21) n=0\n"
+        "  %23: weight<bf16>[16,32] = weight recipe=\"a.dense.weight\"\n"
+        "  %24: weight<bf16>[16] = weight recipe=\"a.dense.bias\"\n"
+        "  %a.dense: f32[ROWS,16] = linear(%22, %23, %24) act=\"auto\"\n"
+        "  output %a.dense as \"logits\"\n"
+        "}\n");
+}
+
+/* A layer with values from its keys; one that reads its cache, for the wanted rows alone. */
+static void shared_attention(void **state)
+{
+    store s = {0};
+    mr_rope_spec r = {.theta = 100,
+                      .dim = 8,
+                      .kind = MR_ROPE_PROPORTIONAL,
+                      .factor = 1,
+                      .angles = 2,
+                      .mscale = 1};
+    mr_attention_spec a = {.layer = 3,
+                           .prefix = "a",
+                           .heads = 2,
+                           .kv_heads = 1,
+                           .head_dim = 8,
+                           .rope = &r,
+                           .mask = MR_MASK_WINDOW,
+                           .window = 5,
+                           .span = 1,
+                           .scale = 1,
+                           .v_from_k = true,
+                           .v_norm = true,
+                           .norm = {.eps = 0.5}};
+    mr_attention_spec b = a;
+    (void)state;
+    b.layer = 4;
+    b.prefix = "b";
+    b.shared = b.wanted = true;
+    b.source = 3;
+    mr_flow *f = start(&s);
+    mr_val x = mr_flow_attention(f, mr_flow_embed(f, "e", 32, 16, 1), &a);
+    mr_val y = mr_flow_attention(f, mr_flow_wanted(f, x), &b);
+    assert_int_equal(mr_graph_value(mr_flow_graph(f), y)->dim[0].sym, MR_SYM_OUT);
+    char *got = text_of(f, y);
+    assert_non_null(strstr(got, "  %a.k_proj: f32[ROWS,8] = linear("));
+    assert_null(strstr(got, "v_proj"));
+    assert_null(strstr(got, "b.k_proj"));
+    assert_non_null(strstr(got, " = heads(%a.k_proj) n=1\n"));
+    assert_non_null(strstr(got, "  %10: f32[ROWS,1,8] = rmsnorm(%9, _) eps=0.5 offset=0\n"));
+    assert_non_null(strstr(got, "kind=\"proportional\" factor=1 low=1 high=4 orig=0 beta_fast=32 "
+                                "beta_slow=1 mscale=1 truncate=1 angles=2\n"));
+    assert_non_null(strstr(got, "%pos, %span, _) mask=\"window\" window=5 block=0 scale=1 "
+                                "softcap=0 dv=8 span=1\n"));
+    assert_non_null(strstr(got, "f32[OUT,2,8] = attention("));
+    assert_non_null(strstr(got, "%pos, %span, %out_rows) mask=\"window\""));
+    assert_ptr_equal(strstr(strstr(got, "= cache ") + 1, "= cache "), NULL);
+    mr_free(got);
+}
+
+/* Rows that a run may give, ids read as others, stored scales. */
+static void given_rows(void **state)
+{
+    static const int32_t media[3] = {7, -1, 9};
+    store s = {0};
+    mr_flow *f = start(&s);
+    (void)state;
+    mr_val ids = mr_flow_alias(f, mr_flow_ids(f), 2, media);
+    mr_val x = mr_flow_lookup(f, ids, "e", 32, 16, 4, true);
+    x = mr_flow_scale(f, mr_flow_scale_weight(f, x, "s"), 0.5);
+    expect(text_of(f, mr_flow_wanted(f, mr_flow_norm(f, x, NULL, (mr_norm_spec){.eps = 1}))),
            "graph \"test\" {\n"
            "  %ids: i32[ROWS] = input name=\"ids\"\n"
-           "  %1: weight<bf16>[32,16] = weight recipe=\"embed.weight\"\n"
-           "  %2: f32[ROWS,16] = embed(%ids, %1) scale=1\n"
-           "  %3: weight<bf16>[64,16] = weight recipe=\"a.qkv.weight\"\n"
-           "  %a.qkv: f32[ROWS,64] = linear(%2, %3, _) act=\"auto\"\n"
-           "  %5: f32[ROWS,32] = slice(%a.qkv) start=0 len=32\n"
-           "  %6: f32[ROWS,16] = slice(%a.qkv) start=32 len=16\n"
-           "  %7: f32[ROWS,16] = slice(%a.qkv) start=48 len=16\n"
-           "  %8: f32[ROWS,4,8] = heads(%5) n=4\n"
-           "  %9: f32[ROWS,2,8] = heads(%6) n=2\n"
-           "  %10: f32[ROWS,2,8] = heads(%7) n=2\n"
-           "  %11: weight<bf16>[8] = weight recipe=\"a.qn.weight\"\n"
-           "  %12: f32[ROWS,4,8] = rmsnorm(%8, %11) eps=1e-06 offset=0\n"
-           "  %13: weight<bf16>[8] = weight recipe=\"a.kn.weight\"\n"
-           "  %14: f32[ROWS,2,8] = rmsnorm(%9, %13) eps=1e-06 offset=0\n"
-           "  %pos: i32[ROWS] = input name=\"pos\"\n"
-           "  %16: f32[ROWS,4] = rope_table(%pos, _) theta=10000 dim=4 kind=\"none\" factor=1 "
-           "low=1 high=4 orig=0 beta_fast=32 beta_slow=1 mscale=1 truncate=1\n"
-           "  %17: f32[ROWS,4,8] = rope(%12, %16) start=0 interleaved=0\n"
-           "  %18: f32[ROWS,2,8] = rope(%14, %16) start=0 interleaved=0\n"
-           "  %19: cache = cache name=\"layers.3\" heads=2 dk=8 dv=8 window=5\n"
-           "  %20: cache = append(%19, %18, %10, %pos)\n"
-           "  %21: f32[ROWS,4,8] = attention(%17, %20, %pos) mask=\"window\" window=5 block=0 "
-           "scale=0.5 softcap=9 dv=8\n"
-           "  %22: f32[ROWS,32] = heads(%21) n=0\n"
-           "  %23: weight<bf16>[16,32] = weight recipe=\"a.dense.weight\"\n"
-           "  %24: weight<bf16>[16] = weight recipe=\"a.dense.bias\"\n"
-           "  %a.dense: f32[ROWS,16] = linear(%22, %23, %24) act=\"auto\"\n"
-           "  output %a.dense as \"logits\"\n"
+           "  %1: i32[ROWS] = alias(%ids) to=2 a=7 b=-1 c=9\n"
+           "  %2: weight<bf16>[32,16] = weight recipe=\"e\"\n"
+           "  %embeds: f32[ROWS,16] = input name=\"embeds\"\n"
+           "  %4: f32[ROWS,16] = embed(%1, %2, %embeds) scale=4\n"
+           "  %5: weight<bf16>[1] = weight recipe=\"s\"\n"
+           "  %6: f32[ROWS,16] = scale(%4, %5) by=1\n"
+           "  %7: f32[ROWS,16] = scale(%6, _) by=0.5\n"
+           "  %8: f32[ROWS,16] = rmsnorm(%7, _) eps=1 offset=0\n"
+           "  %out_rows: i32[OUT] = input name=\"out_rows\"\n"
+           "  %10: f32[OUT,16] = gather(%8, %out_rows)\n"
+           "  output %10 as \"logits\"\n"
            "}\n");
 }
 
@@ -274,11 +351,11 @@ static void experts(void **state)
            "graph \"test\" {\n"
            "  %ids: i32[ROWS] = input name=\"ids\"\n"
            "  %1: weight<bf16>[32,16] = weight recipe=\"e\"\n"
-           "  %2: f32[ROWS,16] = embed(%ids, %1) scale=1\n"
+           "  %2: f32[ROWS,16] = embed(%ids, %1, _) scale=1\n"
            "  %3: weight<bf16>[8,16] = weight recipe=\"m.gate.weight\"\n"
            "  %m.gate: f32[ROWS,8] = linear(%2, %3, _) act=\"f32\"\n"
            "  %5: weight<bf16>[8] = weight recipe=\"m.gate.bias\"\n"
-           "  %6: i32[ROWS,2], %7: f32[ROWS,2] = route(%m.gate, %5) k=2 score=\"sigmoid\" "
+           "  %6: i32[ROWS,2], %7: f32[ROWS,2] = route(%m.gate, %5, _) k=2 score=\"sigmoid\" "
            "groups=2 keep=1 norm=1 eps=1e-20 scale=2.5 group_sum=2\n"
            "  %8: weight<bf16>[8,6,16] = weight recipe=\"m.experts.{0..7}.gate_proj.weight\"\n"
            "  %9: weight<bf16>[8,6,16] = weight recipe=\"m.experts.{0..7}.up_proj.weight\"\n"
@@ -471,6 +548,7 @@ int main(void)
         cmocka_unit_test(masks),       cmocka_unit_test(latent_attention),
         cmocka_unit_test(experts),     cmocka_unit_test(heads),
         cmocka_unit_test(rope_tables), cmocka_unit_test(sticky),
-        cmocka_unit_test(long_names)};
+        cmocka_unit_test(long_names),  cmocka_unit_test(shared_attention),
+        cmocka_unit_test(given_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,6 +53,7 @@ static inline mr_buf text_of(const mr_graph *g)
     "  %ids: i32[ROWS] = input name=\"ids\"\n"                                                     \
     "  %pos: i32[ROWS] = input name=\"pos\"\n"                                                     \
     "  %rows: i32[OUT] = input name=\"out_rows\"\n"                                                \
+    "  %span: i32[ROWS,2] = input name=\"span\"\n"                                                 \
     "  %table: weight<affine4/64/bf16>[100,64] = weight recipe=\"embed.weight\"\n"                 \
     "  %n: weight<bf16>[64] = weight recipe=\"norm.weight :plus1\"\n"                              \
     "  %w: weight<q4_1>[64,64] = weight recipe=\"w\"\n"                                            \
@@ -65,7 +66,8 @@ static inline mr_buf text_of(const mr_graph *g)
     "  %ff: weight<f32>[8] = weight recipe=\"rope_freqs\"\n"                                       \
     "  %c0: cache = cache name=\"0\" heads=2 dk=16 dv=16 window=128\n"                             \
     "  %c1: cache = cache name=\"1\" heads=1 dk=24 dv=0\n"                                         \
-    "  %x = embed(%ids, %table) scale=8\n"                                                         \
+    "  %al = alias(%ids) to=3 a=7 b=9\n"                                                           \
+    "  %x = embed(%al, %table) scale=8\n"                                                          \
     "  %t = rope_table(%pos, %ff) theta=500000 dim=16 kind=\"llama3\" factor=8 orig=8192\n"        \
     "  %t2 = rope_table(%pos) theta=10000 dim=8 kind=\"yarn\" factor=40 orig=4096 mscale=1.3\n"    \
     "  %h0 = rmsnorm(%x, %n) eps=1e-05 offset=1\n"                                                 \
@@ -85,7 +87,7 @@ static inline mr_buf text_of(const mr_graph *g)
     "  %kh = heads(%kk) n=1\n"                                                                     \
     "  %kr = rope(%kh, %t2) start=16 interleaved=1\n"                                              \
     "  %c1b = append(%c1, %kr, _, %pos)\n"                                                         \
-    "  %lat = attention(%cc, %c1b, %pos) mask=\"causal\" scale=0.1 dv=16\n"                        \
+    "  %lat = attention(%cc, %c1b, %pos, %span) mask=\"causal\" scale=0.1 dv=16 span=1\n"          \
     "  %s, %y = add_rmsnorm(%x, %af, %n) eps=1e-06\n"                                              \
     "  %lo = linear(%y, %wr) act=\"f32\"\n"                                                        \
     "  %e, %ew = route(%lo, %rb) k=2 score=\"sigmoid\" groups=4 keep=2 scale=2.5\n"                \

@@ -64,7 +64,8 @@ static void json(void **state)
         assert_int_equal(mr_jcount(mr_jget(n, "attr")), o->n_attr);
         assert_int_equal(mr_jcount(mr_jget(n, "out")), o->n_out);
     }
-    mr_jval table = mr_jfirst(mr_jget(mr_jnext(mr_jnext(mr_jnext(mr_jfirst(nodes)))), "out"));
+    mr_jval table =
+        mr_jfirst(mr_jget(mr_jnext(mr_jnext(mr_jnext(mr_jnext(mr_jfirst(nodes))))), "out"));
     assert_true(mr_jis(mr_jget(table, "format"), "affine4/64/bf16"));
     mr_jval ids = mr_jfirst(mr_jget(mr_jfirst(nodes), "out"));
     assert_true(mr_jis(mr_jfirst(mr_jget(ids, "shape")), "ROWS"));

@@ -27,7 +27,7 @@ static void op_table(void **state)
     assert_true(o->attr[0].required && !o->attr[1].required);
     assert_string_equal(o->attr[1].def.s, "auto");
     o = mr_op_get(MR_OP_ROPE_TABLE);
-    assert_int_equal(o->n_attr, 11);
+    assert_int_equal(o->n_attr, 12);
     assert_true(o->attr[mr_attr_index(MR_OP_ROPE_TABLE, "beta_fast")].def.f == 32);
     assert_string_equal(o->attr[2].def.s, "none");
     assert_int_equal(mr_op_get(MR_OP_ROUTE)->n_out, 2);

@@ -21,6 +21,9 @@ static const char prelude[] = "graph \"g\" {\n"
                               "%ew: f32[ROWS,2] = input name=\"ew\"\n"
                               "%ex: f32[ROWS,2,64] = input name=\"ex\"\n"
                               "%lo: f32[ROWS,8] = input name=\"lo\"\n"
+                              "%g: f32[ROWS,32] = input name=\"g\"\n"
+                              "%n1: weight<bf16>[1] = weight recipe=\"n1\"\n"
+                              "%t7: weight<f32>[7,32] = weight recipe=\"t7\"\n"
                               "%w: weight<q4_1>[32,64] = weight recipe=\"w\"\n"
                               "%wb: weight<q4_1>[64,32] = weight recipe=\"wb\"\n"
                               "%wh: weight<f32>[4,8,16] = weight recipe=\"wh\"\n"
@@ -127,6 +130,9 @@ static void rows(void **state)
         {"%y = add(%x, %x)", "f32[ROWS,64]"},
         {"%y = mul(%h, %h)", "f32[ROWS,4,16]"},
         {"%y = scale(%h) by=-2", "f32[ROWS,4,16]"},
+        {"%y = scale(%h, %n1)", "f32[ROWS,4,16]"},
+        {"%y = embed(%ids, %t7, %g)", "f32[ROWS,32]"},
+        {"%y = alias(%ids) to=0 c=5", "i32[ROWS]"},
         {"%y = softcap(%x) cap=30", "f32[ROWS,64]"},
         {"%y = silu(%x2)", "f32[2*ROWS,64]"},
         {"%y = gelu_tanh(%h)", "f32[ROWS,4,16]"},
@@ -171,6 +177,14 @@ static void rows(void **state)
         {"%y = mul(%x, %w)", "mul: b is not f32"},
         {"%y = mul(%h, %h2)", "mul: axis 1 of a and axis 1 of b differ"},
         {"%y = scale(%v) by=1", "scale: x has rank 1"},
+        {"%y = scale(%x, %n8)", "scale: w has not 1 elements"},
+        {"%y = scale(%x, %n1) by=2", "scale: by 2 beside w"},
+        {"%y = embed(%ids, %t7, %x)", "axis 1 of embeds and axis 1 of table differ"},
+        {"%a = silu(%g) %y = embed(%ids, %t7, %a)", "embed: embeds is not an input"},
+        {"%y = embed(%ids, %t7, %v)", "embed: embeds has rank 1"},
+        {"%y = alias(%x) to=0", "alias: ids is not i32"},
+        {"%y = alias(%ids) to=-1", "alias: to -1 is not in 0.."},
+        {"%y = alias(%ids) to=1 b=-2", "alias: b -2 is not in -1.."},
         {"%y = softcap(%x) cap=0", "softcap: cap 0 is not above 0"},
         {"%y = softcap(%ids) cap=1", "softcap: x is not f32"},
         {"%y = silu(%c)", "silu: x is not f32 (x cache)"},
@@ -243,6 +257,9 @@ static void positions(void **state)
     static const shape_case bad[] = {
         {"%y = rope_table(%pos) theta=1 dim=0", "dim 0 is not in 2.."},
         {"%y = rope_table(%pos) theta=1 dim=15", "dim 15 is odd"},
+        {ROPE_LINE "kind=\"proportional\"", "angles 0 is not in 1..8"},
+        {ROPE_LINE "kind=\"proportional\" angles=9", "angles 9 is not in 1..8"},
+        {ROPE_LINE "kind=\"linear\" angles=1", "angles 1 is not in 0..0"},
         {"%y = rope_table(%pos) theta=0 dim=16", "theta 0 is not above 0"},
         {ROPE_LINE "kind=\"ntk\"", "kind \"ntk\" is none of: none linear llama3 yarn"},
         {ROPE_LINE "factor=0", "factor 0 is not above 0"},
@@ -297,6 +314,10 @@ static void attention(void **state)
         {"%a = append(%c, %h2, %h2, %pos) "
          "%y = attention(%h2, %a, %pos) scale=1 dv=16 mask=\"causal\"",
          "f32[ROWS,2,16]"},
+        {"%y = attention(%h, %c, %pos, %e) scale=1 dv=16 span=2 mask=\"causal\"", "f32[ROWS,4,16]"},
+        {"%y = attention(%ho, %c, %pos, %e, %po) scale=1 dv=16 span=1 mask=\"window\" window=3",
+         "f32[OUT,4,16]"},
+        {"%y = attention(%ho, %c, %pos, _, %po) scale=1 dv=16 mask=\"full\"", "f32[OUT,4,16]"},
     };
     static const shape_case bad[] = {
         {ATTEND "mask=\"bidirectional\"", "is none of: causal window block full"},
@@ -305,6 +326,18 @@ static void attention(void **state)
         {ATTEND "mask=\"window\" window=4 block=4", "block 4 is not in 0..0"},
         {ATTEND "mask=\"block\"", "block 0 is not in 1.."},
         {ATTEND "mask=\"causal\" softcap=-1", "softcap -1 is below 0"},
+        {ATTEND "mask=\"causal\" span=1", "span 1 is not in 0..0"},
+        {"%y = attention(%h, %c, %pos, %e) scale=1 dv=16 mask=\"causal\"", "span 0 is not in 1..2"},
+        {"%y = attention(%h, %c, %pos, %e) scale=1 dv=16 mask=\"full\" span=1", "is not in 1..0"},
+        {"%y = attention(%h, %c, %pos, %e3) scale=1 dv=16 mask=\"causal\" span=1",
+         "span is not [R,2]"},
+        {"%i, %w2 = route(%lo) k=2 score=\"softmax\" "
+         "%y = attention(%h, %c, %pos, %i) scale=1 dv=16 mask=\"causal\" span=1",
+         "attention: span is not an input"},
+        {"%y = attention(%h, %c, %pos, _, %po) scale=1 dv=16 mask=\"causal\"",
+         "axis 0 of q and axis 0 of rows differ"},
+        {"%y = attention(%ho, %c, %po, _, %po) scale=1 dv=16 mask=\"causal\"",
+         "pos is not of all rows"},
         {"%y = attention(%x, %c, %pos) scale=1 dv=16 mask=\"full\"", "attention: q has rank 2"},
         {"%y = attention(%h, %x, %pos) scale=1 dv=16 mask=\"full\"", "attention: c is not a cache"},
         {"%y = attention(%h, %c, %x) scale=1 dv=16 mask=\"full\"", "attention: pos is not i32"},

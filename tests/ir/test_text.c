@@ -48,7 +48,7 @@ static void prints_as_documented(void **state)
                 "  %2: weight<f32>[576] = weight recipe=\"n\"\n"
                 "  %n: f32[4*ROWS,576] = input name=\"extra\"\n"
                 "  %c0: cache = cache name=\"0\" heads=3 dk=64 dv=64 window=0\n"
-                "  %e: f32[ROWS,576] = embed(%ids, %1) scale=1\n"
+                "  %e: f32[ROWS,576] = embed(%ids, %1, _) scale=1\n"
                 "  %6: f32[ROWS,576] = linear(%e, %1, _) act=\"auto\"\n"
                 "  %7: f32[ROWS,576], %8: f32[ROWS,576] = add_rmsnorm(%e, %6, %2) eps=1e-05 "
                 "offset=0\n"
@@ -141,7 +141,7 @@ static void syntax_errors(void **state)
         {X "%a = silu(_) }", "operand x is absent"},
         {X "%a = silu(%x) by=1 }", "silu has no attribute by"},
         {X "%a = scale(%x) by=1 by=1 }", "attribute by is given twice"},
-        {X "%a = scale(%x) }", "t:3:6: scale needs attribute by"},
+        {X "%a = softcap(%x) }", "t:3:6: softcap needs attribute cap"},
         {X "%a = scale(%x) by=\"1\" }", "number expected"},
         {X "%a = scale(%x) by=1e999 }", "number expected"},
         {X "%a = scale(%x) by=1.2.3 }", "number expected"},
