@@ -298,3 +298,16 @@ void mr_codes_run(const mr_code_form *f, const mr_codes *c, int j, float *s, flo
         *b *= -(float)c->min[j];
     }
 }
+
+void mr_codes_values(const mr_code_form *f, const mr_codes *c, float *dst)
+{
+    for (int i = 0; i < f->block; i += f->run) {
+        float s, b;
+        mr_codes_run(f, c, i / f->run, &s, &b);
+        for (int j = i; j < i + f->run; j++) {
+            int q = f->table ? mr_code_tables[f->table][c->q[j]] : c->q[j] - f->zero;
+            float product = s * (float)q;
+            dst[j] = f->bias ? product + b : product;
+        }
+    }
+}

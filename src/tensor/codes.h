@@ -44,6 +44,8 @@ void mr_codes_read(const mr_code_form *f, const mr_rows *r, int64_t row, int64_t
                    mr_codes *out);
 /* S and B of run j. */
 void mr_codes_run(const mr_code_form *f, const mr_codes *c, int j, float *s, float *b);
+/* A block's values, rounded as above. */
+void mr_codes_values(const mr_code_form *f, const mr_codes *c, float *dst);
 /* A number of type t (F32 F16 BF16 F8_E8M0 F8_E4M3) at any address. */
 float mr_number_load(mr_dtype t, const void *p);
 

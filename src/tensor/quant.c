@@ -15,15 +15,7 @@ static void row_codes(const mr_code_form *f, const mr_rows *r, int64_t row, floa
     mr_codes c;
     for (int64_t k = 0; k < r->k; k += f->block) {
         mr_codes_read(f, r, row, k / f->block, &c);
-        for (int i = 0; i < f->block; i += f->run, dst += f->run) {
-            float s, b;
-            mr_codes_run(f, &c, i / f->run, &s, &b);
-            for (int j = 0; j < f->run; j++) {
-                int q = c.q[i + j];
-                float product = s * (float)(f->table ? mr_code_tables[f->table][q] : q - f->zero);
-                dst[j] = f->bias ? product + b : product;
-            }
-        }
+        mr_codes_values(f, &c, dst + k);
     }
 }
 

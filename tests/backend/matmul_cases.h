@@ -1,7 +1,7 @@
 /* Random weights in every format, and the written formulas done the plain way.
  *
- * Why:    the kernels are judged by code that shares nothing with them: weights are decoded here
- * from the file's bytes, sums are scalar loops over one output. Use:    weights w =
+ * Why:    the kernels are judged by code that shares nothing with them: scalar loops over one output
+ * on codes as tensor/codes.c (which is judged by stored values) reads them. Use:    weights w =
  * weights_new(fmt, rows, k, &rng); w.rows feeds mr_matrix_fill; expected_* judge.
  */
 #ifndef MR_TESTS_BACKEND_MATMUL_CASES_H
@@ -11,6 +11,7 @@
 
 #include "checker.h"
 #include "ir/graph.h"
+#include "tensor/codes.h"
 
 enum { NAN_BITS = 0x7fc00000 };
 
@@ -23,7 +24,14 @@ static const mr_fmt all_formats[] = {
     {MR_AFFINE, 4, 128, MR_BF16}, {MR_AFFINE, 8, 32, MR_F32},  {MR_AFFINE, 8, 64, MR_F32},
     {MR_AFFINE, 8, 128, MR_F16},  {MR_AFFINE, 4, 32, MR_BF16}, {MR_AFFINE, 4, 64, MR_F32},
     {MR_AFFINE, 4, 128, MR_F16},  {MR_AFFINE, 8, 32, MR_F16},  {MR_AFFINE, 8, 64, MR_BF16},
-    {MR_AFFINE, 8, 128, MR_F32},
+    {MR_AFFINE, 8, 128, MR_F32},  {MR_Q5_0, 0, 0, MR_F32},     {MR_Q5_1, 0, 0, MR_F32},
+    {MR_Q2_K, 0, 0, MR_F32},      {MR_Q3_K, 0, 0, MR_F32},     {MR_Q4_K, 0, 0, MR_F32},
+    {MR_Q5_K, 0, 0, MR_F32},      {MR_IQ4_NL, 0, 0, MR_F32},   {MR_IQ4_XS, 0, 0, MR_F32},
+    {MR_MXFP4, 0, 0, MR_F32},     {MR_NVFP4, 0, 0, MR_F32},    {MR_AFFINE, 2, 32, MR_BF16},
+    {MR_AFFINE, 3, 64, MR_F16},   {MR_AFFINE, 5, 128, MR_F32}, {MR_AFFINE, 6, 64, MR_BF16},
+    {MR_AFFINE, 3, 32, MR_F32},   {MR_AFFINE, 2, 128, MR_F16}, {MR_INT, 4, 32, MR_BF16},
+    {MR_INT, 4, 128, MR_F32},     {MR_INT, 8, 64, MR_F16},     {MR_FP, 4, 32, MR_F8_E8M0},
+    {MR_FP, 4, 16, MR_F8_E4M3},   {MR_FP, 8, 32, MR_F8_E8M0},  {MR_FP, 8, 128, MR_F32},
 };
 enum { N_FORMATS = sizeof all_formats / sizeof all_formats[0] };
 
@@ -39,9 +47,14 @@ static inline uint16_t random_f16(checker_rng *r)
     return (uint16_t)((u & 0x83ff) | (7 + (u >> 20) % 4) << 10); /* +-2^-8 .. 2^-4 */
 }
 
+/* Of any type of scales; bytes about 1 and never NaN. */
 static inline void random_number(checker_rng *r, mr_dtype t, uint8_t *p)
 {
     uint16_t h = random_f16(r);
+    if (t == MR_F8_E8M0 || t == MR_F8_E4M3) {
+        *p = (uint8_t)((t == MR_F8_E8M0 ? 119 : 0) + checker_next(r) % 14);
+        return;
+    }
     float f = mr_f16_to_f32(h) * (1.0f + (float)(checker_next(r) & 1023) * 0x1p-20f);
     if (t == MR_F32)
         memcpy(p, &f, 4);
@@ -51,12 +64,29 @@ static inline void random_number(checker_rng *r, mr_dtype t, uint8_t *p)
         memcpy(p, &h, 2);
 }
 
-/* Weights per scale along k; 0 for float formats. */
+/* What k is a multiple of; 0 for floats, E4M3 among them. */
 static inline int format_group(mr_fmt f)
 {
-    if (f.dtype == MR_AFFINE)
-        return f.group;
-    return mr_dtype_is_quantised(f.dtype) ? mr_dtype_block(f.dtype) : 0;
+    if (!mr_dtype_is_quantised(f.dtype) || (f.dtype == MR_FP && f.bits == 8))
+        return 0;
+    return (int)mr_row_unit(f.dtype, f.bits, f.group);
+}
+
+/* Puts plausible f16 scales into a random block, and E8M0 and E4M3 bytes that are no NaN. */
+static inline void sound_block(mr_dtype t, uint8_t *p, checker_rng *r)
+{
+    static const int8_t at[MR_DTYPE_COUNT][2] = {
+        [MR_Q2_K] = {80, 82}, [MR_Q3_K] = {108, 108}, [MR_Q4_K] = {0, 2},
+        [MR_Q5_K] = {0, 2},   [MR_Q4_1] = {0, 2},     [MR_Q5_1] = {0, 2}};
+    if (t == MR_MXFP4 || t == MR_NVFP4) {
+        for (int i = 0; i < (t == MR_NVFP4 ? 4 : 1); i++)
+            random_number(r, t == MR_NVFP4 ? MR_F8_E4M3 : MR_F8_E8M0, p + i);
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        uint16_t h = random_f16(r);
+        memcpy(t == MR_Q6_K ? p + 208 : p + at[t][i], &h, 2);
+    }
 }
 
 static inline weights weights_new(mr_fmt fmt, int64_t n, int64_t k, checker_rng *r)
@@ -77,22 +107,24 @@ static inline weights weights_new(mr_fmt fmt, int64_t n, int64_t k, checker_rng 
         size_t size = fmt.dtype == MR_F32 ? 4 : 2;
         for (size_t i = 0; i < bytes; i += size)
             random_number(r, fmt.dtype, w.data + i);
-    } else if (fmt.dtype == MR_AFFINE) {
-        size_t size = fmt.scale_dtype == MR_F32 ? 4 : 2, count = (size_t)(n * (k / fmt.group));
+    } else if (mr_dtype_is_grouped(fmt.dtype)) {
+        size_t size = (size_t)mr_dtype_block_bytes(fmt.scale_dtype);
+        size_t count =
+            (size_t)n * mr_row_scale_bytes(fmt.dtype, fmt.group, fmt.scale_dtype, k) / size;
         w.rows.scales = w.scales = malloc(count * size);
-        w.rows.biases = w.biases = malloc(count * size);
+        if (fmt.dtype == MR_AFFINE)
+            w.rows.biases = w.biases = malloc(count * size);
         for (size_t i = 0; i < count; i++) {
             random_number(r, fmt.scale_dtype, w.scales + i * size);
-            random_number(r, fmt.scale_dtype, w.biases + i * size);
+            if (w.biases)
+                random_number(r, fmt.scale_dtype, w.biases + i * size);
         }
+        for (size_t i = 0; fmt.bits == 8 && fmt.dtype == MR_FP && i < bytes; i++)
+            w.data[i] = (w.data[i] & 0x7f) == 0x7f ? 0x01 : w.data[i];
     } else {
         size_t block = (size_t)mr_dtype_block_bytes(fmt.dtype);
-        for (size_t i = 0; i < bytes; i += block) {
-            uint16_t d = random_f16(r), m = random_f16(r);
-            memcpy(w.data + i + (fmt.dtype == MR_Q6_K ? 208 : 0), &d, 2);
-            if (fmt.dtype == MR_Q4_1)
-                memcpy(w.data + i + 2, &m, 2);
-        }
+        for (size_t i = 0; i < bytes; i += block)
+            sound_block(fmt.dtype, w.data + i, r);
     }
     return w;
 }
@@ -102,60 +134,6 @@ static inline void weights_free(weights *w)
     free(w->data);
     free(w->scales);
     free(w->biases);
-}
-
-/* One quantised weight as numbers: w = s*q + b, or s*(q - zero), or s*sub*(q - zero). */
-typedef struct number {
-    int q, zero, sub;
-    float s, b;
-    bool bias;
-} number;
-
-static inline float float_at(mr_dtype t, const uint8_t *p)
-{
-    float f;
-    uint16_t h;
-    memcpy(&f, p, t == MR_F32 ? 4 : 2);
-    memcpy(&h, p, 2);
-    return t == MR_F32 ? f : t == MR_F16 ? mr_f16_to_f32(h) : mr_bf16_to_f32(h);
-}
-
-static inline number weight_number(const weights *w, int64_t row, int64_t i)
-{
-    const uint8_t *p = w->data + (size_t)row * mr_row_bytes(w->fmt.dtype, w->fmt.bits, w->rows.k);
-    if (w->fmt.dtype == MR_AFFINE) {
-        size_t size = w->fmt.scale_dtype == MR_F32 ? 4 : 2;
-        size_t at = (size_t)(row * (w->rows.k / w->fmt.group) + i / w->fmt.group) * size;
-        return (number){.q = w->fmt.bits == 8 ? p[i] : p[i / 2] >> i % 2 * 4 & 15,
-                        .sub = 1,
-                        .bias = true,
-                        .s = float_at(w->fmt.scale_dtype, w->scales + at),
-                        .b = float_at(w->fmt.scale_dtype, w->biases + at)};
-    }
-    p += i / mr_dtype_block(w->fmt.dtype) * mr_dtype_block_bytes(w->fmt.dtype);
-    int j = (int)(i % mr_dtype_block(w->fmt.dtype)), up = j / 16 * 4;
-    switch (w->fmt.dtype) {
-    case MR_Q4_0:
-        return (number){
-            .q = p[2 + j % 16] >> up & 15, .zero = 8, .sub = 1, .s = float_at(MR_F16, p)};
-    case MR_Q4_1:
-        return (number){.q = p[4 + j % 16] >> up & 15,
-                        .sub = 1,
-                        .s = float_at(MR_F16, p),
-                        .bias = true,
-                        .b = float_at(MR_F16, p + 2)};
-    case MR_Q8_0:
-        return (number){.q = (int8_t)p[2 + j], .sub = 1, .s = float_at(MR_F16, p)};
-    default: { /* Q6_K */
-        int half = j / 128, part = j % 128 / 32, l = j % 32;
-        int low = p[64 * half + part % 2 * 32 + l] >> part / 2 * 4 & 15,
-            high = p[128 + 32 * half + l] >> 2 * part & 3;
-        return (number){.q = low + 16 * high,
-                        .zero = 32,
-                        .sub = (int8_t)p[192 + j / 16],
-                        .s = float_at(MR_F16, p + 208)};
-    }
-    }
 }
 
 /* ---- the int8 formula, one row of activations ---- */
@@ -219,25 +197,64 @@ static inline float plain_quantise(const float *x, int64_t k, int group, plain_g
     return D;
 }
 
-/* Steps 4 and 5 for one output. */
+/* One run within an activation group: the sums of values times codes and of values. */
+static inline void run_sums(const mr_code_form *f, const mr_codes *c, int at, int len,
+                            const plain_group *g, int from, int64_t *codes, int64_t *values)
+{
+    *codes = *values = 0;
+    for (int i = 0; i < len; i++) {
+        int q = c->q[at + i], v = g->v[from + i];
+        *codes += (int64_t)v * (f->table ? mr_code_tables[f->table][q] : q - f->zero);
+        *values += v;
+    }
+}
+
+/* Steps 4 and 5 for one activation group of one output. */
+static inline float plain_group_step(const mr_code_form *f, const mr_codes *c, int at, int group,
+                                     const plain_group *g, float y)
+{
+    int run = f->run < group ? f->run : group, e = 1 << g->e;
+    int64_t sum, values, both = 0, mins = 0;
+    float s, b, d = 0.0f, dmin = 0.0f;
+    for (int i = 0; i < group; i += run) {
+        int j = (at + i) / f->run;
+        run_sums(f, c, at + i, run, g, i, &sum, &values);
+        if (f->sub && f->run == 16) { /* sub-scales combined in integers */
+            both += c->sub[j] * sum;
+            mins += c->min[j] * values;
+            d = mr_number_load(f->scale, c->scale) * (float)e;
+            dmin = f->bias ? -mr_number_load(f->scale, c->bias) * (float)e : 0.0f;
+            continue;
+        }
+        mr_codes_run(f, c, j, &s, &b);
+        if (f->bias)
+            y = fmaf(b, g->a, y);
+        y = fmaf(s, (float)(sum * e), y);
+    }
+    if (f->sub && f->run == 16) {
+        if (f->bias)
+            y = fmaf(dmin, (float)mins, y);
+        y = fmaf(d, (float)both, y);
+    }
+    return y;
+}
+
 static inline float plain_int8(const weights *w, int64_t row, float D, const plain_group *groups,
                                int group, bool finite)
 {
     float y = 0.0f, nan;
     uint32_t u = NAN_BITS;
+    mr_code_form f;
+    mr_codes c;
     memcpy(&nan, &u, 4);
     if (!finite)
         return nan;
-    for (int64_t g = 0; g < w->rows.k / group; g++) {
-        int64_t sum = 0;
-        number n = {0};
-        for (int i = 0; i < group; i++) {
-            n = weight_number(w, row, g * group + i);
-            sum += (int64_t)n.sub * (n.q - n.zero) * groups[g].v[i];
-        }
-        if (n.bias)
-            y = fmaf(n.b, groups[g].a, y);
-        y = fmaf(n.s, (float)(sum * (1 << groups[g].e)), y);
+    mr_code_form_of(&f, w->fmt.dtype, w->fmt.bits, w->fmt.group, w->fmt.scale_dtype);
+    for (int64_t k = 0; k < w->rows.k; k += group) {
+        int at = (int)(k % f.block);
+        if (!at)
+            mr_codes_read(&f, &w->rows, row, k / f.block, &c);
+        y = plain_group_step(&f, &c, at, group, &groups[k / group], y);
     }
     y = D * y;
     return y == y ? y : nan;

@@ -26,13 +26,14 @@ static mr_matrix *packed(const weights *w, int64_t e, int64_t n)
     for (int64_t row = 0; row < w->rows.n;) { /* in uneven pieces */
         mr_rows part = w->rows;
         size_t at = (size_t)row * mr_row_bytes(part.dtype, part.bits, part.k),
-               size = part.scale_dtype == MR_F32 ? 4 : 2;
+               side = (size_t)row *
+                      mr_row_scale_bytes(part.dtype, part.group, part.scale_dtype, part.k);
         part.n = w->rows.n - row < 37 ? w->rows.n - row : 37;
         part.data = w->data + at;
-        if (w->scales) {
-            part.scales = w->scales + (size_t)(row * (part.k / part.group)) * size;
-            part.biases = w->biases + (size_t)(row * (part.k / part.group)) * size;
-        }
+        if (w->scales)
+            part.scales = w->scales + side;
+        if (w->biases)
+            part.biases = w->biases + side;
         mr_matrix_fill(m, row, &part);
         row += part.n;
     }
@@ -96,7 +97,9 @@ static void check_exact(const weights *w, const float *x, int64_t rows, const fl
 static void check_int8(const weights *w, const float *x, int64_t rows, const float *y)
 {
     int64_t n = w->rows.n, k = w->rows.k;
-    int g = format_group(w->fmt), group = w->fmt.dtype == MR_Q6_K || g == 32 ? 32 : 64;
+    mr_code_form form;
+    mr_code_form_of(&form, w->fmt.dtype, w->fmt.bits, w->fmt.group, w->fmt.scale_dtype);
+    int group = form.run < 64 ? 32 : 64;
     plain_group *groups = malloc(sizeof *groups * (size_t)(k / group));
     float *row = malloc(4 * (size_t)k);
     for (int64_t r = 0; r < rows; r++) {
@@ -236,21 +239,20 @@ static void check_sizes(mr_fmt fmt)
     CHECK(mr_mem_held(MR_MEM_WEIGHTS) - before <= bytes + 128, "%s: held %zu, told %zu",
           mr_fmt_name(fmt, name), mr_mem_held(MR_MEM_WEIGHTS) - before, bytes);
     size_t file = 512 * mr_row_bytes(fmt.dtype, fmt.bits, 1024);
-    if (fmt.dtype == MR_AFFINE)
-        file += 512 * (1024 / (size_t)fmt.group) * (fmt.scale_dtype == MR_F32 ? 8 : 4);
-    if (fmt.dtype != MR_Q6_K)
-        CHECK(bytes <= file + file / 50, "%s: packed %zu, file %zu", mr_fmt_name(fmt, name), bytes,
-              file);
+    if (mr_dtype_is_grouped(fmt.dtype))
+        file += 512 * mr_row_side_bytes(fmt.dtype, fmt.group, fmt.scale_dtype, 1024);
+    CHECK(bytes <= file + file / 50, "%s: packed %zu, file %zu", mr_fmt_name(fmt, name), bytes,
+          file);
     mr_matrix_free(m);
 }
 
 static void check_refused(void)
 {
     size_t bytes;
-    mr_fmt odd = {MR_AFFINE, 3, 64, MR_F16}, group = {MR_AFFINE, 4, 48, MR_F16},
+    mr_fmt odd = {MR_AFFINE, 7, 64, MR_F16}, group = {MR_AFFINE, 4, 48, MR_F16},
            type = {MR_I8, 0, 0, MR_F32};
     mr_fmt q8 = {MR_Q8_0, 0, 0, MR_F32};
-    CHECK(mr_matrix_bytes(odd, 1, 64, 64, &bytes) == MR_EUNSUPPORTED, "3 bits");
+    CHECK(mr_matrix_bytes(odd, 1, 64, 64, &bytes) == MR_EUNSUPPORTED, "7 bits");
     CHECK(mr_matrix_bytes(group, 1, 64, 96, &bytes) == MR_EUNSUPPORTED, "groups of 48");
     CHECK(mr_matrix_bytes(type, 1, 64, 64, &bytes) == MR_EUNSUPPORTED, "i8");
     CHECK(mr_matrix_bytes(q8, 1, 64, 40, &bytes) == MR_EFORMAT, "k 40");
@@ -349,16 +351,17 @@ static void check_gated(const mr_mm *mm, mr_fmt fg, mr_fmt fu, int64_t rows, che
 /* Matrix i of e as one of its own. */
 static mr_matrix *single(const weights *w, int64_t e, int64_t i)
 {
-    int64_t n = w->rows.n / e, groups = w->scales ? w->rows.k / w->fmt.group : 0;
-    size_t size = w->fmt.scale_dtype == MR_F32 ? 4 : 2;
+    int64_t n = w->rows.n / e;
+    size_t side = (size_t)(i * n) *
+                  mr_row_scale_bytes(w->fmt.dtype, w->fmt.group, w->fmt.scale_dtype, w->rows.k);
     weights part = *w;
     part.rows.n = n;
     part.rows.data = part.data =
         w->data + (size_t)(i * n) * mr_row_bytes(w->fmt.dtype, w->fmt.bits, w->rows.k);
-    if (groups) {
-        part.rows.scales = part.scales = w->scales + (size_t)(i * n * groups) * size;
-        part.rows.biases = part.biases = w->biases + (size_t)(i * n * groups) * size;
-    }
+    if (w->scales)
+        part.rows.scales = part.scales = w->scales + side;
+    if (w->biases)
+        part.rows.biases = part.biases = w->biases + side;
     return packed(&part, 1, n);
 }
 
@@ -476,17 +479,18 @@ static void check_moe(const mr_mm *mm, mr_fmt fmt, mr_fmt down, int64_t rows, ch
 
 static void check_combined(checker_rng *rng)
 {
-    static const mr_fmt fmts[] = {{MR_BF16, 0, 0, MR_F32},
-                                  {MR_AFFINE, 4, 64, MR_BF16},
-                                  {MR_Q8_0, 0, 0, MR_F32},
-                                  {MR_Q6_K, 0, 0, MR_F32}};
+    static const mr_fmt fmts[] = {{MR_BF16, 0, 0, MR_F32}, {MR_AFFINE, 4, 64, MR_BF16},
+                                  {MR_Q8_0, 0, 0, MR_F32}, {MR_Q6_K, 0, 0, MR_F32},
+                                  {MR_Q4_K, 0, 0, MR_F32}, {MR_FP, 8, 128, MR_F32},
+                                  {MR_NVFP4, 0, 0, MR_F32}};
+    enum { N = sizeof fmts / sizeof fmts[0] };
     static const int row_counts[] = {1, 3, 9, 40};
     for (int isa = 0; isa < MR_ISA_COUNT; isa++)
         for (int p = MR_EXACT; p <= MR_FAST && mr_isa_have((mr_isa)isa); p++)
-            for (int i = 0; i < 16; i++) {
+            for (int i = 0; i < 4 * N; i++) {
                 mr_mm mm = {pools[i % 3], (mr_isa)isa, (mr_precision)p, false};
-                mr_fmt fmt = fmts[i % 4], other = fmts[(i + 1) % 4];
-                int rows = row_counts[i / 4];
+                mr_fmt fmt = fmts[i % N], other = fmts[(i + 1) % N];
+                int rows = row_counts[i / N];
                 if (small_run && rows > 3)
                     continue;
                 check_gated(&mm, fmt, fmt, rows, rng);

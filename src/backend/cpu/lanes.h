@@ -16,7 +16,8 @@
  *            v16i_store_i8 (values within -128..127)
  *   float    set1 add sub mul div sqrt fma(a,b,c) = a*b+c rounded once, fnma(a,b,c) = c-a*b
  *            max min rint (nearest even)
- *   int      set1 add sub mul (low 32 bits) and or xor shl shr (logical) sar max min
+ *   int      set1 add sub mul (low 32 bits) and or xor shl shr (logical) sar max min,
+ *            v16i_lookup(p, q): p[byte] for each byte 0..15 of q
  *   change   v16i_from_f (nearest even; |x| < 2^31, else undefined), v16f_from_i,
  *            v16f_bits (int lanes as float bits), v16i_bits (the reverse)
  *   masks    v16f_lt le eq gt ge (false on NaN), v16i_eq gt, v16m_and or not, v16m_first(n),

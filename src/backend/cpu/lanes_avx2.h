@@ -117,6 +117,8 @@ LANES_OP(v16i, v16i_add, (v16i a, v16i b), _mm256_add_epi32(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_sub, (v16i a, v16i b), _mm256_sub_epi32(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_mul, (v16i a, v16i b), _mm256_mullo_epi32(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_and, (v16i a, v16i b), _mm256_and_si256(a.v[h], b.v[h]))
+LANES_OP(v16i, v16i_lookup, (const uint8_t *p, v16i q),
+         _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(LOAD16(p)), q.v[h]))
 LANES_OP(v16i, v16i_or, (v16i a, v16i b), _mm256_or_si256(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_xor, (v16i a, v16i b), _mm256_xor_si256(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_shl, (v16i a, int n), _mm256_sll_epi32(a.v[h], _mm_cvtsi32_si128(n)))

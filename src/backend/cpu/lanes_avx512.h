@@ -96,6 +96,8 @@ LANES_OP(v16i, v16i_add, (v16i a, v16i b), _mm512_add_epi32(a.v, b.v))
 LANES_OP(v16i, v16i_sub, (v16i a, v16i b), _mm512_sub_epi32(a.v, b.v))
 LANES_OP(v16i, v16i_mul, (v16i a, v16i b), _mm512_mullo_epi32(a.v, b.v))
 LANES_OP(v16i, v16i_and, (v16i a, v16i b), _mm512_and_si512(a.v, b.v))
+LANES_OP(v16i, v16i_lookup, (const uint8_t *p, v16i q),
+         _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)), q.v))
 LANES_OP(v16i, v16i_or, (v16i a, v16i b), _mm512_or_si512(a.v, b.v))
 LANES_OP(v16i, v16i_xor, (v16i a, v16i b), _mm512_xor_si512(a.v, b.v))
 LANES_OP(v16i, v16i_shl, (v16i a, int n), _mm512_sll_epi32(a.v, _mm_cvtsi32_si128(n)))

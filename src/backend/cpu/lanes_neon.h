@@ -133,6 +133,8 @@ LANES_OP(v16i, v16i_add, (v16i a, v16i b), vaddq_s32(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_sub, (v16i a, v16i b), vsubq_s32(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_mul, (v16i a, v16i b), vmulq_s32(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_and, (v16i a, v16i b), vandq_s32(a.v[h], b.v[h]))
+LANES_OP(v16i, v16i_lookup, (const uint8_t *p, v16i q),
+         vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(p), vreinterpretq_u8_s32(q.v[h]))))
 LANES_OP(v16i, v16i_or, (v16i a, v16i b), vorrq_s32(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_xor, (v16i a, v16i b), veorq_s32(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_shl, (v16i a, int n), vshlq_s32(a.v[h], vdupq_n_s32(n)))

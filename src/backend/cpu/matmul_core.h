@@ -10,11 +10,26 @@
  *           BF16  2           per output the pair (k, k+1)
  *           U4    group       per 8 k: byte 4*o+j = q[k+j] low nibble, q[k+4+j] high nibble
  *           U8    group       per 4 k: byte 4*o+j = q[k+j]
- *           Q6    256         as U8, q in 0..63
+ *           E4M3  group       per 4 k: byte 4*o+j = element k+j
+ *           CODES block       planes, one after the other (form.bits 4 5 6 have the first, 2 3 6
+ *                             the second, 3 5 the third), of lines of 64 bytes each for 16 outputs:
+ *                             per 8 k the low 4 bits as U4; per 16 k pairs of bits, byte 4*o+j has
+ *                             k+j, k+4+j, k+8+j, k+12+j from bit 0 up; per 32 k single bits alike
  *
  *         After the lines of a quantised unit: one scale per output in the file's type, then (bias)
- *         one bias per output.  Q6: 16 sub-scales (int8, [16][outputs]), then one f16 per output.
- *         A unit is padded to 64 bytes.  w = s*q + b, or s*(q - zero) where no bias is stored.
+ *         one bias per output.  A unit is padded to 64 bytes.  w = s*q + b, or s*(q - zero) where no
+ *         bias is stored.  E4M3 and CODES without sub-scales: the same; a last unit of E4M3 that is
+ *         cut short has elements 0.  CODES with sub-scales, all [..][outputs]:
+ *           Q4_K Q5_K Q3_K   words (32 bits): low 4 bits of numbers 0..7, of 8..15, high 2 bits of
+ *                            all, each from bit 0 up; numbers: sub 0..7 then min 0..7; sub + 32
+ *           Q2_K             words of 4 bits: sub 0..7, 8..15, min 0..7, 8..15
+ *           others           one byte per sub
+ *         then d, and the min's scale, in f16 (E4M3 scales: neither).
+ * Panels: what many rows read, and few through a buffer: bytes, lines as U8's.
+ *           U4_BYTES   codes up to 63; scale and bias as U4's, or f32
+ *           SUBS       two runs per 32 k: codes up to 63, then int8 subs [runs][outputs], (bias)
+ *                      mins alike, f32 d, (bias) -dmin; E4M3 scales: f32 [runs][outputs] alone
+ *         CODES with a table become table[q] + zero: 12 for E2M1; 128, as U8, for IQ4.
  * Rows:   a row of activations for int8 products is a header (D), one record per group, and the
  *         values n; see quantise_lanes.h.
  * Use:    drivers ask mr_mm_kernels_for(isa) and call its functions per column.
@@ -24,30 +39,38 @@
 #define MR_BACKEND_CPU_MATMUL_CORE_H
 
 #include "backend/cpu/matmul.h"
+#include "tensor/codes.h"
 
 typedef enum mr_pack_kind {
     MR_PACK_F32,
     MR_PACK_F16,
     MR_PACK_BF16,
+    MR_PACK_E4M3,
     MR_PACK_U4,
     MR_PACK_U8,
-    MR_PACK_Q6,
-    MR_PACK_U4_BYTES /* only in panels: U4 unpacked, the lines of U8 */
+    MR_PACK_U4_BYTES, /* this and the next only in panels */
+    MR_PACK_SUBS,
+    MR_PACK_CODES
 } mr_pack_kind;
 
 typedef struct mr_layout {
     mr_pack_kind kind;
     int k_unit;           /* k per unit */
     int act_group;        /* activation group of int8 products: 32 or 64; 0 for float kinds */
-    int zero;             /* subtracted from q when no bias is stored: 0, 8, 32, 128 */
-    mr_dtype scale_dtype; /* F32 F16 BF16 */
-    bool bias;            /* biases are stored */
+    int zero;             /* subtracted from q when no bias is stored: 0, 8, 32, 128 ... */
+    mr_dtype scale_dtype; /* F32 F16 BF16; E4M3 and CODES also F8_E8M0, CODES F8_E4M3 */
+    bool bias;            /* biases (or mins) are stored */
+    mr_code_form form;    /* CODES and SUBS */
 } mr_layout;
 
 /* MR_EUNSUPPORTED names the format. */
 mr_err mr_layout_of(mr_fmt fmt, mr_layout *out);
-/* The layout of a U4 column unpacked to bytes: the same but U4_BYTES. */
+/* The layout of a U4 or CODES column unpacked to bytes; others are their own. */
 mr_layout mr_layout_bytes(const mr_layout *l);
+/* pack_codes.c's share: CODES and E4M3. */
+mr_err mr_codes_layout(mr_fmt fmt, mr_layout *out);
+size_t mr_codes_lines(const mr_layout *l, int nv);
+size_t mr_codes_sides(const mr_layout *l, int nv); /* bytes after the lines */
 static inline bool mr_layout_quantised(const mr_layout *l)
 {
     return l->act_group != 0;
@@ -72,6 +95,17 @@ struct mr_matrix {
 mr_err mr_matrix_new(mr_matrix **out, mr_fmt fmt, int64_t e, int64_t n, int64_t k);
 void mr_matrix_fill(mr_matrix *m, int64_t row0, const mr_rows *rows);
 
+/* Where output o of matrix e lies: the first unit of its column, lane block and lane. */
+typedef struct mr_place {
+    uint8_t *unit0;
+    size_t unit;
+    int nv, v, lane;
+} mr_place;
+mr_place mr_matrix_place(const mr_matrix *m, int64_t e, int64_t o);
+/* CODES and E4M3: one row of `rows` to its place, and a packed row as f32. */
+void mr_codes_fill(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row);
+void mr_codes_row(const mr_matrix *m, const mr_place *at, float *dst);
+
 typedef struct mr_column {
     const mr_layout *layout;
     const uint8_t *data;
@@ -94,10 +128,10 @@ typedef struct mr_qgroup {
     int32_t r;     /* four int8: the high parts of the slot */
     int32_t p;     /* the slot: a quad of this group */
     int32_t e;     /* the group's step is D * 2^e */
-    int32_t start; /* start_by * sum of v; Q6: of the first 16 */
+    int32_t start; /* start_by * sum of v; SUBS: of the first 16 */
     union {
         float a;          /* (float)(sum of v << e) */
-        int32_t start_hi; /* Q6: of the last 16 */
+        int32_t start_hi; /* SUBS: of the last 16 */
     } u;
 } mr_qgroup;
 
@@ -107,8 +141,8 @@ enum { MR_QROW_HEADER = 64, MR_TILE_OUT = 64, MR_NAN_BITS = 0x7fc00000 };
 typedef struct mr_qform {
     int64_t k;
     int group;     /* 32 or 64 */
-    int start_by;  /* what the kernels leave out: (byte offset of the ISA) - zero */
-    bool halves;   /* Q6: a start for each half of a group */
+    int start_by;  /* what the kernels leave out: (byte offset of the ISA) - zero; 1 for mins */
+    bool halves;   /* SUBS: a start for each half of a group */
     bool wide;     /* values as int16 in the order v0 v2 v1 v3 (AVX2, 8 bits) */
     size_t step;   /* bytes from group to group */
     size_t stride; /* bytes from row to row */
@@ -133,8 +167,8 @@ typedef struct mr_mm_kernels {
      * group. */
     void (*tile_i8)(const mr_column *c, int64_t units, const mr_qform *f,
                     const uint8_t *const *rows, int n, float *out);
-    /* The first `units` of a U4 column as U4_BYTES units. */
-    void (*unpack_u4)(const mr_column *c, int64_t units, uint8_t *panel);
+    /* The first `units` of a U4 or CODES column as units of mr_layout_bytes. */
+    void (*unpack_bytes)(const mr_column *c, int64_t units, uint8_t *panel);
     /* y[0..n) = acc*by (+ bias), NaN made canonical. */
     void (*finish)(const float *acc, float by, const float *bias, int n, float *y);
 } mr_mm_kernels;

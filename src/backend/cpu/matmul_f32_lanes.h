@@ -5,11 +5,11 @@
 
 /* One unit of a quantised kind, lane blocks v0.. of the column. */
 INLINE void f32_unit(const mr_column *c, const uint8_t *unit, int v0, const float *const *x,
-                     int64_t k, int rows, int nv, bool u4, bool f32_scale, float *out)
+                     int64_t k, int rows, int nv, bool u4, bool twice, float *out)
 {
     v16f acc[MAX_ROWS][MAX_NV], s[MAX_NV], b[MAX_NV];
     const uint8_t *after = unit + c->lines;
-    int run = c->layout->kind == MR_PACK_Q6 ? 4 : c->layout->k_unit / 4,
+    int run = c->layout->kind == MR_PACK_SUBS ? 4 : c->layout->k_unit / 4,
         quads = c->layout->k_unit / 4;
     foreach (r, rows)
         foreach (v, nv)
@@ -20,7 +20,7 @@ INLINE void f32_unit(const mr_column *c, const uint8_t *unit, int v0, const floa
         for (int i = i0; i < i0 + run; i++) {
             foreach (v, nv) {
                 v16f w[4];
-                quad_weights(unit, u4, c->nv, i, v0 + v, s[v], b[v], f32_scale, w);
+                quad_weights(unit, u4, c->nv, i, v0 + v, s[v], b[v], twice, w);
                 foreach (r, rows)
                     foreach (j, 4)
                         acc[r][v] = v16f_fma(w[j], v16f_set1(x[r][k + 4 * i + j]), acc[r][v]);
@@ -33,12 +33,12 @@ INLINE void f32_unit(const mr_column *c, const uint8_t *unit, int v0, const floa
 }
 
 INLINE void f32_quantised(const mr_column *c, int64_t k1, const float *const *x, int rows, int nv,
-                          bool u4, bool f32_scale, float *out)
+                          bool u4, bool twice, float *out)
 {
     const uint8_t *unit = c->data;
     for (int64_t k = 0; k < k1; k += c->layout->k_unit, unit += c->unit)
         for (int v = 0; v < c->nv; v += nv)
-            f32_unit(c, unit, v, x, k, rows, nv, u4, f32_scale, out);
+            f32_unit(c, unit, v, x, k, rows, nv, u4, twice, out);
 }
 
 /* Float kinds: the weights of one k, or of a pair for BF16. */
@@ -81,11 +81,38 @@ INLINE void f32_floats(const mr_column *c, int v0, int64_t k1, const float *cons
             v16f_store(out + r * MR_TILE_OUT + 16 * (v0 + v), acc[r][v]);
 }
 
+/* E4M3, a last unit cut short. */
+INLINE void f32_e4m3(const mr_column *c, int v0, int64_t k1, const float *const *x, int rows,
+                     int nv, float *out)
+{
+    v16f acc[MAX_ROWS][MAX_NV], s[MAX_NV];
+    const int k_unit = c->layout->k_unit;
+    const uint8_t *unit = c->data;
+    foreach (r, rows)
+        foreach (v, nv)
+            acc[r][v] = v16f_load(out + r * MR_TILE_OUT + 16 * (v0 + v));
+    for (int64_t k0 = 0; k0 < k1; k0 += k_unit, unit += c->unit) {
+        int64_t left = k1 - k0 < k_unit ? k1 - k0 : k_unit;
+        foreach (v, nv)
+            s[v] = e4m3_scales(c, unit, v0 + v);
+        for (int64_t i = 0; i < left; i++)
+            foreach (v, nv) {
+                const uint8_t *line = unit + (size_t)(i / 4 * c->nv + v0 + v) * 64;
+                v16f w = e4m3_weight(load_line(line), (int)(i % 4), s[v]);
+                foreach (r, rows)
+                    acc[r][v] = v16f_fma(w, v16f_set1(x[r][k0 + i]), acc[r][v]);
+            }
+    }
+    foreach (r, rows)
+        foreach (v, nv)
+            v16f_store(out + r * MR_TILE_OUT + 16 * (v0 + v), acc[r][v]);
+}
+
 /* A tile of constant rows; the wide column is walked nv lane blocks at a time. */
 INLINE void f32_rows(const mr_column *c, int64_t k, const float *const *x, int rows, int nv,
                      float *out)
 {
-    bool f32_scale = c->layout->scale_dtype == MR_F32;
+    bool twice = two_roundings(c->layout);
     switch (c->layout->kind) {
     case MR_PACK_F32:
         for (int v = 0; v < c->nv; v += nv)
@@ -99,14 +126,18 @@ INLINE void f32_rows(const mr_column *c, int64_t k, const float *const *x, int r
         for (int v = 0; v < c->nv; v += nv)
             f32_floats(c, v, k, x, rows, nv, MR_PACK_BF16, out);
         break;
+    case MR_PACK_E4M3:
+        for (int v = 0; v < c->nv; v += nv)
+            f32_e4m3(c, v, k, x, rows, nv, out);
+        break;
     case MR_PACK_U4:
-        if (f32_scale)
+        if (twice)
             f32_quantised(c, k, x, rows, nv, true, true, out);
         else
             f32_quantised(c, k, x, rows, nv, true, false, out);
         break;
     default:
-        if (f32_scale)
+        if (twice)
             f32_quantised(c, k, x, rows, nv, false, true, out);
         else
             f32_quantised(c, k, x, rows, nv, false, false, out);
@@ -141,6 +172,10 @@ static __attribute__((noinline)) void f32_panel_rows(const mr_column *c, int64_t
 static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows, float *out)
 {
     int r = 0;
+    if (c->layout->kind == MR_PACK_CODES) {
+        codes_tile_f32(c, k, x, rows, out);
+        return;
+    }
     if (c->layout->kind == MR_PACK_F32)
         for (; r + TILE_F32_ROWS <= rows; r += TILE_F32_ROWS)
             f32_panel_rows(c, k, x + r, out + r * MR_TILE_OUT);

@@ -140,24 +140,28 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
     }
 }
 
-/* Q6: I = sc0*I0 + sc1*I1 with the slot's product under the sub-scale of its half; |I| < 2^29, but
- * I << 6 need not fit, so the power of two goes to d, which has room (exact: same bits). */
-INLINE void q6_group(const mr_column *c, const uint8_t *unit, int g, int v, const uint8_t *const *x,
-                     size_t at, int rows, float *out)
+/* SUBS: two runs per group, so two sums, with the slot's product in the one of its half.
+ * Integer sub-scales: I = sub0*I0 + sub1*I1, below 2^29, but I << 6 need not fit, so the power of two
+ * goes to d, which has room (exact: same bits); mins alike, before it, over the sums of v.  E4M3
+ * scales are no integers: one step for each half. */
+INLINE void subs_group(const mr_column *c, const uint8_t *unit, int g, int v,
+                       const uint8_t *const *x, size_t at, int rows, bool mins, bool floats,
+                       float *out)
 {
-    size_t lines = c->lines, outputs = 16 * (size_t)c->nv, o = 16 * (size_t)v;
-    const uint8_t *group = unit + (size_t)g * 8 * 4 * outputs;
-    const int8_t *subs = (const int8_t *)unit + lines + (size_t)(2 * g) * outputs + o;
-    v16f d = load_numbers(unit + lines + 16 * outputs + o * 2, MR_F16);
-    v16i sc0 = v16i_load_i8(subs), sc1 = v16i_load_i8(subs + outputs), low[MAX_ROWS],
-         high[MAX_ROWS];
+    size_t outputs = 16 * (size_t)c->nv, o = 16 * (size_t)v;
+    const uint8_t *group = unit + (size_t)g * 8 * 4 * outputs, *after = unit + c->lines;
+    v16i low[MAX_ROWS], high[MAX_ROWS];
     foreach (r, rows) {
         const uint8_t *record = x[r] + at;
         int p = RECORD(record, p);
         v16i w = load_line(group + (size_t)(p * c->nv + v) * 64);
         v16i slot = v16i_shl(dot_u4(v16i_zero(), w, slot_u4(RECORD(record, r))), 7);
-        low[r] = v16i_add(v16i_set1(RECORD(record, start)), p < 4 ? slot : v16i_zero());
-        high[r] = v16i_add(v16i_set1(RECORD(record, u.start_hi)), p < 4 ? v16i_zero() : slot);
+        low[r] = p < 4 ? slot : v16i_zero();
+        high[r] = p < 4 ? v16i_zero() : slot;
+        if (!mins) {
+            low[r] = v16i_add(v16i_set1(RECORD(record, start)), low[r]);
+            high[r] = v16i_add(v16i_set1(RECORD(record, u.start_hi)), high[r]);
+        }
     }
     foreach (i, 4) {
         v16i a = load_line(group + (size_t)(i * c->nv + v) * 64);
@@ -168,22 +172,45 @@ INLINE void q6_group(const mr_column *c, const uint8_t *unit, int g, int v, cons
             high[r] = dot_u4(high[r], b, x_u4(values + 16));
         }
     }
+    if (floats) {
+        const float *s = (const float *)(const void *)after + (size_t)(2 * g) * outputs + o;
+        v16f s0 = v16f_load(s), s1 = v16f_load(s + outputs);
+        foreach (r, rows) {
+            float *to = out + r * MR_TILE_OUT + o;
+            int e = RECORD(x[r] + at, e);
+            v16f y = v16f_fma(s0, v16f_from_i(shift_up(low[r], e)), v16f_load(to));
+            v16f_store(to, v16f_fma(s1, v16f_from_i(shift_up(high[r], e)), y));
+        }
+        return;
+    }
+    size_t runs = (size_t)(c->layout->k_unit / 16);
+    const int8_t *subs = (const int8_t *)after + (size_t)(2 * g) * outputs + o;
+    const int8_t *min = subs + runs * outputs;
+    const float *d = (const float *)(const void *)(after + runs * outputs * (mins ? 2 : 1)) + o;
+    v16i sub0 = v16i_load_i8(subs), sub1 = v16i_load_i8(subs + outputs);
     foreach (r, rows) {
+        const uint8_t *record = x[r] + at;
         float *to = out + r * MR_TILE_OUT + o;
-        v16f scale = v16f_mul(d, v16f_set1((float)(1 << RECORD(x[r] + at, e))));
-        v16i sum = v16i_add(v16i_mul(sc0, low[r]), v16i_mul(sc1, high[r]));
-        v16f_store(to, v16f_fma(scale, v16f_from_i(sum), v16f_load(to)));
+        v16f y = v16f_load(to), step = v16f_set1((float)(1 << RECORD(record, e)));
+        if (mins) {
+            v16i a0 = v16i_set1(RECORD(record, start)), a1 = v16i_set1(RECORD(record, u.start_hi));
+            v16i sum = v16i_add(v16i_mul(v16i_load_i8(min), a0),
+                                v16i_mul(v16i_load_i8(min + outputs), a1));
+            y = v16f_fma(v16f_mul(v16f_load(d + outputs), step), v16f_from_i(sum), y);
+        }
+        v16i sum = v16i_add(v16i_mul(sub0, low[r]), v16i_mul(sub1, high[r]));
+        v16f_store(to, v16f_fma(v16f_mul(v16f_load(d), step), v16f_from_i(sum), y));
     }
 }
 
-INLINE void q6_column(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
-                      int rows, float *out)
+INLINE void subs_column(const mr_column *c, int64_t units, const mr_qform *f,
+                        const uint8_t *const *x, int rows, bool mins, bool floats, float *out)
 {
     size_t at = 0;
     for (int64_t u = 0; u < units; u++)
-        for (int g = 0; g < 8; g++, at += f->step)
+        for (int g = 0; g < c->layout->k_unit / 32; g++, at += f->step)
             for (int v = 0; v < c->nv; v++)
-                q6_group(c, c->data + (size_t)u * c->unit, g, v, x, at, rows, out);
+                subs_group(c, c->data + (size_t)u * c->unit, g, v, x, at, rows, mins, floats, out);
 }
 
 typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
@@ -210,23 +237,32 @@ I8_ROWS(bytes_rows1, 1, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows2, 2, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows4, 4, MR_PACK_U4_BYTES)
 
-#define Q6_ROWS(name, rows)                                                                        \
+#define SUBS_ROWS(name, rows)                                                                      \
     static __attribute__((noinline)) void name(                                                    \
         const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, float *out) \
     {                                                                                              \
-        q6_column(c, units, f, x, rows, out);                                                      \
+        if (c->layout->form.scale == MR_F8_E4M3)                                                   \
+            subs_column(c, units, f, x, rows, false, true, out);                                   \
+        else if (c->layout->bias)                                                                  \
+            subs_column(c, units, f, x, rows, true, false, out);                                   \
+        else                                                                                       \
+            subs_column(c, units, f, x, rows, false, false, out);                                  \
     }
-Q6_ROWS(q6_rows1, 1)
-Q6_ROWS(q6_rows2, 2)
-Q6_ROWS(q6_rows4, 4)
+SUBS_ROWS(subs_rows1, 1)
+SUBS_ROWS(subs_rows2, 2)
+SUBS_ROWS(subs_rows4, 4)
 
 static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
                     int rows, float *out)
 {
     static i8_fn *const fns[4][3] = {{u4_rows1, u4_rows2, u4_rows4},
                                      {u8_rows1, u8_rows2, u8_rows4},
-                                     {q6_rows1, q6_rows2, q6_rows4},
-                                     {bytes_rows1, bytes_rows2, bytes_rows4}};
+                                     {bytes_rows1, bytes_rows2, bytes_rows4},
+                                     {subs_rows1, subs_rows2, subs_rows4}};
+    if (c->layout->kind == MR_PACK_CODES) {
+        codes_tile_i8(c, units, f, x, rows, out);
+        return;
+    }
     i8_fn *const *fn = fns[c->layout->kind - MR_PACK_U4];
     int r = I8_MANY_ROWS(c, units, f, x, rows, out);
     for (; r + 4 <= rows; r += 4)

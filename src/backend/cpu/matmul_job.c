@@ -42,11 +42,14 @@ const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa)
 mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k)
 {
     mr_qform f = {.k = k, .group = l->act_group, .start_by = -l->zero};
-    if (l->kind == MR_PACK_U8) {
+    mr_layout bytes = mr_layout_bytes(l);
+    if (bytes.kind == MR_PACK_U8) {
         f.start_by += kernels->u8_offset;
         f.wide = kernels->wide_u8;
     }
-    f.halves = l->kind == MR_PACK_Q6;
+    f.halves = bytes.kind == MR_PACK_SUBS;
+    if (f.halves && l->bias)
+        f.start_by = 1;
     f.step = sizeof(mr_qgroup) + (size_t)f.group * (f.wide ? 2 : 1);
     /* An odd number of cache lines: rows of a tile then lie in different sets. */
     f.stride = (MR_QROW_HEADER + (size_t)(k / f.group) * f.step + 63) / 64 * 64;
@@ -186,17 +189,18 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
     mr_layout bytes = mr_layout_bytes(c->layout);
     mr_column part = *c, panel = {&bytes, b->panel, mr_layout_unit(&bytes, c->nv),
                                   mr_layout_lines(&bytes, c->nv), c->nv};
-    int64_t most = PANEL_BYTES / (int64_t)panel.unit;
+    int64_t each = c->layout->k_unit / bytes.k_unit,
+            most = PANEL_BYTES / (int64_t)panel.unit / each;
     for (int r = 0; r < b->rows; r++)
         x[r] = b->x[r] + MR_QROW_HEADER;
-    if (b->rows <= job->kernels->direct_u4 || c->layout->kind != MR_PACK_U4) {
+    if (b->rows <= job->kernels->direct_u4 || bytes.kind == c->layout->kind) {
         job->kernels->tile_i8(c, units, &job->form, x, b->rows, sums);
         return;
     }
     for (int64_t u = 0; u < units; u += most) {
         int64_t len = units - u < most ? units - u : most;
-        job->kernels->unpack_u4(&part, len, b->panel);
-        job->kernels->tile_i8(&panel, len, &job->form, x, b->rows, sums);
+        job->kernels->unpack_bytes(&part, len, b->panel);
+        job->kernels->tile_i8(&panel, len * each, &job->form, x, b->rows, sums);
         part.data += (size_t)len * c->unit;
         for (int r = 0; r < b->rows; r++)
             x[r] += (size_t)(len * (c->layout->k_unit / job->form.group)) * job->form.step;

@@ -1,5 +1,6 @@
 /* Product kernels over 16 lanes, for every ISA: what they share, their parts and their table.
  *
+ *   matmul_codes_lanes.h    codes in planes, by way of byte panels
  *   matmul_unpack_lanes.h   weights as f32, panels
  *   matmul_f32_lanes.h      tiles on f32 activations
  *   matmul_i8_lanes.h       tiles on int8 activations
@@ -51,6 +52,8 @@ INLINE size_t number_size(mr_dtype t)
     return t == MR_F32 ? 4 : 2;
 }
 
+#include "backend/cpu/matmul_codes_lanes.h"
+
 #include "backend/cpu/matmul_unpack_lanes.h"
 
 #include "backend/cpu/matmul_f32_lanes.h"
@@ -84,6 +87,6 @@ const mr_mm_kernels LANES_FN(mr_mm_kernels) = {
     .tile_f32 = tile_f32,
     .unpack_f32 = unpack_f32,
     .tile_i8 = tile_i8,
-    .unpack_u4 = unpack_u4,
+    .unpack_bytes = unpack_bytes,
     .finish = finish,
 };

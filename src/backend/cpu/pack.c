@@ -11,25 +11,20 @@
 
 enum { PACK_ROWS = 256 }; /* rows asked of a recipe at once */
 
-static mr_err layout_affine(mr_fmt fmt, mr_layout *l)
+/* MLX affine and symmetric integers of 4 and 8 bits; the other widths are CODES. */
+static mr_layout layout_grouped(mr_fmt fmt)
 {
-    bool group_ok = fmt.group == 32 || fmt.group == 64 || fmt.group == 128;
-    bool scale_ok =
-        fmt.scale_dtype == MR_F32 || fmt.scale_dtype == MR_F16 || fmt.scale_dtype == MR_BF16;
-    if ((fmt.bits != 4 && fmt.bits != 8) || !group_ok || !scale_ok)
-        return mr_fail(MR_EUNSUPPORTED,
-                       "cpu: affine weights of %d bits in groups of %d with %s scales are not done",
-                       fmt.bits, fmt.group, mr_dtype_name(fmt.scale_dtype));
-    *l = (mr_layout){.kind = fmt.bits == 4 ? MR_PACK_U4 : MR_PACK_U8,
-                     .k_unit = fmt.group,
-                     .act_group = fmt.group == 32 ? 32 : 64,
-                     .scale_dtype = fmt.scale_dtype,
-                     .bias = true};
-    return MR_OK;
+    return (mr_layout){.kind = fmt.bits == 4 ? MR_PACK_U4 : MR_PACK_U8,
+                       .k_unit = fmt.group,
+                       .act_group = fmt.group == 32 ? 32 : 64,
+                       .zero = fmt.dtype == MR_INT ? 1 << (fmt.bits - 1) : 0,
+                       .scale_dtype = fmt.scale_dtype,
+                       .bias = fmt.dtype == MR_AFFINE};
 }
 
 mr_err mr_layout_of(mr_fmt fmt, mr_layout *out)
 {
+    char name[32];
     switch (fmt.dtype) {
     case MR_F32:
         *out = (mr_layout){.kind = MR_PACK_F32, .k_unit = 1};
@@ -41,30 +36,27 @@ mr_err mr_layout_of(mr_fmt fmt, mr_layout *out)
         *out = (mr_layout){.kind = MR_PACK_BF16, .k_unit = 2};
         return MR_OK;
     case MR_Q4_0:
-        *out = (mr_layout){MR_PACK_U4, 32, 32, 8, MR_F16, false};
+        *out = (mr_layout){MR_PACK_U4, 32, 32, 8, MR_F16, false, {0}};
         return MR_OK;
     case MR_Q4_1:
-        *out = (mr_layout){MR_PACK_U4, 32, 32, 0, MR_F16, true};
+        *out = (mr_layout){MR_PACK_U4, 32, 32, 0, MR_F16, true, {0}};
         return MR_OK;
     case MR_Q8_0:
-        *out = (mr_layout){MR_PACK_U8, 32, 32, 128, MR_F16, false};
+        *out = (mr_layout){MR_PACK_U8, 32, 32, 128, MR_F16, false, {0}};
         return MR_OK;
-    case MR_Q6_K:
-        *out = (mr_layout){MR_PACK_Q6, 256, 32, 32, MR_F16, false};
-        return MR_OK;
-    case MR_AFFINE:
-        return layout_affine(fmt, out);
     default:
-        return mr_fail(MR_EUNSUPPORTED, "cpu: weights of format %s are not done",
-                       mr_dtype_name(fmt.dtype));
+        break;
     }
-}
-
-mr_layout mr_layout_bytes(const mr_layout *l)
-{
-    mr_layout b = *l;
-    b.kind = MR_PACK_U4_BYTES;
-    return b;
+    if (!mr_dtype_is_weight(fmt.dtype, fmt.bits) ||
+        (mr_dtype_is_grouped(fmt.dtype) &&
+         !mr_group_known(fmt.dtype, fmt.bits, fmt.group, fmt.scale_dtype)))
+        return mr_fail(MR_EUNSUPPORTED, "cpu: weights of format %s are not done",
+                       mr_fmt_name(fmt, name));
+    if ((fmt.dtype == MR_AFFINE || fmt.dtype == MR_INT) && (fmt.bits == 4 || fmt.bits == 8)) {
+        *out = layout_grouped(fmt);
+        return MR_OK;
+    }
+    return mr_codes_layout(fmt, out);
 }
 
 static size_t scale_size(const mr_layout *l)
@@ -83,6 +75,8 @@ size_t mr_layout_lines(const mr_layout *l, int nv)
         return outputs * 4;
     case MR_PACK_U4:
         return outputs * (size_t)l->k_unit / 2;
+    case MR_PACK_CODES:
+        return mr_codes_lines(l, nv);
     default:
         return outputs * (size_t)l->k_unit;
     }
@@ -91,11 +85,12 @@ size_t mr_layout_lines(const mr_layout *l, int nv)
 size_t mr_layout_unit(const mr_layout *l, int nv)
 {
     size_t outputs = 16 * (size_t)nv, bytes = mr_layout_lines(l, nv);
-    if (!mr_layout_quantised(l))
+    if (l->kind < MR_PACK_E4M3)
         return bytes;
-    if (l->kind == MR_PACK_Q6)
-        bytes += outputs * 16;
-    bytes += outputs * scale_size(l) * (l->bias ? 2 : 1);
+    if (l->kind == MR_PACK_E4M3 || l->kind == MR_PACK_CODES || l->kind == MR_PACK_SUBS)
+        bytes += mr_codes_sides(l, nv);
+    else
+        bytes += outputs * scale_size(l) * (l->bias ? 2 : 1);
     return (bytes + 63) & ~(size_t)63;
 }
 
@@ -197,27 +192,20 @@ mr_column mr_matrix_column(const mr_matrix *m, int64_t e, int64_t c, int64_t *fi
     return (mr_column){&m->layout, p, m->unit[wide], m->lines[wide], wide ? 4 : 1};
 }
 
-/* Where output o of matrix e lies: its column, lane block and lane. */
-typedef struct place {
-    uint8_t *unit0;
-    size_t unit;
-    int nv, v, lane;
-} place;
-
-static place place_of(const mr_matrix *m, int64_t e, int64_t o)
+mr_place mr_matrix_place(const mr_matrix *m, int64_t e, int64_t o)
 {
     int64_t first, c = o / 64 < m->wide ? o / 64 : m->wide + (o - m->wide * 64) / 16;
     mr_column col = mr_matrix_column(m, e, c, &first);
     int at = (int)(o - first);
-    return (place){(uint8_t *)m->data + (col.data - m->data), col.unit, col.nv, at / 16, at % 16};
+    return (mr_place){(uint8_t *)m->data + (col.data - m->data), col.unit, col.nv, at / 16,
+                      at % 16};
 }
 
 /* ---- one unit of one row, as plain numbers ---- */
 
 typedef struct plain_unit {
-    uint8_t q[256];
+    uint8_t q[128];
     uint8_t scale[4], bias[4]; /* bytes of the file's type */
-    int8_t sub[16];
 } plain_unit;
 
 static void plain_q4(const uint8_t *p, const uint8_t *nibbles, bool bias, plain_unit *u)
@@ -238,25 +226,13 @@ static void plain_q8_0(const uint8_t *p, plain_unit *u)
         u->q[j] = p[2 + j] ^ 0x80;
 }
 
-/* The block as tensor/quant.c describes it. */
-static void plain_q6_k(const uint8_t *p, plain_unit *u)
-{
-    for (int v = 0; v < 256; v++) {
-        int half = v >> 7, s = v >> 5 & 3, l = v & 31;
-        int low = p[64 * half + 32 * (s & 1) + l] >> (s < 2 ? 0 : 4) & 15;
-        int high = p[128 + 32 * half + l] >> 2 * s & 3;
-        u->q[v] = (uint8_t)(low | high << 4);
-    }
-    memcpy(u->sub, p + 192, 16);
-    memcpy(u->scale, p + 208, 2);
-}
-
-static void plain_affine(const mr_rows *r, int64_t row, int64_t unit, plain_unit *u)
+static void plain_grouped(const mr_rows *r, int64_t row, int64_t unit, plain_unit *u)
 {
     size_t size = (size_t)mr_dtype_block_bytes(r->scale_dtype);
     size_t at = (size_t)(row * (r->k / r->group) + unit) * size;
     memcpy(u->scale, (const uint8_t *)r->scales + at, size);
-    memcpy(u->bias, (const uint8_t *)r->biases + at, size);
+    if (r->biases)
+        memcpy(u->bias, (const uint8_t *)r->biases + at, size);
     const uint8_t *p =
         (const uint8_t *)r->data + (size_t)row * mr_row_bytes(r->dtype, r->bits, r->k);
     p += (size_t)unit * (size_t)r->group * (size_t)r->bits / 8;
@@ -279,18 +255,15 @@ static void plain_of(const mr_rows *r, int64_t row, int64_t unit, plain_unit *u)
     case MR_Q8_0:
         plain_q8_0(p, u);
         break;
-    case MR_Q6_K:
-        plain_q6_k(p, u);
-        break;
     default:
-        plain_affine(r, row, unit, u);
+        plain_grouped(r, row, unit, u);
         break;
     }
 }
 
 /* ---- scattering ---- */
 
-static void scatter_unit(const mr_layout *l, const place *at, uint8_t *dst, const plain_unit *u)
+static void scatter_unit(const mr_layout *l, const mr_place *at, uint8_t *dst, const plain_unit *u)
 {
     size_t ss = scale_size(l), outputs = 16 * (size_t)at->nv,
            o = 16 * (size_t)at->v + (size_t)at->lane;
@@ -304,17 +277,12 @@ static void scatter_unit(const mr_layout *l, const place *at, uint8_t *dst, cons
         for (int i = 0; i < l->k_unit; i += 4)
             memcpy(dst + (i / 4 * at->nv + at->v) * 64 + 4 * at->lane, u->q + i, 4);
     }
-    if (l->kind == MR_PACK_Q6) {
-        for (size_t s = 0; s < 16; s++)
-            after[s * outputs + o] = (uint8_t)u->sub[s];
-        after += 16 * outputs;
-    }
     memcpy(after + o * ss, u->scale, ss);
     if (l->bias)
         memcpy(after + (outputs + o) * ss, u->bias, ss);
 }
 
-static void fill_float(const mr_matrix *m, const place *at, const uint8_t *row)
+static void fill_float(const mr_matrix *m, const mr_place *at, const uint8_t *row)
 {
     size_t o = 16 * (size_t)at->v + (size_t)at->lane;
     for (int64_t k = 0; k < m->k; k++) {
@@ -335,7 +303,11 @@ void mr_matrix_fill(mr_matrix *m, int64_t row0, const mr_rows *rows)
     assert(rows->dtype == m->fmt.dtype && rows->k == m->k && row0 >= 0 &&
            row0 + rows->n <= m->e * m->n);
     for (int64_t i = 0; i < rows->n; i++) {
-        place at = place_of(m, (row0 + i) / m->n, (row0 + i) % m->n);
+        mr_place at = mr_matrix_place(m, (row0 + i) / m->n, (row0 + i) % m->n);
+        if (m->layout.kind == MR_PACK_CODES || m->layout.kind == MR_PACK_E4M3) {
+            mr_codes_fill(m, &at, rows, i);
+            continue;
+        }
         if (!mr_layout_quantised(&m->layout)) {
             fill_float(m, &at, (const uint8_t *)rows->data + (size_t)i * bytes);
             continue;
@@ -386,7 +358,7 @@ static float number(mr_dtype t, const uint8_t *p)
     return t == MR_F16 ? mr_f16_to_f32(h) : mr_bf16_to_f32(h);
 }
 
-static int plain_q(const mr_layout *l, const place *at, const uint8_t *unit, int i)
+static int plain_q(const mr_layout *l, const mr_place *at, const uint8_t *unit, int i)
 {
     if (l->kind == MR_PACK_U4)
         return unit[(i / 8 * at->nv + at->v) * 64 + 4 * at->lane + i % 4] >> (i & 4) & 15;
@@ -394,27 +366,22 @@ static int plain_q(const mr_layout *l, const place *at, const uint8_t *unit, int
 }
 
 /* The roundings of mr_dequant_row. */
-static void unit_row(const mr_layout *l, const place *at, const uint8_t *unit, float *dst)
+static void unit_row(const mr_layout *l, const mr_place *at, const uint8_t *unit, float *dst)
 {
     size_t ss = scale_size(l), outputs = 16 * (size_t)at->nv,
            o = 16 * (size_t)at->v + (size_t)at->lane;
-    const uint8_t *after = unit + mr_layout_lines(l, at->nv), *sub = after;
-    if (l->kind == MR_PACK_Q6)
-        after += 16 * outputs;
+    const uint8_t *after = unit + mr_layout_lines(l, at->nv);
     float s = number(l->scale_dtype, after + o * ss);
     float b = l->bias ? number(l->scale_dtype, after + (outputs + o) * ss) : 0.0f;
     for (int i = 0; i < l->k_unit; i++) {
-        float t = s;
-        if (l->kind == MR_PACK_Q6)
-            t = s * (float)(int8_t)sub[(size_t)(i / 16) * outputs + o];
-        t = t * (float)(plain_q(l, at, unit, i) - l->zero);
+        float t = s * (float)(plain_q(l, at, unit, i) - l->zero);
         dst[i] = l->bias ? t + b : t;
     }
 }
 
 void mr_matrix_row(const mr_matrix *m, int64_t e, int64_t row, float *dst)
 {
-    place at = place_of(m, e, row);
+    mr_place at = mr_matrix_place(m, e, row);
     size_t o = 16 * (size_t)at.v + (size_t)at.lane;
     switch (m->layout.kind) {
     case MR_PACK_F32:
@@ -427,6 +394,10 @@ void mr_matrix_row(const mr_matrix *m, int64_t e, int64_t row, float *dst)
         for (int64_t k = 0; k < m->k; k++)
             dst[k] =
                 number(MR_BF16, at.unit0 + (size_t)(k / 2) * at.unit + 4 * o + 2 * (size_t)(k & 1));
+        break;
+    case MR_PACK_E4M3:
+    case MR_PACK_CODES:
+        mr_codes_row(m, &at, dst);
         break;
     default:
         for (int64_t u = 0; u < m->units; u++)

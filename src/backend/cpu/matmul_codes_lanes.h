@@ -1,0 +1,267 @@
+/* Codes in planes: unpacked to byte panels, unit by unit.
+ *
+ * Part of matmul_lanes.h.  All formats but those of 4 and 8 plain bits come this way, with few rows
+ * too: the bytes of one unit stay in the L1 cache between unpacking and the products, and then one
+ * set of byte kernels serves every width.  Panels of runs of 32 and more carry each run's scale (and
+ * bias) as numbers; with two runs per 32 k (SUBS) the integer sub-scales stay beside the bytes.
+ */
+
+enum {
+    CODES_ROWS = 8,         /* rows that read a column through a buffer of one unit */
+    CODES_PANEL = 20 * 1024 /* a unit of 64 outputs: bytes, and sides of 4 KiB at most */
+};
+
+/* Bytes of quads 8g..8g+7 of lane block v, as they are or from a table. */
+INLINE void codes_32(const uint8_t *unit, size_t k_unit, int nv, int g, int v, int bits,
+                     const uint8_t *table, uint8_t *to)
+{
+    const size_t row = 64 * (size_t)nv, outputs = 16 * (size_t)nv;
+    const uint8_t *at = unit + 64 * (size_t)v, *fours = at + 4 * (size_t)g * row;
+    const uint8_t *pairs = at + (bits > 3 ? outputs * k_unit / 2 : 0) + 2 * (size_t)g * row;
+    const uint8_t *ones = at + outputs * k_unit * (size_t)(bits - 1) / 8 + (size_t)g * row;
+    foreach (i, 8) {
+        v16i q = v16i_zero();
+        if (bits >= 4)
+            q = v16i_and(v16i_shr(load_line(fours + (size_t)(i / 2) * row), i % 2 * 4),
+                         v16i_set1(0x0f0f0f0f));
+        if (bits == 2 || bits == 3 || bits == 6) {
+            v16i pair = v16i_and(v16i_shr(load_line(pairs + (size_t)(i / 4) * row), i % 4 * 2),
+                                 v16i_set1(0x03030303));
+            q = bits == 6 ? v16i_or(q, v16i_shl(pair, 4)) : pair;
+        }
+        if (bits & 1) {
+            v16i one = v16i_and(v16i_shr(load_line(ones), i), v16i_set1(0x01010101));
+            q = v16i_or(q, v16i_shl(one, bits - 1));
+        }
+        if (table)
+            q = v16i_lookup(table, q);
+        v16i_store((int32_t *)(void *)(to + (size_t)i * row), q);
+    }
+}
+
+/* All lines of a unit; panel units are `run` k long. */
+INLINE void codes_lines(const mr_column *c, const uint8_t *unit, const mr_column *panel, int bits,
+                        const uint8_t *table, uint8_t *to)
+{
+    int k_unit = c->layout->k_unit, groups = panel->layout->k_unit / 32;
+    for (int g = 0; g < k_unit / 32; g++) {
+        uint8_t *at =
+            to + (size_t)(g / groups) * panel->unit + (size_t)(g % groups) * 512 * (size_t)c->nv;
+        for (int v = 0; v < c->nv; v++)
+            codes_32(unit, (size_t)k_unit, c->nv, g, v, bits, table, at + 64 * v);
+    }
+}
+
+/* E4M3 in the low byte of each lane, times `by` 2^-120, which is exact. */
+INLINE v16f from_e4m3(v16i q, float by)
+{
+    v16i sign = v16i_shl(v16i_and(q, v16i_set1(0x80)), 24);
+    v16i rest = v16i_shl(v16i_and(q, v16i_set1(0x7f)), 20);
+    return v16f_mul(v16f_bits(v16i_or(sign, rest)), v16f_set1(by));
+}
+
+/* 2^(e-128): with E2M1 in doubled integers half of the scale. */
+INLINE v16f half_e8m0(v16i e)
+{
+    v16i normal = v16i_shl(v16i_sub(e, v16i_set1(1)), 23);
+    v16i least = v16i_shl(v16i_add(e, v16i_set1(1)), 21);
+    return v16f_bits(v16i_select(v16i_gt(e, v16i_set1(1)), normal, least));
+}
+
+/* Small integer i of 16 outputs, see matmul_core.h: bytes, or words of 4 (Q2_K) or 4 + 2 bits. */
+INLINE v16i code_number(const mr_code_form *f, const uint8_t *p, size_t outputs, int i)
+{
+    if (f->bits == 6 || f->table)
+        return v16i_load_i8((const int8_t *)p + (size_t)i * outputs);
+    v16i low = v16i_shr(load_line(p + (size_t)(i / 8) * outputs * 4), i % 8 * 4);
+    low = v16i_and(low, v16i_set1(15));
+    if (f->bits == 2)
+        return low;
+    v16i high = v16i_and(v16i_shr(load_line(p + 2 * outputs * 4), 2 * i), v16i_set1(3));
+    return v16i_or(low, v16i_shl(high, 4));
+}
+
+/* Where d and the min's scale of lane block v lie behind the small integers. */
+INLINE const uint8_t *code_supers(const mr_code_form *f, const uint8_t *sides, size_t outputs)
+{
+    int bytes = f->bits == 6 || f->table ? f->block / f->run : f->bits == 2 ? 16 : 12;
+    return sides + (size_t)bytes * outputs;
+}
+
+/* Scale and bias of run j of a block with sub-scales: the products are exact. */
+INLINE void sub_scales(const mr_column *c, const uint8_t *sides, int j, int v, v16f *s, v16f *b)
+{
+    const mr_code_form *f = &c->layout->form;
+    size_t outputs = 16 * (size_t)c->nv, o = 16 * (size_t)v;
+    const uint8_t *supers = code_supers(f, sides, outputs) + 2 * o;
+    /* sides of lane block v: words are 64 bytes, bytes 16 */
+    const uint8_t *own = sides + (f->table ? o : 4 * o);
+    *s = v16f_mul(load_numbers(supers, MR_F16), v16f_from_i(code_number(f, own, outputs, j)));
+    *b = v16f_zero();
+    if (f->bias)
+        *b = v16f_mul(load_numbers(supers + 2 * outputs, MR_F16),
+                      v16f_neg(v16f_from_i(code_number(f, own, outputs, j + 8))));
+}
+
+/* Sides of the panel units of a packed unit: numbers as they are, or made of sub-scales. */
+static void codes_sides(const mr_column *c, const uint8_t *unit, const mr_column *panel,
+                        uint8_t *to)
+{
+    const mr_layout *l = c->layout;
+    const uint8_t *sides = unit + c->lines;
+    size_t outputs = 16 * (size_t)c->nv, size = number_size(l->scale_dtype);
+    int runs = l->k_unit / panel->layout->k_unit;
+    to += panel->lines;
+    if (!l->form.sub && l->scale_dtype != MR_F8_E8M0) {
+        memcpy(to, sides, outputs * size * (l->bias ? 2 : 1));
+        return;
+    }
+    for (int j = 0; j < runs; j++, to += panel->unit)
+        for (int v = 0; v < c->nv; v++) {
+            float *at = (float *)(void *)to + 16 * v;
+            v16f s, b = v16f_zero();
+            if (l->form.sub)
+                sub_scales(c, sides, j, v, &s, &b);
+            else
+                s = half_e8m0(v16i_load_u8(sides + 16 * v));
+            v16f_store(at, s);
+            if (l->bias)
+                v16f_store(at + outputs, b);
+        }
+}
+
+/* Sides of a SUBS unit. */
+static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
+{
+    const mr_code_form *f = &c->layout->form;
+    const uint8_t *sides = unit + c->lines;
+    size_t outputs = 16 * (size_t)c->nv;
+    int runs = f->block / f->run;
+    for (int v = 0; v < c->nv; v++) {
+        size_t o = 16 * (size_t)v;
+        if (f->scale == MR_F8_E4M3) {
+            for (int j = 0; j < runs; j++)
+                v16f_store((float *)(void *)to + (size_t)j * outputs + o,
+                           from_e4m3(v16i_load_u8(sides + (size_t)j * outputs + o), 0x1p119f));
+            continue;
+        }
+        const uint8_t *own = sides + (f->bits == 6 ? o : 4 * o);
+        const uint8_t *supers = code_supers(f, sides, outputs) + 2 * o;
+        int8_t *sub = (int8_t *)to + o, *min = sub + (size_t)runs * outputs;
+        float *d = (float *)(void *)(to + (size_t)runs * outputs * (f->bias ? 2 : 1)) + o;
+        for (int j = 0; j < runs; j++, sub += outputs, min += outputs) {
+            v16i n = code_number(f, own, outputs, j);
+            v16i_store_i8(sub, f->bits == 3 ? v16i_sub(n, v16i_set1(32)) : n);
+            if (f->bias)
+                v16i_store_i8(min, code_number(f, own, outputs, j + 16));
+        }
+        v16f_store(d, load_numbers(supers, MR_F16));
+        if (f->bias)
+            v16f_store(d + outputs, v16f_neg(load_numbers(supers + 2 * outputs, MR_F16)));
+    }
+}
+
+/* One packed unit to its panel units. */
+static void unpack_unit_codes(const mr_column *c, const uint8_t *unit, const mr_column *panel,
+                              uint8_t *to)
+{
+    static const uint8_t iq4[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                    129, 141, 153, 166, 181, 197, 217, 241};
+    static const uint8_t e2m1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+    switch (c->layout->form.bits) {
+    case 2:
+        codes_lines(c, unit, panel, 2, NULL, to);
+        break;
+    case 3:
+        codes_lines(c, unit, panel, 3, NULL, to);
+        break;
+    case 5:
+        codes_lines(c, unit, panel, 5, NULL, to);
+        break;
+    case 6:
+        codes_lines(c, unit, panel, 6, NULL, to);
+        break;
+    default:
+        if (c->layout->form.table == MR_TABLE_IQ4)
+            codes_lines(c, unit, panel, 4, iq4, to);
+        else if (c->layout->form.table == MR_TABLE_E2M1)
+            codes_lines(c, unit, panel, 4, e2m1, to);
+        else
+            codes_lines(c, unit, panel, 4, NULL, to);
+        break;
+    }
+    if (panel->layout->kind == MR_PACK_SUBS)
+        codes_subs(c, unit, to + panel->lines);
+    else
+        codes_sides(c, unit, panel, to);
+}
+
+INLINE mr_column panel_column(const mr_column *c, const mr_layout *bytes, const uint8_t *data)
+{
+    return (mr_column){bytes, data, mr_layout_unit(bytes, c->nv), mr_layout_lines(bytes, c->nv),
+                       c->nv};
+}
+
+static void unpack_codes(const mr_column *c, int64_t units, uint8_t *panel)
+{
+    mr_layout bytes = mr_layout_bytes(c->layout);
+    mr_column to = panel_column(c, &bytes, panel);
+    size_t step = to.unit * (size_t)(c->layout->k_unit / bytes.k_unit);
+    for (int64_t u = 0; u < units; u++)
+        unpack_unit_codes(c, c->data + (size_t)u * c->unit, &to, panel + (size_t)u * step);
+}
+
+/* ---- products through a buffer of one unit ---- */
+
+static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows, float *out);
+static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                    int rows, float *out);
+static void unpack_f32(const mr_column *c, int64_t k, float *panel);
+
+static void codes_tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows,
+                           float *out)
+{
+    _Alignas(64) uint8_t buffer[CODES_PANEL];
+    mr_layout bytes = mr_layout_bytes(c->layout);
+    mr_column panel = panel_column(c, &bytes, buffer);
+    const float *at[CODES_ROWS];
+    for (int r0 = 0; r0 < rows; r0 += CODES_ROWS) {
+        int n = rows - r0 < CODES_ROWS ? rows - r0 : CODES_ROWS;
+        for (int64_t u = 0; u < k / c->layout->k_unit; u++) {
+            unpack_unit_codes(c, c->data + (size_t)u * c->unit, &panel, buffer);
+            for (int r = 0; r < n; r++)
+                at[r] = x[r0 + r] + u * c->layout->k_unit;
+            tile_f32(&panel, c->layout->k_unit, at, n, out + r0 * MR_TILE_OUT);
+        }
+    }
+}
+
+static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
+                          const uint8_t *const *x, int rows, float *out)
+{
+    _Alignas(64) uint8_t buffer[CODES_PANEL];
+    mr_layout bytes = mr_layout_bytes(c->layout);
+    mr_column panel = panel_column(c, &bytes, buffer);
+    const uint8_t *at[CODES_ROWS];
+    size_t step = f->step * (size_t)(c->layout->k_unit / f->group);
+    for (int r0 = 0; r0 < rows; r0 += CODES_ROWS) {
+        int n = rows - r0 < CODES_ROWS ? rows - r0 : CODES_ROWS;
+        for (int64_t u = 0; u < units; u++) {
+            unpack_unit_codes(c, c->data + (size_t)u * c->unit, &panel, buffer);
+            for (int r = 0; r < n; r++)
+                at[r] = x[r0 + r] + (size_t)u * step;
+            tile_i8(&panel, c->layout->k_unit / bytes.k_unit, f, at, n, out + r0 * MR_TILE_OUT);
+        }
+    }
+}
+
+static void codes_unpack_f32(const mr_column *c, int64_t k, float *panel)
+{
+    _Alignas(64) uint8_t buffer[CODES_PANEL];
+    mr_layout bytes = mr_layout_bytes(c->layout);
+    mr_column to = panel_column(c, &bytes, buffer);
+    for (int64_t u = 0; u < k / c->layout->k_unit; u++) {
+        unpack_unit_codes(c, c->data + (size_t)u * c->unit, &to, buffer);
+        unpack_f32(&to, c->layout->k_unit, panel + u * c->layout->k_unit * 16 * c->nv);
+    }
+}

@@ -1,0 +1,302 @@
+/* Packing of codes in planes and of E4M3: what matmul_core.h draws for CODES and E4M3, and the
+ * shapes of the panels they are unpacked to.
+ *
+ * tensor/codes.c takes a block of the file apart into plain codes, scales and sub-scales; here they
+ * are scattered so that 16 outputs lie side by side.  Nothing is re-quantised, and no plane has a
+ * bit more than the file.
+ */
+#include "backend/cpu/matmul_core.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* ---- shapes ---- */
+
+mr_err mr_codes_layout(mr_fmt fmt, mr_layout *out)
+{
+    mr_code_form f;
+    if (!mr_code_form_of(&f, fmt.dtype, fmt.bits, fmt.group, fmt.scale_dtype)) {
+        *out =
+            (mr_layout){.kind = MR_PACK_E4M3, .k_unit = fmt.group, .scale_dtype = fmt.scale_dtype};
+        return MR_OK;
+    }
+    *out = (mr_layout){.kind = MR_PACK_CODES,
+                       .k_unit = f.block,
+                       .act_group = f.run < 64 ? 32 : 64,
+                       .zero = f.table == MR_TABLE_IQ4    ? 128
+                               : f.table == MR_TABLE_E2M1 ? 12
+                                                          : f.zero,
+                       .scale_dtype = f.scale,
+                       .bias = f.bias,
+                       .form = f};
+    return MR_OK;
+}
+
+/* Which planes a width has: 4, 2 and 1 bits. */
+static bool has_plane(int bits, int plane)
+{
+    return bits == 3 ? plane != 4 : (bits & plane) != 0;
+}
+
+size_t mr_codes_lines(const mr_layout *l, int nv)
+{
+    return 16 * (size_t)nv * (size_t)l->k_unit * (size_t)l->form.bits / 8;
+}
+
+/* Sub-scales that are a byte each; the others are bits in words. */
+static bool subs_are_bytes(const mr_code_form *f)
+{
+    return f->bits == 6 || f->table;
+}
+
+/* Bytes of sub-scales and mins per output. */
+static size_t sub_bytes(const mr_code_form *f)
+{
+    if (!f->sub && f->scale != MR_F8_E4M3)
+        return 0;
+    return subs_are_bytes(f) ? (size_t)(f->block / f->run) : f->bits == 2 ? 16 : 12;
+}
+
+size_t mr_codes_sides(const mr_layout *l, int nv)
+{
+    const mr_code_form *f = &l->form;
+    size_t outputs = 16 * (size_t)nv, number = (size_t)mr_dtype_block_bytes(l->scale_dtype);
+    if (l->kind == MR_PACK_E4M3)
+        return outputs * number;
+    size_t runs = (size_t)(f->block / f->run);
+    if (l->kind == MR_PACK_SUBS && f->scale == MR_F8_E4M3)
+        return outputs * runs * 4;
+    if (l->kind == MR_PACK_SUBS)
+        return outputs * (runs + 4) * (l->bias ? 2 : 1);
+    if (f->scale == MR_F8_E4M3)
+        return outputs * sub_bytes(f);
+    return outputs * (sub_bytes(f) + number * (l->bias ? 2 : 1));
+}
+
+mr_layout mr_layout_bytes(const mr_layout *l)
+{
+    mr_layout b = *l;
+    if (l->kind == MR_PACK_U4)
+        b.kind = MR_PACK_U4_BYTES;
+    if (l->kind != MR_PACK_CODES)
+        return b;
+    b.kind = l->form.run == 16               ? MR_PACK_SUBS
+             : l->form.table == MR_TABLE_IQ4 ? MR_PACK_U8
+                                             : MR_PACK_U4_BYTES;
+    if (b.kind != MR_PACK_SUBS)
+        b.k_unit = l->form.run;
+    if (l->form.sub || l->scale_dtype == MR_F8_E8M0 || l->scale_dtype == MR_F8_E4M3)
+        b.scale_dtype = MR_F32;
+    return b;
+}
+
+/* ---- codes ---- */
+
+/* Byte of quad-of-fields i in a plane of `bits`: lines hold 8/bits quads. */
+static uint8_t *plane_byte(const mr_place *at, uint8_t *plane, int bits, int k)
+{
+    int line = k / (32 / bits);
+    return plane + (line * at->nv + at->v) * 64 + 4 * at->lane + k % 4;
+}
+
+static int plane_shift(int bits, int k)
+{
+    return k / 4 % (8 / bits) * bits;
+}
+
+/* Calls for each plane of a unit: its bits, where it begins, and how far up its bits go. */
+typedef struct plane {
+    int bits, up;
+    uint8_t *at;
+} plane;
+
+static int planes_of(const mr_layout *l, const mr_place *at, uint8_t *unit, plane p[3])
+{
+    int n = 0, up = 0;
+    for (int bits = 4; bits; bits /= 2)
+        if (has_plane(l->form.bits, bits)) {
+            p[n++] = (plane){bits, up, unit};
+            unit += 2 * (size_t)at->nv * (size_t)l->k_unit * (size_t)bits;
+            up += bits;
+        }
+    return n;
+}
+
+/* ---- sub-scales ---- */
+
+static void or_word(uint8_t *p, size_t outputs, size_t o, int word, uint32_t bits)
+{
+    uint32_t w;
+    p += ((size_t)word * outputs + o) * 4;
+    memcpy(&w, p, 4);
+    w |= bits;
+    memcpy(p, &w, 4);
+}
+
+static uint32_t word_of(const uint8_t *p, size_t outputs, size_t o, int word)
+{
+    uint32_t w;
+    memcpy(&w, p + ((size_t)word * outputs + o) * 4, 4);
+    return w;
+}
+
+/* Number i of the 16 of six bits: subs then mins, or subs + 32. */
+static int sixth(const mr_code_form *f, const mr_codes *c, int i)
+{
+    if (f->run == 16)
+        return c->sub[i] + 32;
+    return i < 8 ? c->sub[i] : c->min[i - 8];
+}
+
+static void put_subs(const mr_code_form *f, const mr_codes *c, uint8_t *p, size_t outputs, size_t o)
+{
+    size_t bytes = sub_bytes(f);
+    int runs = f->block / f->run;
+    if (subs_are_bytes(f)) {
+        for (int i = 0; i < runs; i++)
+            p[(size_t)i * outputs + o] = (uint8_t)c->sub[i];
+        return;
+    }
+    memset(p + o * 4, 0, 4);
+    for (size_t i = 1; i < bytes / 4; i++)
+        memset(p + (i * outputs + o) * 4, 0, 4);
+    for (int i = 0; i < 16; i++) {
+        int shift = i % 8 * 4;
+        if (bytes == 16) {
+            or_word(p, outputs, o, i / 8, (uint32_t)c->sub[i] << shift);
+            or_word(p, outputs, o, 2 + i / 8, (uint32_t)c->min[i] << shift);
+        } else {
+            uint32_t v = (uint32_t)sixth(f, c, i);
+            or_word(p, outputs, o, i / 8, (v & 15) << shift);
+            or_word(p, outputs, o, 2, v >> 4 << 2 * i);
+        }
+    }
+}
+
+static void get_subs(const mr_code_form *f, mr_codes *c, const uint8_t *p, size_t outputs, size_t o)
+{
+    size_t bytes = sub_bytes(f);
+    int runs = f->block / f->run;
+    if (subs_are_bytes(f)) {
+        for (int i = 0; i < runs; i++)
+            c->sub[i] = (int8_t)p[(size_t)i * outputs + o];
+        return;
+    }
+    for (int i = 0; i < 16; i++) {
+        int shift = i % 8 * 4, v = (int)(word_of(p, outputs, o, i / 8) >> shift & 15);
+        if (bytes == 16) {
+            c->sub[i] = (int8_t)v;
+            c->min[i] = word_of(p, outputs, o, 2 + i / 8) >> shift & 15;
+            continue;
+        }
+        v |= (int)(word_of(p, outputs, o, 2) >> 2 * i & 3) << 4;
+        if (f->run == 16)
+            c->sub[i] = (int8_t)(v - 32);
+        else if (i < 8)
+            c->sub[i] = (int8_t)v;
+        else
+            c->min[i - 8] = (uint8_t)v;
+    }
+}
+
+/* ---- rows ---- */
+
+static void fill_unit(const mr_layout *l, const mr_place *at, uint8_t *unit, const mr_codes *c)
+{
+    const mr_code_form *f = &l->form;
+    size_t outputs = 16 * (size_t)at->nv, o = 16 * (size_t)at->v + (size_t)at->lane,
+           size = (size_t)mr_dtype_block_bytes(l->scale_dtype);
+    uint8_t *sides = unit + mr_codes_lines(l, at->nv);
+    plane p[3];
+    int n = planes_of(l, at, unit, p);
+    for (int j = 0; j < n; j++)
+        for (int k = 0; k < l->k_unit; k++) {
+            int shift = plane_shift(p[j].bits, k), mask = (1 << p[j].bits) - 1;
+            uint8_t *byte = plane_byte(at, p[j].at, p[j].bits, k);
+            *byte = (uint8_t)((*byte & ~(mask << shift)) | (c->q[k] >> p[j].up & mask) << shift);
+        }
+    if (sub_bytes(f))
+        put_subs(f, c, sides, outputs, o);
+    if (l->scale_dtype == MR_F8_E4M3)
+        return;
+    sides += outputs * sub_bytes(f);
+    memcpy(sides + o * size, c->scale, size);
+    if (l->bias)
+        memcpy(sides + (outputs + o) * size, c->bias, size);
+}
+
+static void read_unit(const mr_layout *l, const mr_place *at, uint8_t *unit, mr_codes *c)
+{
+    const mr_code_form *f = &l->form;
+    size_t outputs = 16 * (size_t)at->nv, o = 16 * (size_t)at->v + (size_t)at->lane,
+           size = (size_t)mr_dtype_block_bytes(l->scale_dtype);
+    const uint8_t *sides = unit + mr_codes_lines(l, at->nv);
+    plane p[3];
+    int n = planes_of(l, at, unit, p);
+    memset(c->q, 0, (size_t)l->k_unit);
+    for (int j = 0; j < n; j++)
+        for (int k = 0; k < l->k_unit; k++) {
+            int byte = *plane_byte(at, p[j].at, p[j].bits, k);
+            c->q[k] |=
+                (uint8_t)((byte >> plane_shift(p[j].bits, k) & ((1 << p[j].bits) - 1)) << p[j].up);
+        }
+    if (sub_bytes(f))
+        get_subs(f, c, sides, outputs, o);
+    if (l->scale_dtype == MR_F8_E4M3)
+        return;
+    sides += outputs * sub_bytes(f);
+    memcpy(c->scale, sides + o * size, size);
+    if (l->bias)
+        memcpy(c->bias, sides + (outputs + o) * size, size);
+}
+
+static void fill_e4m3(const mr_matrix *m, const mr_place *at, const mr_rows *r, int64_t row)
+{
+    size_t size = (size_t)mr_dtype_block_bytes(r->scale_dtype),
+           o = 16 * (size_t)at->v + (size_t)at->lane;
+    const uint8_t *q = (const uint8_t *)r->data + (size_t)(row * r->k);
+    const uint8_t *s = (const uint8_t *)r->scales +
+                       (size_t)row * mr_row_scale_bytes(r->dtype, r->group, r->scale_dtype, r->k);
+    for (int64_t k = 0; k < r->k; k++) {
+        int in = (int)(k % m->layout.k_unit);
+        uint8_t *unit = at->unit0 + (size_t)(k / m->layout.k_unit) * at->unit;
+        unit[(in / 4 * at->nv + at->v) * 64 + 4 * at->lane + in % 4] = q[k];
+    }
+    for (int64_t u = 0; u < m->units; u++)
+        memcpy(at->unit0 + (size_t)u * at->unit + mr_layout_lines(&m->layout, at->nv) + o * size,
+               s + (size_t)u * size, size);
+}
+
+void mr_codes_fill(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row)
+{
+    mr_codes c;
+    if (m->layout.kind == MR_PACK_E4M3) {
+        fill_e4m3(m, at, rows, row);
+        return;
+    }
+    for (int64_t u = 0; u < m->units; u++) {
+        mr_codes_read(&m->layout.form, rows, row, u, &c);
+        fill_unit(&m->layout, at, at->unit0 + (size_t)u * at->unit, &c);
+    }
+}
+
+/* The roundings of mr_dequant_row, to which a packed row is a stored one. */
+void mr_codes_row(const mr_matrix *m, const mr_place *at, float *dst)
+{
+    const mr_layout *l = &m->layout;
+    const mr_code_form *f = &l->form;
+    size_t o = 16 * (size_t)at->v + (size_t)at->lane;
+    mr_codes c;
+    for (int64_t k = 0; l->kind == MR_PACK_E4M3 && k < m->k; k++) {
+        const uint8_t *unit = at->unit0 + (size_t)(k / l->k_unit) * at->unit;
+        int in = (int)(k % l->k_unit);
+        dst[k] =
+            mr_e4m3_to_f32(unit[(in / 4 * at->nv + at->v) * 64 + 4 * at->lane + in % 4]) *
+            mr_number_load(l->scale_dtype, unit + mr_layout_lines(l, at->nv) +
+                                               o * (size_t)mr_dtype_block_bytes(l->scale_dtype));
+    }
+    for (int64_t u = 0; l->kind == MR_PACK_CODES && u < m->units; u++) {
+        read_unit(l, at, at->unit0 + (size_t)u * at->unit, &c);
+        mr_codes_values(f, &c, dst + u * f->block);
+    }
+}
