@@ -53,10 +53,11 @@ typedef struct mr_step {
     const void *prep;   /* the backend's own, made by step_plan in plan->memory, or NULL */
 } mr_step;
 
-/* A cache of the graph. window 0: keeps all positions. */
+/* A cache of the graph. window 0: keeps all positions.  Or a recurrent state of heads x dk x dv numbers. */
 typedef struct mr_cache_desc {
     const char *name;
     int heads, dk, dv, window;
+    bool state;
 } mr_cache_desc;
 
 typedef struct mr_plan {
@@ -142,6 +143,10 @@ typedef struct mr_backend_vtable {
     size_t (*kv_need)(const mr_backend *b, const mr_cache_desc *caches, int n, int64_t len,
                       int64_t max_advance);
     void (*kv_free)(mr_backend *b, mr_kv *kv);
+    /* Recurrent states.  A run that begins at position 0 starts from zeros; else from the open state, which the runs
+     * since the last settling have left, or if there were none from the committed one.  It leaves the open state.
+     * Settling commits the open state or drops it. */
+    void (*kv_settle)(mr_backend *b, mr_kv *kv, bool commit);
 
     /* Steps [first, last) of the plan. */
     mr_err (*run)(mr_backend *b, const mr_plan *p, const mr_run *r, int first, int last);

@@ -2,11 +2,6 @@
  * in the cache. */
 #include "compile/rewrite.h"
 
-static bool has_effect(mr_op op)
-{
-    return op == MR_OP_APPEND || op == MR_OP_ROPE_APPEND;
-}
-
 static mr_err walk(mr_rewrite *rw)
 {
     bool *live = mr_arena_alloc(rw->arena, (size_t)mr_graph_values(rw->in));
@@ -17,7 +12,7 @@ static mr_err walk(mr_rewrite *rw)
         live[mr_graph_output_value(rw->in, i)] = true;
     for (int i = mr_graph_nodes(rw->in) - 1; i >= 0; i--) {
         const mr_node *n = mr_graph_node(rw->in, i);
-        bool keep = has_effect(n->op);
+        bool keep = mr_op_has_effect(n->op);
         for (int k = 0; k < n->n_out; k++)
             keep |= live[n->out[k]];
         for (int k = 0; keep && k < n->n_in; k++)

@@ -95,8 +95,8 @@ static mr_err allocate(builder *s)
         mr_op op = mr_graph_node(s->g, i)->op;
         inputs += op == MR_OP_INPUT;
         weights += op == MR_OP_WEIGHT;
-        caches += op == MR_OP_CACHE;
-        steps += op != MR_OP_INPUT && op != MR_OP_WEIGHT && op != MR_OP_CACHE;
+        caches += op == MR_OP_CACHE || op == MR_OP_STATE;
+        steps += !mr_op_is_leaf(op);
     }
     if (steps > MR_MAX_STEPS)
         return mr_fail(MR_ELIMIT, "plan %s: %d steps, at most %d", p->name, steps, MR_MAX_STEPS);
@@ -129,9 +129,14 @@ static mr_err leaf(builder *s, const mr_node *n)
         s->at[v] = place(x, MR_AT_WEIGHT, p->n_weights++);
         return MR_OK;
     }
-    p->caches[p->n_caches] = (mr_cache_desc){mr_arena_strdup(p->memory, mr_attr_s(n, "name")),
-                                             (int)mr_attr_i(n, "heads"), (int)mr_attr_i(n, "dk"),
-                                             (int)mr_attr_i(n, "dv"), (int)mr_attr_i(n, "window")};
+    bool state = n->op == MR_OP_STATE;
+    p->caches[p->n_caches] =
+        (mr_cache_desc){.name = mr_arena_strdup(p->memory, mr_attr_s(n, "name")),
+                        .heads = (int)mr_attr_i(n, "heads"),
+                        .dk = (int)mr_attr_i(n, "dk"),
+                        .dv = (int)mr_attr_i(n, "dv"),
+                        .window = state ? 0 : (int)mr_attr_i(n, "window"),
+                        .state = state};
     s->at[v] = place(x, MR_AT_CACHE, p->n_caches);
     return p->caches[p->n_caches++].name ? MR_OK : MR_ENOMEM;
 }
@@ -228,7 +233,7 @@ static mr_err build_steps(builder *s)
 {
     for (int i = 0; i < mr_graph_nodes(s->g); i++) {
         const mr_node *n = mr_graph_node(s->g, i);
-        if (n->op == MR_OP_INPUT || n->op == MR_OP_WEIGHT || n->op == MR_OP_CACHE)
+        if (mr_op_is_leaf(n->op))
             MR_TRY(leaf(s, n));
         else if (mr_op_is_view(n->op))
             MR_TRY(fold_view(s, n));

@@ -124,9 +124,15 @@ mr_err mr_plan_print(const mr_plan *p, mr_buf *out)
         mr_buf_printf(out, "weight %d %s \"%s\"\n", i, mr_fmt_name(w->fmt, fmt),
                       mr_attr_s(mr_graph_node(p->graph, w->node), "recipe"));
     }
-    for (int i = 0; i < p->n_caches; i++)
-        mr_buf_printf(out, "cache %d %s heads=%d dk=%d dv=%d window=%d\n", i, p->caches[i].name,
-                      p->caches[i].heads, p->caches[i].dk, p->caches[i].dv, p->caches[i].window);
+    for (int i = 0; i < p->n_caches; i++) {
+        const mr_cache_desc *c = &p->caches[i];
+        mr_buf_printf(out, "%s %d %s heads=%d dk=%d dv=%d", c->state ? "state" : "cache", i,
+                      c->name, c->heads, c->dk, c->dv);
+        if (c->state)
+            mr_buf_putc(out, '\n');
+        else
+            mr_buf_printf(out, " window=%d\n", c->window);
+    }
     for (int i = 0; i < p->n_steps; i++)
         print_step(p, i, out);
     for (int i = 0; i < p->n_outputs; i++) {
@@ -232,8 +238,9 @@ static void json_weights(const mr_plan *p, mr_buf *out)
         const mr_cache_desc *c = &p->caches[i];
         mr_buf_printf(out, "%s\n{", i ? "," : "");
         text(out, "name", c->name);
-        mr_buf_printf(out, ", \"heads\": %d, \"dk\": %d, \"dv\": %d, \"window\": %d}", c->heads,
-                      c->dk, c->dv, c->window);
+        mr_buf_printf(out,
+                      ", \"heads\": %d, \"dk\": %d, \"dv\": %d, \"window\": %d, \"state\": %s}",
+                      c->heads, c->dk, c->dv, c->window, c->state ? "true" : "false");
     }
     mr_buf_putc(out, ']');
 }

@@ -71,11 +71,6 @@ mr_err mr_rewrite_close(mr_rewrite *rw, mr_err err, int *changes, mr_graph **out
     return MR_OK;
 }
 
-static bool is_leaf(mr_op op)
-{
-    return op == MR_OP_INPUT || op == MR_OP_WEIGHT || op == MR_OP_CACHE;
-}
-
 mr_err mr_rewrite_copy(mr_rewrite *rw, int node)
 {
     const mr_node *n = mr_graph_node(rw->in, node);
@@ -105,7 +100,7 @@ mr_err mr_rewrite_value(mr_rewrite *rw, int v, int *now)
     if (v == MR_NONE)
         return MR_OK;
     int node = mr_rewrite_node_of(rw, v);
-    if (rw->map[v] == MR_NONE && is_leaf(mr_graph_node(rw->in, node)->op))
+    if (rw->map[v] == MR_NONE && mr_op_is_leaf(mr_graph_node(rw->in, node)->op))
         MR_TRY(mr_rewrite_copy(rw, node));
     assert(rw->map[v] != MR_NONE && "rule 3");
     *now = rw->map[v];
@@ -175,7 +170,7 @@ mr_err mr_probe_operand(const mr_rewrite *rw, mr_graph *probe, int v, int *out)
     const mr_node *n = mr_graph_node(rw->in, x->node);
     if (x->type == MR_V_CACHE)
         n = mr_graph_cache(rw->in, v);
-    if (is_leaf(n->op) && n->op != MR_OP_INPUT)
+    if (mr_op_is_leaf(n->op) && n->op != MR_OP_INPUT)
         return mr_graph_copy_node(probe, rw->in, mr_rewrite_node_of(rw, n->out[0]), NULL, out);
     mr_dim dim[MR_MAX_RANK];
     for (int i = 0; i < x->rank; i++) {

@@ -25,6 +25,7 @@ typedef struct mr_found {
     char recipe[1024]; /* "" : not there (the block decides whether that is an error) */
     mr_fmt fmt;
     bool plus_one; /* a norm weight that holds 1 + w already */
+    bool neg_exp;  /* a decay that holds -exp(w) already */
 } mr_found;
 typedef struct mr_source {
     void *ctx;
@@ -76,8 +77,8 @@ mr_val mr_flow_add(mr_flow *f, mr_val a, mr_val b);
 mr_val mr_flow_mul(mr_flow *f, mr_val a, mr_val b);
 mr_val mr_flow_scale(mr_flow *f, mr_val x, double by);
 mr_val mr_flow_scale_weight(mr_flow *f, mr_val x, const char *name); /* times a stored number [1] */
-mr_val mr_flow_wanted(mr_flow *f, mr_val x); /* the rows whose output is wanted   [OUT,N] */
-mr_val mr_flow_act(mr_flow *f, mr_val x, mr_op fn);    /* MR_OP_SILU, MR_OP_GELU_TANH, MR_OP_GELU */
+mr_val mr_flow_wanted(mr_flow *f, mr_val x);        /* the rows whose output is wanted   [OUT,N] */
+mr_val mr_flow_act(mr_flow *f, mr_val x, mr_op fn); /* MR_OP_SILU, MR_OP_GELU_TANH, MR_OP_GELU */
 mr_val mr_flow_heads(mr_flow *f, mr_val x, int64_t n); /* [R, n*D] -> [R, n, D]; 0 flattens */
 mr_val mr_flow_slice(mr_flow *f, mr_val x, int64_t start, int64_t len);
 mr_val mr_flow_concat(mr_flow *f, mr_val a, mr_val b);
@@ -94,8 +95,9 @@ typedef struct mr_rope_spec {
     double theta;
     int64_t dim; /* rotated width */
     mr_rope_kind kind;
-    double factor, low, high, orig; /* linear, proportional: factor; llama3: all; yarn: factor, orig */
-    int64_t angles;                 /* proportional: pairs that turn */
+    double factor, low, high,
+        orig;       /* linear, proportional: factor; llama3: all; yarn: factor, orig */
+    int64_t angles; /* proportional: pairs that turn */
     double beta_fast, beta_slow, mscale; /* yarn; mscale multiplies cos and sin (1 = none) */
     bool truncate;
     bool interleaved; /* pairs (2i, 2i+1) */
@@ -121,6 +123,7 @@ typedef struct mr_attention_spec {
     int64_t window, block;
     int span; /* rows of one image see each other: attention's attribute */
     double scale, softcap;
+    bool gated;    /* q_proj holds, per head, the query and then a gate: the result times sigmoid(gate) */
     bool v_from_k; /* values are the keys' projection, before norm and rope */
     bool v_norm;   /* values are normed, without a weight */
     bool shared;   /* only queries of its own: keys and values are those of layer `source` */
@@ -141,6 +144,16 @@ typedef struct mr_mla_spec {
     double scale;
 } mr_mla_spec;
 mr_val mr_flow_mla(mr_flow *f, mr_val x, const mr_mla_spec *s);
+
+/* Gated delta net: a causal convolution over q|k|v, then the gated delta rule, a norm and a gate of its own. */
+typedef struct mr_delta_net_spec {
+    int layer;
+    const char *prefix; /* "model.layers.3.linear_attn" */
+    int64_t k_heads, v_heads, dk, dv, width /* of the convolution */;
+    double eps; /* of the norm after the rule */
+    mr_op act;  /* after the convolution */
+} mr_delta_net_spec;
+mr_val mr_flow_delta_net(mr_flow *f, mr_val x, const mr_delta_net_spec *s);
 
 /* ---- feed-forward ---- */
 typedef struct mr_mlp_spec {

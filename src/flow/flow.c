@@ -174,7 +174,7 @@ bool mr_flow_find(mr_flow *f, const char *name, int rank, const int64_t *dim, bo
                   mr_found *out)
 {
     out->recipe[0] = '\0';
-    out->plus_one = false;
+    out->plus_one = out->neg_exp = false;
     if (f->err != MR_OK)
         return false;
     mr_err e = f->source.find(f->source.ctx, name, rank, dim, required, out);

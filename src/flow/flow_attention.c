@@ -66,11 +66,12 @@ static const char *under(mr_flow *f, const char *prefix, const char *name, const
 
 typedef struct qkv {
     mr_val q, k, v; /* [R, heads, head_dim]; shared: q alone */
+    mr_val gate;    /* of a gated attention */
 } qkv;
 
 static qkv project(mr_flow *f, mr_val x, const mr_attention_spec *s)
 {
-    int64_t nq = s->heads * s->head_dim, nk = s->kv_heads * s->head_dim;
+    int64_t nq = s->heads * s->head_dim * (s->gated ? 2 : 1), nk = s->kv_heads * s->head_dim;
     qkv y;
     if (s->qkv) {
         const char *name = under(f, s->prefix, s->qkv, NULL);
@@ -81,13 +82,17 @@ static qkv project(mr_flow *f, mr_val x, const mr_attention_spec *s)
     } else {
         y.q = mr_flow_linear(f, x, under(f, s->prefix, s->q, "q_proj"), nq, s->qkv_bias);
         if (s->shared)
-            return (qkv){mr_flow_heads(f, y.q, s->heads), MR_NO_VAL, MR_NO_VAL};
+            return (qkv){.q = mr_flow_heads(f, y.q, s->heads), .k = MR_NO_VAL, .v = MR_NO_VAL};
         y.k = mr_flow_linear(f, x, under(f, s->prefix, s->k, "k_proj"), nk, s->qkv_bias);
         y.v = y.k;
         if (!s->v_from_k)
             y.v = mr_flow_linear(f, x, under(f, s->prefix, s->v, "v_proj"), nk, s->qkv_bias);
     }
     y.q = mr_flow_heads(f, y.q, s->heads);
+    if (s->gated) {
+        y.gate = mr_flow_slice(f, y.q, s->head_dim, s->head_dim);
+        y.q = mr_flow_slice(f, y.q, 0, s->head_dim);
+    }
     y.k = mr_flow_heads(f, y.k, s->kv_heads);
     y.v = mr_flow_heads(f, y.v, s->kv_heads);
     return y;
@@ -127,7 +132,7 @@ mr_val mr_flow_attention(mr_flow *f, mr_val x, const mr_attention_spec *s)
 {
     int64_t d = s->head_dim, n = mr_flow_width(f, x);
     mr_val cache;
-    assert(s->shared || !s->wanted);
+    assert((s->shared || !s->wanted) && !(s->gated && (s->shared || s->qkv)));
     qkv y = project(f, x, s);
     if (s->shared) {
         y.q = shared_queries(f, y.q, s);
@@ -135,8 +140,11 @@ mr_val mr_flow_attention(mr_flow *f, mr_val x, const mr_attention_spec *s)
     } else {
         cache = store(f, &y, s);
     }
-    mr_val o = mr_flow_heads(f, attend(f, y.q, cache, s, d), 0);
-    return mr_flow_linear(f, o, under(f, s->prefix, s->o, "o_proj"), n, s->o_bias);
+    mr_val o = attend(f, y.q, cache, s, d);
+    if (s->gated)
+        o = mr_flow_mul(f, o, mr_flow_op(f, MR_OP_SIGMOID, &y.gate, 1, NULL));
+    return mr_flow_linear(f, mr_flow_heads(f, o, 0), under(f, s->prefix, s->o, "o_proj"), n,
+                          s->o_bias);
 }
 
 /* ---- multi-head latent attention ---- */

@@ -130,7 +130,7 @@ mr_err mr_graph_derive(const mr_graph *g, int node, int limit, mr_op op, const i
                        const mr_attr *attr, const mr_value *declared, mr_shape *s)
 {
     *s = (mr_shape){.g = g, .op = op, .info = mr_op_get(op), .attr = attr};
-    s->cache = op == MR_OP_CACHE ? node : MR_NONE;
+    s->cache = op == MR_OP_CACHE || op == MR_OP_STATE ? node : MR_NONE;
     if (declared)
         s->y[0] = *declared;
     MR_TRY(take_operands(s, in, n_in, limit));

@@ -153,7 +153,10 @@ int mr_operand(const mr_node *n, const char *name);
 
 /* A view op gives its operand's memory under other strides and makes no step. */
 bool mr_op_is_view(mr_op op); /* slice, heads */
-/* An op with an effect (append) or a leaf is never merged by CSE. */
+bool mr_op_is_leaf(mr_op op); /* input, weight, cache, state */
+/* Writes a cache or a state. */
+bool mr_op_has_effect(mr_op op);
+/* An op with an effect or a leaf is never merged by CSE. */
 bool mr_op_is_pure(mr_op op);
 
 /* Whole-graph checks (also in release builds): order, operand counts and types, shapes re-derived,

@@ -158,10 +158,16 @@ bool mr_op_is_view(mr_op op)
 
 bool mr_op_is_leaf(mr_op op)
 {
-    return op == MR_OP_INPUT || op == MR_OP_WEIGHT || op == MR_OP_CACHE;
+    return op == MR_OP_INPUT || op == MR_OP_WEIGHT || op == MR_OP_CACHE || op == MR_OP_STATE;
+}
+
+bool mr_op_has_effect(mr_op op)
+{
+    return op == MR_OP_APPEND || op == MR_OP_ROPE_APPEND || op == MR_OP_CONV1D ||
+           op == MR_OP_DELTA_RULE;
 }
 
 bool mr_op_is_pure(mr_op op)
 {
-    return !mr_op_is_leaf(op) && op != MR_OP_APPEND && op != MR_OP_ROPE_APPEND;
+    return !mr_op_is_leaf(op) && !mr_op_has_effect(op);
 }

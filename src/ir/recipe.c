@@ -1,11 +1,12 @@
 /* Recipes: parsing, binding, and delivering rows.
  *
  * A row of the result is traced back to a stored row: which tensor, then the modifiers from the
- * last to the first.  :rows and :unrope only renumber; :t turns (run, column) into (row, element),
+ * last to the first.  :rows, :unrope and :untile only renumber; :t turns (run, column) into (row, element),
  * so a transposed piece is served from one dequantised run; :plus1 commutes with all of them and is
  * applied at the end.  Stored rows are read in spans: a span grows while at least half of it is
  * wanted, so a run without a map is one read and a permuted head is one too. */
 #include "ir/recipe.h"
+#include "base/real.h"
 #include "ir/graph_internal.h"
 
 #include <assert.h>
@@ -16,12 +17,22 @@
 
 enum { MAX_TEXT = 1 << 20, MAX_NAME = 512, MAX_TENSORS = 1 << 16, MAX_MODS = 4 };
 
-typedef enum mod_kind { MOD_ROWS, MOD_UNROPE, MOD_T, MOD_PLUS1, MOD_COUNT } mod_kind;
+typedef enum mod_kind {
+    MOD_ROWS,
+    MOD_UNROPE,
+    MOD_UNTILE_K, /* before its prefix :untile, which the parser looks for in this order */
+    MOD_UNTILE,
+    MOD_T,
+    MOD_PLUS1,
+    MOD_NEGEXP,
+    MOD_COUNT
+} mod_kind;
 
 static const struct {
     const char *name;
     int n_arg;
-} mods[MOD_COUNT] = {{"rows", 3}, {"unrope", 1}, {"t", 1}, {"plus1", 0}};
+} mods[MOD_COUNT] = {{"rows", 3}, {"unrope", 1}, {"untile_k", 2}, {"untile", 2},
+                     {"t", 1},    {"plus1", 0},  {"negexp", 0}};
 
 typedef struct mod {
     mod_kind kind;
@@ -135,7 +146,8 @@ static mr_err parse_mod(mr_recipe *r, piece *x, const char *word, size_t len)
                 return fail(r->text, "modifier :%s is given twice", mods[kind].name);
         if (m.kind == MOD_ROWS && (m.arg[2] < 1 || m.arg[1] + m.arg[2] > m.arg[0]))
             return fail(r->text, "%s keeps no rows within a period", buf);
-        if ((m.kind == MOD_UNROPE || m.kind == MOD_T) && m.arg[0] < 1)
+        bool sized = m.kind == MOD_UNROPE || m.kind == MOD_T || mods[kind].n_arg == 2;
+        if (sized && (m.arg[0] < 1 || (mods[kind].n_arg == 2 && m.arg[1] < 1)))
             return fail(r->text, "%s of 0", buf);
         x->mod[x->n_mod++] = m;
         return MR_OK;
@@ -223,9 +235,17 @@ typedef struct binding {
 /* What modifier m makes of rows x k. */
 static mr_err apply(const mr_recipe *r, const char *name, const mod *m, int64_t *rows, int64_t *k)
 {
-    int64_t period = m->kind == MOD_UNROPE ? 2 * m->arg[0] : m->arg[0];
-    if (m->kind == MOD_PLUS1)
+    int64_t period = m->kind == MOD_UNROPE   ? 2 * m->arg[0]
+                     : m->kind == MOD_UNTILE ? m->arg[0] * m->arg[1]
+                                             : m->arg[0];
+    if (m->kind == MOD_PLUS1 || m->kind == MOD_NEGEXP)
         return MR_OK;
+    if (m->kind == MOD_UNTILE_K) {
+        if (*k % (m->arg[0] * m->arg[1]))
+            return fail(r->text, "%s: rows of %lld are no multiple of %lld, as :untile_k needs",
+                        name, (long long)*k, (long long)(m->arg[0] * m->arg[1]));
+        return MR_OK;
+    }
     if (*rows % period)
         return fail(r->text, "%s: %lld rows are not a multiple of %lld, as :%s needs", name,
                     (long long)*rows, (long long)period, mods[m->kind].name);
@@ -236,6 +256,14 @@ static mr_err apply(const mr_recipe *r, const char *name, const mod *m, int64_t 
         *k = period;
     }
     return MR_OK;
+}
+
+static bool has_mod(const source *s, mod_kind kind, int *at)
+{
+    for (*at = 0; *at < s->piece->n_mod; (*at)++)
+        if (s->mod[*at].kind == kind)
+            return true;
+    return false;
 }
 
 static mr_err bind_one(void *ctx, const char *name)
@@ -263,8 +291,14 @@ static mr_err bind_one(void *ctx, const char *name)
         s->mod[i] = s->piece->mod[i];
         MR_TRY(apply(r, name, &s->mod[i], &s->rows, &s->k));
         s->mod[i].rows = s->rows;
-        r->widen |= s->mod[i].kind == MOD_T || s->mod[i].kind == MOD_PLUS1;
+        mod_kind kind = s->mod[i].kind;
+        bool torn =
+            kind == MOD_UNTILE_K && s->mod[i].arg[1] % mr_row_unit(f.dtype, f.bits, f.group);
+        r->widen |= kind == MOD_T || kind == MOD_PLUS1 || kind == MOD_NEGEXP || torn;
     }
+    int at;
+    if (has_mod(s, MOD_T, &at) && has_mod(s, MOD_UNTILE_K, &at))
+        return fail(r->text, "%s: :t and :untile_k do not go together", name);
     return MR_OK;
 }
 
@@ -402,6 +436,10 @@ static int64_t trace(const source *s, int from, int to, int64_t row)
             int64_t d = m->rows / m->arg[0], in = row % d;
             row = row - in + 2 * (in % (d / 2)) + in / (d / 2);
         }
+        if (m->kind == MOD_UNTILE) {
+            int64_t heads = m->arg[0], d = m->arg[1], tiles = m->rows / (heads * d), head = row / d;
+            row = (head % tiles * heads + head / tiles) * d + row % d;
+        }
     }
     return row;
 }
@@ -433,30 +471,42 @@ static mr_err read_span(const delivery *d, const source *s, span x, mr_rows *in)
     return d->read(d->ctx, &s->t, x.low, x.high - x.low, d->scratch->buf[1], in);
 }
 
+/* Undoes the tiles along a row of `bytes`: of data, scales or biases alike. */
+static void untile_row(const mod *m, int64_t k, void *dst, const void *src, size_t bytes)
+{
+    int64_t heads = m->arg[0], tiles = k / (heads * m->arg[1]);
+    size_t part = bytes / (size_t)(heads * tiles);
+    for (int64_t head = 0; head < heads * tiles; head++)
+        memcpy((char *)dst + (size_t)head * part,
+               (const char *)src + (size_t)(head % tiles * heads + head / tiles) * part, part);
+}
+
 static void add_one(float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         x[i] += 1.0f;
 }
 
-static bool has_mod(const source *s, mod_kind kind, int *at)
-{
-    for (*at = 0; *at < s->piece->n_mod; (*at)++)
-        if (s->mod[*at].kind == kind)
-            return true;
-    return false;
-}
-
 /* Rows [row, row+n) of a source without :t as f32. */
 static mr_err rows_f32(const delivery *d, const source *s, int to, int64_t row, int64_t n,
                        float *dst)
 {
+    int tile;
+    bool tiled = has_mod(s, MOD_UNTILE_K, &tile);
+    if (tiled) { /* which has no :t, so its run's place is free */
+        d->scratch->run_of = 0;
+        MR_TRY(grow(d->scratch, 2, (size_t)s->t.k * sizeof *dst));
+    }
     for (int64_t end = row + n; row < end;) {
         mr_rows in;
         span x = next_span(s, to, row, end);
         MR_TRY(read_span(d, s, x, &in));
-        for (int64_t i = 0; i < x.count; i++, dst += s->t.k)
-            mr_dequant_row(&in, trace(s, 0, to, row + i) - x.low, dst);
+        for (int64_t i = 0; i < x.count; i++, dst += s->t.k) {
+            mr_dequant_row(&in, trace(s, 0, to, row + i) - x.low, tiled ? d->scratch->buf[2] : dst);
+            if (tiled)
+                untile_row(&s->mod[tile], s->t.k, dst, d->scratch->buf[2],
+                           (size_t)s->t.k * sizeof *dst);
+        }
         row += x.count;
     }
     return MR_OK;
@@ -496,14 +546,25 @@ static mr_err rows_transposed(const delivery *d, const source *s, int t, int64_t
 /* Rows [row, row+n) of a source as f32, all modifiers applied. */
 static mr_err source_f32(const delivery *d, const source *s, int64_t row, int64_t n, float *dst)
 {
-    int t, plus1;
+    int t, at;
     if (has_mod(s, MOD_T, &t))
         MR_TRY(rows_transposed(d, s, t, row, n, dst));
     else
         MR_TRY(rows_f32(d, s, s->piece->n_mod, row, n, dst));
-    if (has_mod(s, MOD_PLUS1, &plus1))
+    if (has_mod(s, MOD_PLUS1, &at))
         add_one(dst, n * s->k);
+    for (int64_t i = 0; has_mod(s, MOD_NEGEXP, &at) && i < n * s->k; i++)
+        dst[i] = (float)-mr_exp(dst[i]);
     return MR_OK;
+}
+
+static void copy_row(const source *s, void *dst, const void *src, size_t bytes)
+{
+    int tile;
+    if (has_mod(s, MOD_UNTILE_K, &tile))
+        untile_row(&s->mod[tile], s->k, dst, src, bytes);
+    else
+        memcpy(dst, src, bytes);
 }
 
 /* Rows [row, row+n) of a source as stored, to rows [at, ..) of the result. */
@@ -518,13 +579,13 @@ static mr_err source_stored(const delivery *d, const source *s, int64_t row, int
         for (int64_t i = 0; i < x.count; i++, at++) {
             size_t from = (size_t)(trace(s, 0, s->piece->n_mod, row + i) - x.low);
             size_t to = (size_t)at;
-            memcpy((char *)out->data + to * data, (const char *)in.data + from * data, data);
+            copy_row(s, (char *)out->data + to * data, (const char *)in.data + from * data, data);
             if (scale)
-                memcpy((char *)out->scales + to * scale, (const char *)in.scales + from * scale,
-                       scale);
+                copy_row(s, (char *)out->scales + to * scale,
+                         (const char *)in.scales + from * scale, scale);
             if (out->biases)
-                memcpy((char *)out->biases + to * scale, (const char *)in.biases + from * scale,
-                       scale);
+                copy_row(s, (char *)out->biases + to * scale,
+                         (const char *)in.biases + from * scale, scale);
         }
         row += x.count;
     }

@@ -13,7 +13,11 @@
  *         :unrope(H)     undo GGUF's order of q and k rows: in each of H heads of d rows, row
  *                        2i+j becomes row j*d/2+i
  *         :t(L)          transpose each run of L rows [L,K] -> [K,L] (as f32)
+ *         :untile(H,D)   rows lie as tiles of H heads of D rows; of R tiles, head k of tile r becomes
+ *                        head k*R+r
+ *         :untile_k(H,D) the same along each row (as f32 where D is not whole blocks of the format)
  *         :plus1         add 1 (as f32)
+ *         :negexp        x becomes -exp(x), rounded once (as f32)
  *         Modifiers apply in the order written, each at most once, to every tensor of a range.
  *         Tensors of one row each (biases, norms), if all are, join end to end into one row.
  * Result: a matrix of rows; the weight value's shape [.., N, K] must have as many rows in all.

@@ -261,6 +261,17 @@ mr_err mr_shape_CACHE(mr_shape *s)
     return MR_OK;
 }
 
+mr_err mr_shape_STATE(mr_shape *s)
+{
+    MR_TRY(int_range(s, "heads", 1, 1 << 16));
+    MR_TRY(int_range(s, "dk", 1, 1 << 16));
+    MR_TRY(int_range(s, "dv", 1, 1 << 24));
+    if (!attr_s(s, "name")[0])
+        return refuse(s, "has no name");
+    s->y[0] = (mr_value){.type = MR_V_CACHE};
+    return MR_OK;
+}
+
 /* ---- rows ---- */
 
 mr_err mr_shape_ALIAS(mr_shape *s)
@@ -499,6 +510,24 @@ static mr_err need_cache(const mr_shape *s, int i, const mr_node **out)
     MR_TRY(need_type(s, i, MR_V_CACHE, "a cache", 0, 0));
     *out = mr_graph_cache(s->g, s->in[i]);
     assert(*out);
+    if ((*out)->op != MR_OP_CACHE)
+        return refuse(s, "%s is a state, not a cache of keys and values", s->info->in_name[i]);
+    return MR_OK;
+}
+
+/* Result 1 is the successor of the state that operand i is; it must have these sizes. */
+static mr_err give_state(mr_shape *s, int i, int64_t heads, int64_t dk, int64_t dv)
+{
+    MR_TRY(need_type(s, i, MR_V_CACHE, "a state", 0, 0));
+    const mr_node *n = mr_graph_cache(s->g, s->in[i]);
+    assert(n);
+    if (n->op != MR_OP_STATE)
+        return refuse(s, "%s is a cache of keys and values, not a state", s->info->in_name[i]);
+    if (mr_attr_i(n, "heads") != heads || mr_attr_i(n, "dk") != dk || mr_attr_i(n, "dv") != dv)
+        return refuse(s, "state \"%.40s\" is not [%lld,%lld,%lld]", mr_attr_s(n, "name"),
+                      (long long)heads, (long long)dk, (long long)dv);
+    s->y[1] = (mr_value){.type = MR_V_CACHE};
+    s->cache = mr_graph_value(s->g, n->out[0])->node;
     return MR_OK;
 }
 
@@ -600,6 +629,53 @@ mr_err mr_shape_ATTENTION(mr_shape *s)
     else
         MR_TRY(int_range(s, "dv", 1, dk));
     return give_heads(s, s->x[0]->dim[0], s->x[0]->dim[1], (mr_dim){.n = attr_i(s, "dv")});
+}
+
+/* ---- recurrent layers ---- */
+
+mr_err mr_shape_L2NORM(mr_shape *s)
+{
+    MR_TRY(not_negative(s, "eps"));
+    return elementwise(s);
+}
+
+mr_err mr_shape_CONV1D(mr_shape *s)
+{
+    MR_TRY(need_f32(s, 0, 2, 2));
+    MR_TRY(need_weight(s, 1, 2));
+    MR_TRY(same_dim(s, 0, 1, 1, 0));
+    int64_t width = s->x[1]->dim[1].n;
+    if (width < 2)
+        return refuse(s, "w is of width %lld: nothing to remember", (long long)width);
+    MR_TRY(give_state(s, 2, 1, width - 1, s->x[0]->dim[1].n));
+    return give_same(s, 0, 0);
+}
+
+mr_err mr_shape_DECAY(mr_shape *s)
+{
+    MR_TRY(need_f32(s, 0, 2, 2));
+    MR_TRY(need_vector(s, 1, s->x[0]->dim[1]));
+    MR_TRY(need_vector(s, 2, s->x[0]->dim[1]));
+    return give_same(s, 0, 0);
+}
+
+mr_err mr_shape_DELTA_RULE(mr_shape *s)
+{
+    enum { Q, K, V, DECAY, BETA, STATE };
+    MR_TRY(need_f32(s, Q, 3, 3));
+    MR_TRY(need_f32(s, K, 3, 3));
+    MR_TRY(need_f32(s, V, 3, 3));
+    MR_TRY(need_f32(s, DECAY, 2, 2));
+    MR_TRY(need_f32(s, BETA, 2, 2));
+    MR_TRY(same_shape(s, Q, K));
+    MR_TRY(same_rows(s, Q, V));
+    MR_TRY(same_rows(s, V, DECAY));
+    MR_TRY(same_dim(s, V, 1, DECAY, 1));
+    MR_TRY(same_shape(s, DECAY, BETA));
+    if (s->x[V]->dim[1].n % s->x[Q]->dim[1].n)
+        return refuse(s, "the heads of v are no multiple of those of q");
+    MR_TRY(give_state(s, STATE, s->x[V]->dim[1].n, s->x[Q]->dim[2].n, s->x[V]->dim[2].n));
+    return give_same(s, 0, V);
 }
 
 /* ---- mixture of experts ---- */

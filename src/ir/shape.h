@@ -23,7 +23,7 @@ typedef struct mr_shape {
     const mr_value *x[MR_MAX_IN];
     const mr_attr *attr;
     mr_value y[MR_MAX_OUT];
-    int cache; /* the node behind result 0, a cache, or MR_NONE; the caller sets a cache node's */
+    int cache; /* the node behind a result that is a cache, or MR_NONE; the caller sets a leaf's */
     bool gaps; /* result 0 is a slice of heads, which do not lie next to each other */
 } mr_shape;
 

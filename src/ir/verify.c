@@ -64,7 +64,7 @@ static mr_err check_cache_use(check *c, int i)
         if (c->taken[v])
             return mr_fail(MR_EFORMAT, "%s: cache value %d is gone, node %d has appended to it",
                            mr_op_get(n->op)->name, v, c->taken[v] - 1);
-        if (n->op == MR_OP_APPEND || n->op == MR_OP_ROPE_APPEND) {
+        if (mr_op_has_effect(n->op)) {
             c->taken[v] = i + 1;
             c->effect = true;
         }
@@ -90,7 +90,7 @@ static mr_err check_node(check *c, int i)
     MR_TRY(check_results(c, i, &s));
     if (n->op == MR_OP_INPUT)
         MR_TRY(once(&c->inputs, mr_attr_s(n, "name"), "inputs"));
-    if (n->op == MR_OP_CACHE)
+    if (n->op == MR_OP_CACHE || n->op == MR_OP_STATE)
         MR_TRY(once(&c->caches, mr_attr_s(n, "name"), "caches"));
     return check_cache_use(c, i);
 }

@@ -46,9 +46,12 @@ typedef struct mr_name_row {
     const char *canonical, *gguf;
     const char *
         modifiers; /* what undoes the file's form, or NULL: recipe modifiers, in which %q stands for the query
-                              heads and %k for the KV heads; or MR_ONE_PLUS_W */
+                              heads and %k for the KV heads, other letters for what the family's `number` says; or
+                              MR_ONE_PLUS_W.  Where they begin with "=", they are the whole recipe, and = stands for
+                              the tensor's name. */
 } mr_name_row;
 #define MR_ONE_PLUS_W "1+w" /* the file holds 1 + w where others hold w */
+#define MR_NEG_EXP "-exp"   /* the file holds -exp(w) where others hold w; modifiers may follow */
 /* The file's tensor has twice the rows: gate above up in each matrix (ffn_gate_up_exps). */
 #define MR_FIRST_HALF "first half"
 #define MR_SECOND_HALF "second half"
@@ -60,6 +63,9 @@ typedef struct mr_family {
     const char *const
         *prefixes; /* alternatives that stand for the leading "model." of canonical names */
     const mr_name_row *names; /* GGUF names, NULL-terminated */
+    const mr_name_row *forms; /* the same for files with published names that hold a weight as part of
+                                 another tensor; NULL: none */
+    int64_t (*number)(const void *cfg, char letter); /* for modifiers; NULL: none */
     const char *const
         *skip; /* patterns of tensors that are known and not used: * is any text, {L} a layer number
                                 that the config does not count */

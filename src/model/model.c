@@ -118,6 +118,12 @@ static mr_err find_quantization(mr_model *m, mr_jval *out)
 
 /* ---- opening ---- */
 
+static bool ends_in(const char *s, const char *tail)
+{
+    size_t n = strlen(s), k = strlen(tail);
+    return n >= k && !strcmp(s + n - k, tail);
+}
+
 static mr_err read_config(mr_model *m, const mr_model_opts *o)
 {
     mr_jval root = mr_json_root(m->doc);
@@ -133,12 +139,20 @@ static mr_err read_config(mr_model *m, const mr_model_opts *o)
     return MR_OK;
 }
 
+/* As MLX keeps it; others have [C,1,K]. */
+static bool is_turned_convolution(const mr_winfo *t)
+{
+    return t->rank == 3 && t->dim[1] > 1 && t->dim[2] == 1 && ends_in(t->name, ".conv1d.weight");
+}
+
 static mr_err own_weights(mr_model *m)
 {
     size_t n = (size_t)mr_weights_count(m->weights);
     m->used = mr_zalloc(MR_MEM_COMPILE, n * sizeof *m->used);
     if (!m->used)
         return MR_ENOMEM;
+    for (size_t i = 0; i < n; i++)
+        m->one_plus |= is_turned_convolution(mr_weights_at(m->weights, (int)i));
     if (mr_weights_files(m->weights) == 1)
         m->base = mr_weights_file(m->weights, 0);
     return MR_OK;
@@ -191,12 +205,6 @@ static mr_err open_alone(mr_model *m, const mr_model_opts *o)
     mr_jval quantization;
     MR_TRY(find_quantization(m, &quantization));
     return read_config(m, o);
-}
-
-static bool ends_in(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && !strcmp(s + n - k, tail);
 }
 
 static mr_err open_path(mr_model *m, const mr_model_opts *o)

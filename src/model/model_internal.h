@@ -20,6 +20,7 @@ struct mr_model {
     void *cfg;
     mr_weights *weights; /* NULL: config only */
     bool gguf;
+    bool one_plus; /* MLX made it: zero-centred norms hold 1 + w, convolutions are [C,K,1] */
     int64_t heads, kv_heads; /* GGUF: for modifiers */
     bool *used;              /* per tensor */
     mr_arena *asked_arena;   /* remade by each build */

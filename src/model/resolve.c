@@ -126,6 +126,13 @@ static mr_err take_range(mr_model *m, const char *name, const range *r, int rank
     return MR_OK;
 }
 
+/* MLX keeps a convolution [C,1,K] as [C,K,1]. */
+static bool is_turned_convolution(const mr_winfo *t, int rank, const int64_t *dim)
+{
+    return rank == 3 && t->rank == 3 && dim[1] == 1 && dim[2] > 1 && t->dim[2] == 1 &&
+           t->dim[0] == dim[0] && t->dim[1] == dim[2];
+}
+
 /* Fills *out if the name is there. */
 static mr_err take(mr_model *m, const char *name, int rank, const int64_t *dim, mr_found *out)
 {
@@ -136,10 +143,13 @@ static mr_err take(mr_model *m, const char *name, int rank, const int64_t *dim, 
     if (at < 0)
         return MR_OK;
     const mr_winfo *t = mr_weights_at(m->weights, at);
-    MR_TRY(check_tensor(m, t, rank, dim));
+    bool turned = is_turned_convolution(t, rank, dim);
+    if (!turned)
+        MR_TRY(check_tensor(m, t, rank, dim));
     m->used[at] = true;
-    out->fmt = format_of(t);
-    snprintf(out->recipe, sizeof out->recipe, "%s", t->name);
+    out->fmt = turned ? (mr_fmt){.dtype = MR_F32} : format_of(t);
+    snprintf(out->recipe, sizeof out->recipe, turned ? "%s :t(%" PRId64 ")" : "%s", t->name,
+             rank == 3 ? dim[2] : 0);
     return MR_OK;
 }
 
@@ -219,10 +229,11 @@ static bool match_row(const char *pattern, const char *name, const char **layer,
     return !*name;
 }
 
-/* The i-th GGUF name of a canonical one; NULL if the table has no more. */
-static const mr_name_row *gguf_name(const mr_model *m, const char *name, int i, char out[NAME_MAX])
+/* The i-th row of a table for a canonical name, and what it says is there; NULL if there are no more. */
+static const mr_name_row *table_row(const mr_name_row *table, const char *name, int i,
+                                    char out[NAME_MAX])
 {
-    for (const mr_name_row *r = m->family->names; r && r->canonical; r++) {
+    for (const mr_name_row *r = table; r && r->canonical; r++) {
         const char *layer;
         int digits;
         if (!match_row(r->canonical, name, &layer, &digits) || i-- > 0)
@@ -236,6 +247,11 @@ static const mr_name_row *gguf_name(const mr_model *m, const char *name, int i, 
         return r;
     }
     return NULL;
+}
+
+static const mr_name_row *gguf_name(const mr_model *m, const char *name, int i, char out[NAME_MAX])
+{
+    return table_row(m->family->names, name, i, out);
 }
 
 /* The i-th name that a canonical one may have in the files; false: no more.  Names under "model."
@@ -263,50 +279,112 @@ static bool alternative(const mr_model *m, const char *name, int i, char out[NAM
     return false;
 }
 
-/* Appends " MODIFIERS" with %q and %k filled in. */
-static void add_modifiers(const mr_model *m, const char *modifiers, mr_found *out)
+static int64_t number(const mr_model *m, char letter)
 {
-    size_t n = strlen(out->recipe), room = sizeof out->recipe;
-    n += (size_t)snprintf(out->recipe + n, room - n, " ");
-    for (const char *p = modifiers; *p && n + 24 < room; p++) {
-        if (p[0] == '%' && (p[1] == 'q' || p[1] == 'k'))
-            n += (size_t)snprintf(out->recipe + n, room - n, "%" PRId64,
-                                  *++p == 'q' ? m->heads : m->kv_heads);
+    if (letter == 'q' || letter == 'k')
+        return letter == 'q' ? m->heads : m->kv_heads;
+    return m->family->number(m->cfg, letter);
+}
+
+/* Writes modifiers with their numbers filled in, = for `name`, to the end of the recipe. */
+static mr_err add_modifiers(const mr_model *m, const char *modifiers, const char *name,
+                            mr_found *out)
+{
+    size_t n = strlen(out->recipe), room = sizeof out->recipe, len = strlen(name);
+    for (const char *p = modifiers; *p; p++) {
+        if (n + len + 24 >= room)
+            return mr_fail(MR_ELIMIT, "%s: the name \"%.60s...\" is too long", m->base, name);
+        if (p[0] == '%')
+            n += (size_t)snprintf(out->recipe + n, room - n, "%" PRId64, number(m, *++p));
+        else if (p[0] == '=')
+            n += (size_t)snprintf(out->recipe + n, room - n, "%s", name);
         else
             out->recipe[n++] = *p;
         out->recipe[n] = '\0';
     }
+    return MR_OK;
+}
+
+/* What the recipe gives: its format, and whether it is of the shape asked for. */
+static mr_err check_recipe(mr_model *m, int rank, const int64_t *dim, mr_found *out)
+{
+    mr_arena *arena;
+    mr_recipe *r;
+    int64_t rows = 1, k = dim[rank - 1];
+    for (int i = 0; i < rank - 1; i++)
+        rows *= dim[i];
+    MR_TRY(mr_arena_new(&arena, MR_MEM_COMPILE));
+    mr_err e = mr_recipe_parse(&r, out->recipe, arena);
+    if (e == MR_OK)
+        e = mr_recipe_bind(r, mr_model_lookup, m);
+    if (e == MR_OK && (mr_recipe_total(r) != rows || mr_recipe_k(r) != k))
+        e = mr_fail(MR_EFORMAT,
+                    "%s: \"%.*s\" gives %lld rows of %lld, the config asks for %lld of %lld",
+                    m->base, SHOWN, out->recipe, (long long)mr_recipe_total(r),
+                    (long long)mr_recipe_k(r), (long long)rows, (long long)k);
+    if (e == MR_OK)
+        out->fmt = mr_recipe_fmt(r);
+    mr_arena_free(arena);
+    return e;
+}
+
+/* A tensor that holds the weight in another form, which the modifiers undo. */
+static mr_err take_form(mr_model *m, const char *name, const char *modifiers, int rank,
+                        const int64_t *dim, mr_found *out)
+{
+    int at = mr_model_tensor(m, name);
+    if (at < 0)
+        return MR_OK;
+    m->used[at] = true;
+    MR_TRY(add_modifiers(m, modifiers, name, out));
+    return check_recipe(m, rank, dim, out);
+}
+
+static mr_err take_row(mr_model *m, const char *actual, const char *modifiers, int rank,
+                       const int64_t *dim, mr_found *out)
+{
+    bool first = !strcmp(modifiers, MR_FIRST_HALF), second = !strcmp(modifiers, MR_SECOND_HALF);
+    if (first || second)
+        return take_half(m, actual, rank, dim, second, out);
+    if (*modifiers == '=')
+        return take_form(m, actual, modifiers, rank, dim, out);
+    MR_TRY(take(m, actual, rank, dim, out));
+    if (!out->recipe[0])
+        return MR_OK;
+    out->plus_one = !strcmp(modifiers, MR_ONE_PLUS_W);
+    if (!strncmp(modifiers, MR_NEG_EXP, sizeof MR_NEG_EXP - 1)) {
+        out->neg_exp = true;
+        modifiers += sizeof MR_NEG_EXP - 1;
+    }
+    if (out->plus_one || !*modifiers)
+        return MR_OK;
+    strcat(out->recipe, " ");
+    MR_TRY(add_modifiers(m, modifiers, actual, out));
+    return check_recipe(m, rank, dim, out);
 }
 
 static mr_err take_gguf(mr_model *m, const char *name, int rank, const int64_t *dim, mr_found *out)
 {
     char actual[NAME_MAX];
     const mr_name_row *row;
-    for (int i = 0; !out->recipe[0] && (row = gguf_name(m, name, i, actual)); i++) {
-        const char *modifiers = row->modifiers ? row->modifiers : "";
-        bool first = !strcmp(modifiers, MR_FIRST_HALF), second = !strcmp(modifiers, MR_SECOND_HALF);
-        if (first || second) {
-            MR_TRY(take_half(m, actual, rank, dim, second, out));
-            continue;
-        }
-        MR_TRY(take(m, actual, rank, dim, out));
-        if (!out->recipe[0] || !*modifiers)
-            continue;
-        if (!strcmp(modifiers, MR_ONE_PLUS_W))
-            out->plus_one = true;
-        else
-            add_modifiers(m, modifiers, out);
-    }
+    for (int i = 0; !out->recipe[0] && (row = gguf_name(m, name, i, actual)); i++)
+        MR_TRY(take_row(m, actual, row->modifiers ? row->modifiers : "", rank, dim, out));
     return MR_OK;
 }
 
 static mr_err take_any(mr_model *m, const char *name, int rank, const int64_t *dim, mr_found *out)
 {
-    char actual[NAME_MAX];
+    char actual[NAME_MAX], form[NAME_MAX];
+    const mr_name_row *row;
     if (m->gguf)
         return take_gguf(m, name, rank, dim, out);
     for (int i = 0; !out->recipe[0] && alternative(m, name, i, actual); i++)
         MR_TRY(take_forms(m, actual, rank, dim, out));
+    for (int k = 0; !out->recipe[0] && (row = table_row(m->family->forms, name, k, form)); k++)
+        for (int i = 0; !out->recipe[0] && alternative(m, form, i, actual); i++)
+            MR_TRY(take_form(m, actual, row->modifiers, rank, dim, out));
+    if (m->one_plus && (row = gguf_name(m, name, 0, form)) && row->modifiers)
+        out->plus_one = !strcmp(row->modifiers, MR_ONE_PLUS_W);
     return MR_OK;
 }
 
@@ -349,7 +427,7 @@ mr_err mr_model_find(void *ctx, const char *name, int rank, const int64_t *dim, 
 {
     mr_model *m = ctx;
     out->recipe[0] = '\0';
-    out->plus_one = false;
+    out->plus_one = out->neg_exp = false;
     if (strlen(name) >= NAME_MAX - 64)
         return mr_fail(MR_ELIMIT, "%s: the name \"%.60s...\" is too long", m->base, name);
     if (!m->weights) {

@@ -305,6 +305,16 @@ static mr_err run_all(mr_engine *e, const mr_feed *feeds, int n)
     return MR_OK;
 }
 
+mr_err mr_session_replay(mr_session *s, int64_t from, int64_t to)
+{
+    int64_t length = s->length;
+    mr_feed f = {.session = s, .ids = s->ids + from, .n = to - from, .want = MR_WANT_NONE};
+    s->length = from; /* the feed's rows follow it */
+    mr_err err = run_all(s->engine, &f, 1);
+    s->length = length;
+    return err;
+}
+
 mr_status mr_advance_many(const mr_feed *feeds, int n)
 {
     MR_TRY(check_feeds(feeds, n));

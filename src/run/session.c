@@ -18,8 +18,10 @@ static mr_err make_session(mr_session *s)
     if (!s->ids)
         return MR_ENOMEM;
     s->plain = INT64_MAX;
-    for (int i = 0; i < p->n_caches; i++)
+    for (int i = 0; i < p->n_caches; i++) {
         s->sliding |= p->caches[i].window > 0;
+        s->recurrent |= p->caches[i].state;
+    }
     return e->backend->v->kv_new(e->backend, p->caches, p->n_caches, cap, p->row_cap, &s->kv);
 }
 
@@ -65,8 +67,15 @@ mr_err mr_session_check_floor(const mr_session *s, int64_t length)
         (long long)length, (long long)s->floor);
 }
 
+static void settle_state(mr_session *s, bool commit)
+{
+    if (s->recurrent)
+        s->engine->backend->v->kv_settle(s->engine->backend, s->kv, commit);
+}
+
 void mr_session_settle(mr_session *s, int64_t length)
 {
+    settle_state(s, false);
     s->length = length;
     s->open = 0;
     if (length == 0) /* nothing lies before: the ring is written afresh */
@@ -75,14 +84,36 @@ void mr_session_settle(mr_session *s, int64_t length)
         s->plain = INT64_MAX;
 }
 
+/* Brings a recurrent state to `length` rows: those from `from` on are run again. */
+static mr_err replay_state(mr_session *s, int64_t from, int64_t length)
+{
+    if (!s->recurrent)
+        return MR_OK;
+    settle_state(s, false);
+    if (length > s->plain)
+        return mr_fail(
+            MR_EUNSUPPORTED,
+            "cannot go back to position %lld: rows fed as embeddings would have to be fed "
+            "again",
+            (long long)length);
+    mr_err err = from < length ? mr_session_replay(s, from, length) : MR_OK;
+    settle_state(s, err == MR_OK);
+    return err;
+}
+
 mr_status mr_commit(mr_session *s, int64_t k)
 {
     if (k < 0 || k > s->open)
         return mr_fail(MR_EUSAGE, "commit of %lld rows; %lld are open", (long long)k,
                        (long long)s->open);
     MR_TRY(mr_session_check_floor(s, s->length + k));
-    mr_session_settle(s, s->length + k);
-    return MR_OK;
+    mr_err err = MR_OK;
+    if (k == s->open)
+        settle_state(s, true);
+    else if (k)
+        err = replay_state(s, s->length, s->length + k);
+    mr_session_settle(s, err ? s->length : s->length + k);
+    return (mr_status)err;
 }
 
 mr_status mr_truncate(mr_session *s, int64_t length)
@@ -91,6 +122,8 @@ mr_status mr_truncate(mr_session *s, int64_t length)
         return mr_fail(MR_EUSAGE, "cannot truncate to %lld: the session holds %lld positions",
                        (long long)length, (long long)s->length);
     MR_TRY(mr_session_check_floor(s, length));
+    if (length < s->length)
+        MR_TRY(replay_state(s, 0, length));
     mr_session_settle(s, length);
     return MR_OK;
 }
@@ -104,6 +137,8 @@ void mr_session_sync(mr_session *s, const int32_t *ids, int64_t n)
     if (same == n && block == 1)
         same = n - 1; /* the last id's logits are wanted again */
     same = same / block * block;
+    if (s->recurrent && same < s->length)
+        same = 0; /* its caller feeds what is not kept, so nothing is run again here */
     mr_session_settle(s, same < s->floor ? 0
                                          : same); /* where what is needed is gone: from the start */
 }

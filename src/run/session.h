@@ -8,7 +8,9 @@
  *            position written, so what lies below `floor` cannot be gone on from; position 0 always
  *            can, since nothing lies before it.
  *         4. Once blocks are reserved, advancing allocates nothing.
- *         5. A refused call changes nothing; after a failed one the committed rows still stand.
+ *         5. A recurrent state cannot go back: what is cut off is run again, from the committed state or
+ *            from the start.  The form is row by row, so the bits are the same.
+ *         6. A refused call changes nothing; after a failed one the committed rows still stand.
  */
 #ifndef MR_RUN_SESSION_H
 #define MR_RUN_SESSION_H
@@ -21,12 +23,14 @@ struct mr_session {
     int64_t length, open, floor, written;
     int64_t plain; /* rows below it are what their ids say: fed without embeds and spans */
     int32_t *ids;  /* [context]: committed and open */
-    bool sliding;
+    bool sliding, recurrent;
     uint64_t kv_bytes;
 };
 
-/* Cuts the session to `length` committed rows. */
+/* Cuts the session to `length` committed rows; a recurrent state keeps what it had committed. */
 void mr_session_settle(mr_session *s, int64_t length);
+/* Runs rows [from, to) of the session's own ids again, without logits: leaves a recurrent state after them open. */
+mr_err mr_session_replay(mr_session *s, int64_t from, int64_t to);
 /* MR_ELIMIT where a ring has let go of what position `length` needs. */
 mr_err mr_session_check_floor(const mr_session *s, int64_t length);
 /* Positions a session can hold: the context, for diffusion rounded up to whole blocks. */

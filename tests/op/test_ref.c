@@ -1,7 +1,7 @@
 /* The reference backend's own duties: memory of caches and weights, refusals, failed allocations. */
 #include "compile/harness.h"
 
-static const mr_cache_desc caches[2] = {{"a", 2, 8, 4, 0}, {"b", 1, 16, 0, 3}};
+static const mr_cache_desc caches[2] = {{"a", 2, 8, 4, 0, false}, {"b", 1, 16, 0, 3, false}};
 
 static void caches_hold_what_they_say(void **state)
 {

@@ -91,17 +91,35 @@ void mr_cpu_split(const mr_cpu *cpu, int64_t units, int64_t cost, mr_stretch_fn 
 typedef struct weight_shape {
     mr_fmt fmt;
     int64_t e, n, k; /* n 0: a vector of k */
+    int64_t taps;    /* above 0: a convolution's, k channels of so many numbers */
 } weight_shape;
+
+static bool is_convolution(const mr_graph *g, int value)
+{
+    for (int i = 0; i < mr_graph_nodes(g); i++) {
+        const mr_node *n = mr_graph_node(g, i);
+        if (n->op == MR_OP_CONV1D && n->in[1] == value)
+            return true;
+    }
+    return false;
+}
 
 static weight_shape shape_of(const mr_graph *g, int value)
 {
     const mr_value *v = mr_graph_value(g, value);
-    weight_shape s = {v->fmt, 1, 0, v->dim[v->rank - 1].n};
+    weight_shape s = {.fmt = v->fmt, .e = 1, .k = v->dim[v->rank - 1].n};
     if (v->rank > 1)
         s.n = v->dim[v->rank - 2].n;
     if (v->rank > 2)
         s.e = v->dim[0].n;
+    if (v->rank == 2 && is_convolution(g, value))
+        s = (weight_shape){.fmt = v->fmt, .k = s.n, .taps = s.k};
     return s;
+}
+
+static size_t convolution_floats(const weight_shape *s)
+{
+    return (size_t)s->taps * ((size_t)(s->k + 15) / 16 * 16);
 }
 
 static mr_err weight_bytes(const mr_backend *b, const mr_graph *g, int value, size_t *bytes)
@@ -109,6 +127,8 @@ static mr_err weight_bytes(const mr_backend *b, const mr_graph *g, int value, si
     (void)b;
     weight_shape s = shape_of(g, value);
     *bytes = (size_t)s.k * sizeof(float);
+    if (s.taps)
+        *bytes = convolution_floats(&s) * sizeof(float);
     if (s.n)
         MR_TRY(mr_matrix_bytes(s.fmt, s.e, s.n, s.k, bytes));
     *bytes += sizeof(mr_weight);
@@ -127,6 +147,29 @@ static mr_err load_vector(const mr_recipe *r, int64_t k, mr_reader_fn read, void
     mr_err e = mr_recipe_rows(r, 0, rows, read, ctx, &scratch, &got);
     for (int64_t i = 0; e == MR_OK && i < rows; i++)
         mr_dequant_row(&got, i, out + i * width);
+    mr_recipe_scratch_free(&scratch);
+    return e;
+}
+
+/* Transposed: [taps][channels, rounded up to 16]. */
+static mr_err load_convolution(const weight_shape *s, const mr_recipe *r, mr_reader_fn read,
+                               void *ctx, float *out)
+{
+    enum { MOST = 64 };
+    int64_t ld = (s->k + 15) / 16 * 16;
+    float row[MOST];
+    if (s->taps > MOST || mr_recipe_total(r) != s->k || mr_recipe_k(r) != s->taps)
+        return mr_fail(MR_EFORMAT, "a convolution of %lld x %lld is made of %lld x %lld",
+                       (long long)s->k, (long long)s->taps, (long long)mr_recipe_total(r),
+                       (long long)mr_recipe_k(r));
+    mr_recipe_scratch scratch = {0};
+    mr_rows got;
+    mr_err e = mr_recipe_rows(r, 0, s->k, read, ctx, &scratch, &got);
+    for (int64_t i = 0; e == MR_OK && i < s->k; i++) {
+        mr_dequant_row(&got, i, row);
+        for (int64_t j = 0; j < s->taps; j++)
+            out[j * ld + i] = row[j];
+    }
     mr_recipe_scratch_free(&scratch);
     return e;
 }
@@ -152,6 +195,9 @@ static mr_err weight_load(mr_backend *b, const mr_graph *g, int value, const mr_
     mr_err e;
     if (s.n) {
         e = mr_matrix_pack(&w->matrix, r, s.e, s.n, s.k, read, ctx);
+    } else if (s.taps) {
+        w->vector = mr_zalloc(MR_MEM_WEIGHTS, convolution_floats(&s) * sizeof(float));
+        e = w->vector ? load_convolution(&s, r, read, ctx, w->vector) : MR_ENOMEM;
     } else {
         w->vector = mr_alloc(MR_MEM_WEIGHTS, (size_t)s.k * sizeof(float));
         e = w->vector ? load_vector(r, s.k, read, ctx, w->vector) : MR_ENOMEM;
@@ -206,6 +252,8 @@ static mr_err run(mr_backend *b, const mr_plan *p, const mr_run *r, int first, i
         if (r->step_ns)
             r->step_ns[i] += mr_clock_ns() - start;
     }
+    for (int64_t i = 0; p->n_caches && last == p->n_steps && i < r->rows; i++)
+        r->kv[r->slot[i]]->open = true;
     return MR_OK;
 }
 
@@ -260,6 +308,7 @@ static const mr_backend_vtable vtable = {
     .kv_bytes = mr_cpu_kv_bytes,
     .kv_need = mr_cpu_kv_need,
     .kv_free = mr_cpu_kv_free,
+    .kv_settle = mr_cpu_kv_settle,
     .run = run,
     .peaks = peaks,
     .output = output,

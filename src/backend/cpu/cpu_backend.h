@@ -122,6 +122,11 @@ mr_err mr_run_rmsnorm(const mr_cpu_call *c);
 mr_err mr_run_add_rmsnorm(const mr_cpu_call *c);
 mr_err mr_run_concat(const mr_cpu_call *c);
 
+/* cpu_state.c */
+mr_err mr_run_conv1d(const mr_cpu_call *c);
+mr_err mr_run_decay(const mr_cpu_call *c);
+mr_err mr_run_delta_rule(const mr_cpu_call *c);
+
 /* cpu_moe.c */
 mr_err mr_run_linear(const mr_cpu_call *c);
 mr_err mr_run_gated_linear(const mr_cpu_call *c);

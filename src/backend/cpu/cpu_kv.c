@@ -17,6 +17,9 @@ static bool describe(const mr_cache_desc *d, bool bf16, int64_t max_len, int64_t
                      mr_kv_cache *c)
 {
     *c = (mr_kv_cache){.heads = d->heads, .dk = d->dk, .dv = d->dv, .dv16 = (d->dv + 15) / 16 * 16};
+    if (d->state)
+        return mr_mul_size((size_t)d->heads * (size_t)d->dk, (size_t)c->dv16 * sizeof(float),
+                           &c->block_bytes);
     c->slots = blocks_of(max_len);
     if (d->window) {
         int64_t ring = blocks_of(d->window + max_advance) + 1;
@@ -72,6 +75,27 @@ mr_err mr_cpu_kv_new(mr_backend *b, const mr_cache_desc *caches, int n, int64_t 
     return MR_OK;
 }
 
+static mr_err make_state(mr_kv *kv, mr_kv_cache *c)
+{
+    for (int i = 0; i < 2; i++) {
+        if (c->state[i])
+            continue;
+        c->state[i] = mr_zalloc(MR_MEM_KV, c->block_bytes);
+        if (!c->state[i])
+            return MR_ENOMEM;
+        kv->bytes += c->block_bytes;
+    }
+    return MR_OK;
+}
+
+void mr_cpu_kv_settle(mr_backend *b, mr_kv *kv, bool commit)
+{
+    (void)b;
+    if (kv->open && commit)
+        kv->committed = !kv->committed;
+    kv->open = false;
+}
+
 mr_err mr_cpu_kv_reserve(mr_backend *b, mr_kv *kv, int64_t len)
 {
     (void)b;
@@ -80,6 +104,8 @@ mr_err mr_cpu_kv_reserve(mr_backend *b, mr_kv *kv, int64_t len)
                        (long long)kv->max_len, (long long)len);
     for (int i = 0; i < kv->n; i++) {
         mr_kv_cache *c = &kv->cache[i];
+        if (!c->slots)
+            MR_TRY(make_state(kv, c));
         int64_t want = blocks_of(len) < c->slots ? blocks_of(len) : c->slots;
         for (; c->held < want; c->held++) {
             c->block[c->held] = mr_zalloc(MR_MEM_KV, c->block_bytes);
@@ -108,7 +134,8 @@ size_t mr_cpu_kv_need(const mr_backend *b, const mr_cache_desc *caches, int n, i
         size_t bytes;
         if (!describe(&caches[i], is_bf16(b), len, max_advance, &c) ||
             !mr_add_size(c.block_bytes, sizeof *c.block, &bytes) ||
-            !mr_mul_size(bytes, (size_t)c.slots, &bytes) || !mr_add_size(all, bytes, &all))
+            !mr_mul_size(bytes, caches[i].state ? 2 : (size_t)c.slots, &bytes) ||
+            !mr_add_size(all, bytes, &all))
             return SIZE_MAX;
     }
     return all;
@@ -123,6 +150,8 @@ void mr_cpu_kv_free(mr_backend *b, mr_kv *kv)
         for (int64_t s = 0; s < kv->cache[i].held; s++)
             mr_free(kv->cache[i].block[s]);
         mr_free(kv->cache[i].block);
+        mr_free(kv->cache[i].state[0]);
+        mr_free(kv->cache[i].state[1]);
     }
     mr_free(kv->cache);
     mr_free(kv);

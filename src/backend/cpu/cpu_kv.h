@@ -7,7 +7,9 @@
  * Rules:   1. Block b holds positions 64b .. 64b+63; in a ring it lives in slot b modulo `ring`.
  *          2. A ring has ceil((window + max_advance) / 64) + 1 blocks: whatever an open row may
  *             look at is still there, also after a roll back of max_advance rows.
- *          3. Blocks are zeroed when made and never given back before the session ends.
+ *          3. A state is there twice, since a run must not change what was committed; both are made at the
+ *             first reserve.
+ *          4. Blocks are zeroed when made and never given back before the session ends.
  */
 #ifndef MR_BACKEND_CPU_KV_H
 #define MR_BACKEND_CPU_KV_H
@@ -24,6 +26,9 @@ typedef struct mr_kv_cache {
     size_t v_at;   /* elements before the values of a block */
     size_t block_bytes;
     void **block; /* [slots] */
+    /* A recurrent state, else NULL: the committed and the open one, or the other way round, each of
+     * block_bytes; see state.h. */
+    float *state[2];
 } mr_kv_cache;
 
 struct mr_kv {
@@ -33,6 +38,8 @@ struct mr_kv {
     int64_t len; /* positions 0..len-1 have blocks */
     size_t bytes;
     mr_kv_cache *cache; /* [n] */
+    bool open;          /* states: rows have been run since the last settling */
+    int committed;      /* which of a state's two */
 };
 
 /* The block of absolute positions 64b .. 64b+63. */
@@ -48,6 +55,7 @@ size_t mr_cpu_kv_bytes(const mr_backend *b, const mr_kv *kv);
 size_t mr_cpu_kv_need(const mr_backend *b, const mr_cache_desc *caches, int n, int64_t len,
                       int64_t max_advance);
 void mr_cpu_kv_free(mr_backend *b, mr_kv *kv);
+void mr_cpu_kv_settle(mr_backend *b, mr_kv *kv, bool commit);
 
 /* Writes rows r0 .. r0+n-1 (n <= 16, one session, consecutive positions from pos on) of one head.
  * k, v: first element of that head in the first row, ldk, ldv floats from row to row; v NULL if the

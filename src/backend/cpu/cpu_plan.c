@@ -25,6 +25,10 @@ static const mr_cpu_fn runners[MR_OP_COUNT] = {
     [MR_OP_ROPE] = mr_run_rope,
     [MR_OP_APPEND] = mr_run_append,
     [MR_OP_ATTENTION] = mr_run_attention,
+    [MR_OP_L2NORM] = mr_run_rmsnorm,
+    [MR_OP_CONV1D] = mr_run_conv1d,
+    [MR_OP_DECAY] = mr_run_decay,
+    [MR_OP_DELTA_RULE] = mr_run_delta_rule,
     [MR_OP_ROUTE] = mr_run_route,
     [MR_OP_EXPERT_LINEAR] = mr_run_expert_linear,
     [MR_OP_COMBINE] = mr_run_combine,
@@ -67,6 +71,14 @@ static mr_err check_rope_table(const mr_node *n)
     return MR_OK;
 }
 
+/* Weights of a convolution are read a channel at a time into 64 floats. */
+static mr_err check_conv1d(const mr_graph *g, const mr_node *n)
+{
+    if (mr_graph_value(g, n->in[1])->dim[1].n > 64)
+        return refuse(n->op, "w", "is of a width above 64");
+    return MR_OK;
+}
+
 /* mr_moe prepares its rows once for gate and up. */
 static mr_err check_moe(const mr_graph *g, const mr_node *n)
 {
@@ -78,8 +90,7 @@ static mr_err check_moe(const mr_graph *g, const mr_node *n)
 mr_err mr_cpu_supports(const mr_backend *b, const mr_graph *g, const mr_node *n)
 {
     (void)b;
-    bool leaf = n->op == MR_OP_INPUT || n->op == MR_OP_WEIGHT || n->op == MR_OP_CACHE;
-    if (leaf || mr_op_is_view(n->op))
+    if (mr_op_is_leaf(n->op) || mr_op_is_view(n->op))
         return MR_OK;
     if (!runners[n->op])
         return mr_fail(MR_EUNSUPPORTED, "cpu: %s is not implemented", mr_op_get(n->op)->name);
@@ -87,6 +98,8 @@ mr_err mr_cpu_supports(const mr_backend *b, const mr_graph *g, const mr_node *n)
         return check_attention(g, n);
     if (n->op == MR_OP_ROPE_TABLE)
         return check_rope_table(n);
+    if (n->op == MR_OP_CONV1D)
+        return check_conv1d(g, n);
     if (n->op == MR_OP_MOE)
         return check_moe(g, n);
     return MR_OK;
@@ -182,6 +195,10 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
     case MR_OP_ADD_RMSNORM:
         p->eps = (float)mr_attr_f(n, "eps");
         p->offset = (float)mr_attr_f(n, "offset");
+        break;
+    case MR_OP_L2NORM:
+        p->eps = (float)mr_attr_f(n, "eps");
+        p->p = (float)mr_attr_f(n, "scale");
         break;
     case MR_OP_ROPE:
     case MR_OP_ROPE_APPEND:

@@ -87,14 +87,20 @@ static void run_norm(const void *ctx, int64_t first, int64_t last, int worker)
             vec->add(sum, x, n->b.p + r * n->b.row + h * n->b.head, n->y.dim);
             x = sum;
         }
-        vec->rmsnorm(n->y.p + r * n->y.row + h * n->y.head, x, n->w, n->c->prep->eps,
-                     n->c->prep->offset, n->y.dim);
+        float *y = n->y.p + r * n->y.row + h * n->y.head;
+        const mr_cpu_step *p = n->c->prep;
+        if (p->op == MR_OP_L2NORM)
+            vec->l2norm(y, x, p->eps, p->p, n->y.dim);
+        else
+            vec->rmsnorm(y, x, n->w, p->eps, p->offset, n->y.dim);
     }
 }
 
 mr_err mr_run_rmsnorm(const mr_cpu_call *c)
 {
-    norm n = {.c = c, .y = mr_cpu_out(c, 0), .a = mr_cpu_in(c, 0), .w = mr_cpu_vector(c, 1)};
+    norm n = {.c = c, .y = mr_cpu_out(c, 0), .a = mr_cpu_in(c, 0)};
+    if (c->step->n_in > 1) /* l2norm has none */
+        n.w = mr_cpu_vector(c, 1);
     mr_cpu_split(c->cpu, n.y.rows * n.y.heads, n.y.dim * 2, run_norm, &n);
     return MR_OK;
 }

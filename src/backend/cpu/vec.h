@@ -21,6 +21,8 @@ typedef struct mr_vec_kernels {
     void (*map)(mr_op fn, float p, float *y, const float *x, int64_t n);
     /* y = (x inv) (w + offset), inv = 1 / sqrt(mean(x^2) + eps); w NULL: y = x inv */
     void (*rmsnorm)(float *y, const float *x, const float *w, float eps, float offset, int64_t n);
+    /* y = (x inv) scale, inv = 1 / sqrt(sum(x^2) + eps) */
+    void (*l2norm)(float *y, const float *x, float eps, float scale, int64_t n);
     /* Rotates `dim` values; table: dim/2 cosines, then dim/2 sines. */
     void (*rope)(float *y, const float *x, const float *table, int64_t dim, bool interleaved);
     /* y = sum over j ascending of w[j] x[j ldj ..] */

@@ -96,6 +96,15 @@ static void rmsnorm(float *y, const float *x, const float *w, float eps, float o
         EACH_VECTOR(len, PLAIN);
 }
 
+static void l2norm(float *y, const float *x, float eps, float scale, int64_t len)
+{
+    v16f sum = v16f_zero(), by = v16f_set1(scale);
+    EACH_VECTOR(len, SQUARE);
+    v16f inv = v16f_set1(1.0f / sqrtf(v16f_reduce_add(sum) + eps));
+#define UNIT(n) store(y + i, v16f_mul(v16f_mul(load(x + i, n), inv), by), n)
+    EACH_VECTOR(len, UNIT);
+}
+
 /* Pairs (i, i + half): y1 = fma(x1, c, -(x2 s)), y2 = fma(x2, c, x1 s). */
 static void rope_halves(float *y, const float *x, const float *table, int64_t half)
 {
@@ -168,4 +177,5 @@ static void to_bf16(uint16_t *y, const float *x, int64_t len)
     }
 }
 
-const mr_vec_kernels LANES_FN(mr_vec) = {add, mul, map, rmsnorm, rope, combine, softmax, to_bf16};
+const mr_vec_kernels LANES_FN(mr_vec) = {add,  mul,     map,     rmsnorm, l2norm,
+                                         rope, combine, softmax, to_bf16};

@@ -25,7 +25,8 @@ struct mr_weight {
 
 typedef struct mr_ref_cache {
     int heads, dk, dv;
-    float *k, *v; /* [position][heads * dk], [position][heads * dv] */
+    float *k, *v;    /* [position][heads * dk], [position][heads * dv] */
+    float *state[2]; /* a state: committed and open, or the other way round; [heads][dk][dv] */
 } mr_ref_cache;
 
 struct mr_kv {
@@ -33,6 +34,8 @@ struct mr_kv {
     int64_t max_len;
     int64_t len; /* positions 0..len-1 have memory */
     mr_ref_cache *cache;
+    bool open;     /* there are rows since the last settling */
+    int committed; /* which of a state's two */
 };
 
 /* An operand of a step as rows, heads and width; arrays of rank 2 have one head, of rank 1 also a
@@ -78,6 +81,7 @@ size_t mr_ref_kv_bytes(const mr_backend *b, const mr_kv *kv);
 size_t mr_ref_kv_need(const mr_backend *b, const mr_cache_desc *caches, int n, int64_t len,
                       int64_t max_advance);
 void mr_ref_kv_free(mr_backend *b, mr_kv *kv);
+void mr_ref_kv_settle(mr_backend *b, mr_kv *kv, bool commit);
 
 /* One function per primitive op. */
 #define PRIM(id, name, in, out, attrs, doc) mr_err mr_ref_##id(const mr_ref_step *s);

@@ -167,6 +167,8 @@ static mr_err run_steps(mr_backend *b, const mr_plan *p, const mr_run *r, int fi
         if (err != MR_OK)
             return mr_fail_in(err, "step %d (%s)", i, mr_op_get(step->op)->name);
     }
+    for (int64_t i = 0; p->n_caches && last == p->n_steps && i < r->rows; i++)
+        r->kv[r->slot[i]]->open = true;
     return MR_OK;
 }
 
@@ -199,6 +201,7 @@ static const mr_backend_vtable table = {
     .kv_bytes = mr_ref_kv_bytes,
     .kv_need = mr_ref_kv_need,
     .kv_free = mr_ref_kv_free,
+    .kv_settle = mr_ref_kv_settle,
     .run = run_steps,
     .peaks = peaks,
     .output = output,

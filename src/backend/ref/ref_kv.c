@@ -16,9 +16,34 @@ void mr_ref_kv_free(mr_backend *b, mr_kv *kv)
     for (int i = 0; kv->cache && i < kv->n; i++) {
         mr_free(kv->cache[i].k);
         mr_free(kv->cache[i].v);
+        mr_free(kv->cache[i].state[0]);
+        mr_free(kv->cache[i].state[1]);
     }
     mr_free(kv->cache);
     mr_free(kv);
+}
+
+static size_t state_numbers(int heads, int dk, int dv)
+{
+    return (size_t)heads * (size_t)dk * (size_t)dv;
+}
+
+static mr_err make_state(mr_ref_cache *c)
+{
+    for (int i = 0; i < 2; i++) {
+        c->state[i] = mr_zalloc(MR_MEM_KV, state_numbers(c->heads, c->dk, c->dv) * sizeof(float));
+        if (!c->state[i])
+            return MR_ENOMEM;
+    }
+    return MR_OK;
+}
+
+void mr_ref_kv_settle(mr_backend *b, mr_kv *kv, bool commit)
+{
+    (void)b;
+    if (kv->open && commit)
+        kv->committed = !kv->committed;
+    kv->open = false;
 }
 
 mr_err mr_ref_kv_new(mr_backend *b, const mr_cache_desc *caches, int n, int64_t max_len,
@@ -39,6 +64,11 @@ mr_err mr_ref_kv_new(mr_backend *b, const mr_cache_desc *caches, int n, int64_t 
         kv->cache[i].heads = caches[i].heads;
         kv->cache[i].dk = caches[i].dk;
         kv->cache[i].dv = caches[i].dv;
+        mr_err e = caches[i].state ? make_state(&kv->cache[i]) : MR_OK;
+        if (e != MR_OK) {
+            mr_ref_kv_free(b, kv);
+            return e;
+        }
     }
     *out = kv;
     return MR_OK;
@@ -68,6 +98,8 @@ mr_err mr_ref_kv_reserve(mr_backend *b, mr_kv *kv, int64_t len)
         return MR_OK;
     for (int i = 0; i < kv->n; i++) {
         mr_ref_cache *c = &kv->cache[i];
+        if (c->state[0])
+            continue;
         MR_TRY(grow(&c->k, want, (int64_t)c->heads * c->dk));
         if (c->dv)
             MR_TRY(grow(&c->v, want, (int64_t)c->heads * c->dv));
@@ -82,7 +114,10 @@ size_t mr_ref_kv_bytes(const mr_backend *b, const mr_kv *kv)
     size_t bytes = 0;
     for (int i = 0; i < kv->n; i++) {
         const mr_ref_cache *c = &kv->cache[i];
-        bytes += (size_t)kv->len * (size_t)c->heads * (size_t)(c->dk + c->dv) * sizeof(float);
+        if (c->state[0])
+            bytes += 2 * state_numbers(c->heads, c->dk, c->dv) * sizeof(float);
+        else
+            bytes += (size_t)kv->len * (size_t)c->heads * (size_t)(c->dk + c->dv) * sizeof(float);
     }
     return bytes;
 }
@@ -94,7 +129,9 @@ size_t mr_ref_kv_need(const mr_backend *b, const mr_cache_desc *caches, int n, i
     (void)max_advance;
     size_t bytes = 0;
     for (int i = 0; i < n; i++)
-        bytes += (size_t)whole_blocks(len) * (size_t)caches[i].heads *
-                 (size_t)(caches[i].dk + caches[i].dv) * sizeof(float);
+        bytes += caches[i].state ? 2 * state_numbers(caches[i].heads, caches[i].dk, caches[i].dv) *
+                                       sizeof(float)
+                                 : (size_t)whole_blocks(len) * (size_t)caches[i].heads *
+                                       (size_t)(caches[i].dk + caches[i].dv) * sizeof(float);
     return bytes;
 }

@@ -17,6 +17,7 @@
 LEAF(INPUT)
 LEAF(WEIGHT)
 LEAF(CACHE)
+LEAF(STATE)
 
 /* ---- gathering ---- */
 

@@ -1,0 +1,400 @@
+/* Qwen hybrids: Qwen3-Next and Qwen3.5 (3.6), dense and with experts.  Most layers are gated delta nets,
+ * every fourth is attention whose result is gated; norms are zero-centred; experts come with a shared
+ * one behind a gate.  The vision tower and multi-token layers are not run.
+ *
+ * Canonical are Qwen3.5's names.  Qwen3-Next files hold q, k, v, z and b, a of one key head side by
+ * side; GGUF files of Qwen3.5 hold value heads in tiles of one per key head. */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "model/family.h"
+
+typedef struct hybrid {
+    mr_model_info info;
+    int64_t inter, heads, kv_heads, head_dim;
+    int64_t k_heads, v_heads, dk, dv, width;
+    int64_t experts, top_k, moe_inter, shared;
+    double eps;
+    mr_op act;
+    bool tied, bias, norm_topk;
+    bool *sparse, *full; /* per layer: holds experts; is attention */
+    mr_rope_spec rope;
+} hybrid;
+
+/* ---- config ---- */
+
+static mr_err layer_types(mr_jval o, hybrid *c)
+{
+    mr_jval list = mr_jget(o, "layer_types");
+    int64_t every, i = 0;
+    MR_TRY(mr_cfg_int_or(o, "full_attention_interval", 4, 1, INT32_MAX, &every));
+    for (int64_t k = 0; k < c->info.layers; k++)
+        c->full[k] = (k + 1) % every == 0;
+    if (!mr_jhas(list))
+        return MR_OK;
+    if (mr_jtype(list) != MR_JARRAY)
+        return mr_jfail(list, "a list is needed");
+    if (mr_jcount(list) != c->info.layers)
+        return mr_jfail(list, "%u types for %lld layers", mr_jcount(list),
+                        (long long)c->info.layers);
+    for (mr_jval t = mr_jfirst(list); t.doc; t = mr_jnext(t)) {
+        c->full[i] = mr_jis(t, "full_attention");
+        if (!c->full[i++] && !mr_jis(t, "linear_attention"))
+            return mr_cfg_refuse(t, "is neither linear_attention nor full_attention");
+    }
+    return MR_OK;
+}
+
+static mr_err linear_config(mr_jval o, hybrid *c)
+{
+    MR_TRY(mr_cfg_int_or(o, "linear_num_key_heads", 16, 1, MR_CFG_HEADS, &c->k_heads));
+    MR_TRY(mr_cfg_int_or(o, "linear_num_value_heads", 32, 1, MR_CFG_HEADS, &c->v_heads));
+    if (c->v_heads % c->k_heads)
+        return mr_jfail(mr_jget(o, "linear_num_value_heads"),
+                        "%lld is no multiple of %lld key heads", (long long)c->v_heads,
+                        (long long)c->k_heads);
+    MR_TRY(mr_cfg_int_or(o, "linear_key_head_dim", 128, 1, MR_CFG_HEAD_DIM, &c->dk));
+    MR_TRY(mr_cfg_int_or(o, "linear_value_head_dim", 128, 1, MR_CFG_HEAD_DIM, &c->dv));
+    return mr_cfg_int_or(o, "linear_conv_kernel_dim", 4, 2, 64, &c->width);
+}
+
+static mr_err attention_config(mr_jval o, hybrid *c)
+{
+    double partial;
+    mr_jval gate = mr_jget(o, "attn_output_gate");
+    MR_TRY(mr_cfg_heads(o, 0, 256, &c->heads, &c->kv_heads, &c->head_dim));
+    MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
+    if (mr_jtype(gate) == MR_JFALSE)
+        return mr_cfg_refuse(gate, "false is not supported");
+    MR_TRY(mr_cfg_rope(o, 1e4, c->info.max_positions, &c->rope, NULL));
+    MR_TRY(mr_cfg_partial(o, 0.25, &partial));
+    c->rope.dim = (int64_t)((double)c->head_dim * partial);
+    if (c->rope.dim < 2 || c->rope.dim % 2)
+        return mr_jfail(mr_jget(o, "head_dim"), "%g of %lld does not give pairs to rotate", partial,
+                        (long long)c->head_dim);
+    return MR_OK;
+}
+
+static mr_err experts_config(mr_jval o, int64_t top_k, int64_t experts, hybrid *c)
+{
+    MR_TRY(mr_cfg_int_or(o, "num_experts", experts, 1, MR_CFG_EXPERTS, &c->experts));
+    MR_TRY(mr_cfg_int_or(o, "num_experts_per_tok", top_k, 1, c->experts, &c->top_k));
+    MR_TRY(mr_cfg_int_or(o, "moe_intermediate_size", 512, 1, MR_CFG_WIDTH, &c->moe_inter));
+    return mr_cfg_int_or(o, "shared_expert_intermediate_size", 512, 1, MR_CFG_WIDTH, &c->shared);
+}
+
+/* Qwen3-Next has dense layers by its keys and may leave weights undivided; Qwen3.5 has neither. */
+static mr_err feed_forward_config(mr_jval o, hybrid *c)
+{
+    const char *type = c->info.model_type;
+    c->norm_topk = true;
+    if (!strcmp(type, "qwen3_next")) {
+        MR_TRY(mr_cfg_int_or(o, "intermediate_size", 5632, 1, MR_CFG_WIDTH, &c->inter));
+        MR_TRY(mr_cfg_bool_or(o, "norm_topk_prob", true, &c->norm_topk));
+        MR_TRY(experts_config(o, 10, 512, c));
+        return mr_cfg_sparse_layers(o, c->info.layers, c->sparse);
+    }
+    if (!strcmp(type, "qwen3_5") || !strcmp(type, "qwen3_5_text"))
+        return mr_cfg_int_or(o, "intermediate_size", 12288, 1, MR_CFG_WIDTH, &c->inter);
+    for (int64_t i = 0; i < c->info.layers; i++)
+        c->sparse[i] = true;
+    return experts_config(o, 8, 256, c);
+}
+
+/* What the wrapper of a multi-modal config says of the whole. */
+static mr_err wrapper(mr_jval root, hybrid *c)
+{
+    if (mr_jhas(mr_jget(root, "eos_token_id")))
+        MR_TRY(mr_cfg_eos(root, &c->info));
+    MR_TRY(mr_cfg_id(root, "bos_token_id", c->info.bos, &c->info.bos));
+    return mr_cfg_bool_or(root, "tie_word_embeddings", c->tied, &c->tied);
+}
+
+static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void **cfg,
+                     mr_model_info *info)
+{
+    bool nested = !strcmp(info->model_type, "qwen3_5") || !strcmp(info->model_type, "qwen3_5_moe");
+    mr_jval o = nested ? mr_jget(root, "text_config") : root;
+    hybrid *c = mr_arena_alloc(a, sizeof *c);
+    (void)opts;
+    if (!c)
+        return MR_ENOMEM;
+    if (mr_jtype(o) != MR_JOBJECT)
+        return mr_jfail(o, o.doc ? "an object is needed" : "is missing");
+    MR_TRY(mr_cfg_common(o, 32768, info));
+    c->info = *info;
+    c->sparse = mr_arena_alloc(a, (size_t)info->layers * sizeof *c->sparse);
+    c->full = mr_arena_alloc(a, (size_t)info->layers * sizeof *c->full);
+    if (!c->sparse || !c->full)
+        return MR_ENOMEM;
+    MR_TRY(layer_types(o, c));
+    MR_TRY(attention_config(o, c));
+    MR_TRY(linear_config(o, c));
+    MR_TRY(feed_forward_config(o, c));
+    MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
+    MR_TRY(mr_cfg_act(o, "hidden_act", "silu", &c->act));
+    MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
+    if (nested)
+        MR_TRY(wrapper(root, c));
+    *info = c->info;
+    *cfg = c;
+    return MR_OK;
+}
+
+/* ---- graph ---- */
+
+static mr_val feed_forward(mr_flow *f, const hybrid *c, mr_val x, const char *prefix, int i)
+{
+    mr_mlp_spec mlp = {.prefix = prefix, .width = c->inter, .fn = c->act};
+    mr_moe_spec moe = {.prefix = prefix,
+                       .router = "gate",
+                       .experts = c->experts,
+                       .top_k = c->top_k,
+                       .groups = 1,
+                       .keep = 1,
+                       .width = c->moe_inter,
+                       .score = "softmax",
+                       .norm = c->norm_topk,
+                       .scale = 1,
+                       .fn = c->act,
+                       .shared_width = c->shared,
+                       .shared = "shared_expert",
+                       .shared_gate = "shared_expert_gate"};
+    return c->sparse[i] ? mr_flow_moe(f, x, &moe) : mr_flow_mlp(f, x, &mlp);
+}
+
+static mr_val mix_tokens(mr_flow *f, const hybrid *c, mr_val x, const char *p, int i)
+{
+    mr_delta_net_spec net = {.layer = i,
+                             .prefix = mr_flow_name(f, "%s.linear_attn", p),
+                             .k_heads = c->k_heads,
+                             .v_heads = c->v_heads,
+                             .dk = c->dk,
+                             .dv = c->dv,
+                             .width = c->width,
+                             .eps = c->eps,
+                             .act = c->act};
+    mr_attention_spec attention = {.layer = i,
+                                   .prefix = mr_flow_name(f, "%s.self_attn", p),
+                                   .q_norm = "q_norm",
+                                   .k_norm = "k_norm",
+                                   .norm = {.eps = c->eps, .offset = 1},
+                                   .heads = c->heads,
+                                   .kv_heads = c->kv_heads,
+                                   .head_dim = c->head_dim,
+                                   .qkv_bias = c->bias,
+                                   .o_bias = c->bias,
+                                   .gated = true,
+                                   .rope = &c->rope,
+                                   .mask = MR_MASK_CAUSAL,
+                                   .scale = 1 / sqrt((double)c->head_dim)};
+    return c->full[i] ? mr_flow_attention(f, x, &attention) : mr_flow_delta_net(f, x, &net);
+}
+
+static mr_val layer(mr_flow *f, const hybrid *c, mr_val x, int i)
+{
+    const char *p = mr_flow_name(f, "model.layers.%d", i);
+    const mr_norm_spec norm = {.eps = c->eps, .offset = 1};
+    mr_val y = mr_flow_norm(f, x, mr_flow_name(f, "%s.input_layernorm.weight", p), norm);
+    x = mr_flow_add(f, x, mix_tokens(f, c, y, p, i));
+    y = mr_flow_norm(f, x, mr_flow_name(f, "%s.post_attention_layernorm.weight", p), norm);
+    return mr_flow_add(f, x, feed_forward(f, c, y, mr_flow_name(f, "%s.mlp", p), i));
+}
+
+static mr_val build(mr_flow *f, const void *cfg)
+{
+    const hybrid *c = cfg;
+    mr_val x = mr_flow_embed(f, "model.embed_tokens.weight", c->info.vocab, c->info.hidden, 1);
+    for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
+        x = layer(f, c, x, i);
+    mr_head_spec head = {.norm_name = "model.norm.weight",
+                         .norm = {.eps = c->eps, .offset = 1},
+                         .head_name = "lm_head.weight",
+                         .embed_name = "model.embed_tokens.weight",
+                         .tied = c->tied,
+                         .vocab = c->info.vocab,
+                         .act_f32 = true};
+    return mr_flow_head(f, x, &head);
+}
+
+/* ---- other forms of the weights ---- */
+
+/* Rows per key head: d of q, as many of k, g of v and of z: p in all; f before z.  s of b and a, r
+ * each.  In all: x of q and k, v of v, c together.  h key heads; a value head is w wide. */
+static int64_t number(const void *cfg, char letter)
+{
+    const hybrid *c = cfg;
+    int64_t ratio = c->v_heads / c->k_heads, d = c->dk, g = ratio * c->dv;
+    switch (letter) {
+    case 'd':
+        return d;
+    case 'e':
+        return 2 * d;
+    case 'f':
+        return 2 * d + g;
+    case 'g':
+        return g;
+    case 'p':
+        return 2 * d + 2 * g;
+    case 'r':
+        return ratio;
+    case 's':
+        return 2 * ratio;
+    case 'x':
+        return 2 * d * c->k_heads;
+    case 'v':
+        return g * c->k_heads;
+    case 'c':
+        return (2 * d + g) * c->k_heads;
+    case 'h':
+        return c->k_heads;
+    default:
+        assert(letter == 'w');
+        return c->dv;
+    }
+}
+
+#define LAYER(hf, there, mod)                                                                      \
+    {                                                                                              \
+        "model.layers.{L}." hf, there, mod                                                         \
+    }
+#define BLOCK(hf, gguf, mod) LAYER(hf, "blk.{L}." gguf, mod)
+#define QKV "= :rows(%p,0,%d) + = :rows(%p,%d,%d) + = :rows(%p,%e,%g)"
+
+static const mr_name_row forms[] = {
+    LAYER("linear_attn.in_proj_qkv.weight", "model.layers.{L}.linear_attn.in_proj_qkvz.weight",
+          QKV),
+    LAYER("linear_attn.in_proj_z.weight", "model.layers.{L}.linear_attn.in_proj_qkvz.weight",
+          "= :rows(%p,%f,%g)"),
+    LAYER("linear_attn.in_proj_b.weight", "model.layers.{L}.linear_attn.in_proj_ba.weight",
+          "= :rows(%s,0,%r)"),
+    LAYER("linear_attn.in_proj_a.weight", "model.layers.{L}.linear_attn.in_proj_ba.weight",
+          "= :rows(%s,%r,%r)"),
+    {0}};
+
+/* ---- GGUF ---- */
+
+static mr_err gguf_config(const mr_weights *w, mr_buf *json)
+{
+    static const struct {
+        const char *arch, *model_type;
+    } known[] = {
+        {"qwen3next", "qwen3_next"}, {"qwen35", "qwen3_5_text"}, {"qwen35moe", "qwen3_5_moe_text"}};
+    static const mr_gguf_row rows[] = {
+        {"num_key_value_heads", "attention.head_count_kv", 'i'},
+        {"head_dim", "attention.key_length", 'i'},
+        {"rope_theta", "rope.freq_base", 'n'},
+        {"moe_intermediate_size", "expert_feed_forward_length", 'i'},
+        {"shared_expert_intermediate_size", "expert_shared_feed_forward_length", 'i'},
+        {"num_experts", "expert_count", 'i'},
+        {"num_experts_per_tok", "expert_used_count", 'i'},
+        {"full_attention_interval", "full_attention_interval", 'i'},
+        {"linear_conv_kernel_dim", "ssm.conv_kernel", 'i'},
+        {"linear_key_head_dim", "ssm.state_size", 'i'},
+        {"linear_num_key_heads", "ssm.group_count", 'i'},
+        {"linear_num_value_heads", "ssm.time_step_rank", 'i'},
+        {0}};
+    mr_gguf_config c;
+    mr_str arch;
+    int i = 0;
+    MR_TRY(mr_gguf_str(mr_weights_gguf(w), "general.architecture", &arch));
+    while (!mr_str_is(arch, known[i].arch))
+        i++;
+    mr_gguf_config_begin(&c, w, known[i].arch, known[i].model_type, rows, json);
+    int64_t inner, heads, key, rotated;
+    if (mr_gguf_config_get_int(&c, "ssm.inner_size", &inner) &&
+        mr_gguf_config_get_int(&c, "ssm.time_step_rank", &heads) && heads > 0)
+        mr_gguf_config_int(&c, "linear_value_head_dim", inner / heads);
+    if (mr_gguf_config_get_int(&c, "rope.dimension_count", &rotated) &&
+        mr_gguf_config_get_int(&c, "attention.key_length", &key) && key > 0)
+        mr_gguf_config_num(&c, "partial_rotary_factor", (double)rotated / (double)key);
+    mr_gguf_config_one_head_dim(&c);
+    mr_gguf_config_rope_scaling(&c);
+    return mr_gguf_config_end(&c);
+}
+
+#define SHARED_ROWS                                                                                \
+    {"model.embed_tokens.weight", "token_embd.weight", NULL},                                      \
+        {"model.norm.weight", "output_norm.weight", MR_ONE_PLUS_W},                                \
+        {"lm_head.weight", "output.weight", NULL},                                                 \
+        BLOCK("input_layernorm.weight", "attn_norm.weight", MR_ONE_PLUS_W),                        \
+        BLOCK("post_attention_layernorm.weight", "post_attention_norm.weight", MR_ONE_PLUS_W),     \
+        BLOCK("self_attn.q_proj.weight", "attn_q.weight", NULL),                                   \
+        BLOCK("self_attn.k_proj.weight", "attn_k.weight", NULL),                                   \
+        BLOCK("self_attn.v_proj.weight", "attn_v.weight", NULL),                                   \
+        BLOCK("self_attn.o_proj.weight", "attn_output.weight", NULL),                              \
+        BLOCK("self_attn.q_norm.weight", "attn_q_norm.weight", MR_ONE_PLUS_W),                     \
+        BLOCK("self_attn.k_norm.weight", "attn_k_norm.weight", MR_ONE_PLUS_W),                     \
+        BLOCK("linear_attn.norm.weight", "ssm_norm.weight", NULL),                                 \
+        BLOCK("mlp.gate_proj.weight", "ffn_gate.weight", NULL),                                    \
+        BLOCK("mlp.up_proj.weight", "ffn_up.weight", NULL),                                        \
+        BLOCK("mlp.down_proj.weight", "ffn_down.weight", NULL),                                    \
+        BLOCK("mlp.gate.weight", "ffn_gate_inp.weight", NULL),                                     \
+        BLOCK("mlp.experts.{E}.gate_proj.weight", "ffn_gate_exps.weight", NULL),                   \
+        BLOCK("mlp.experts.{E}.up_proj.weight", "ffn_up_exps.weight", NULL),                       \
+        BLOCK("mlp.experts.{E}.down_proj.weight", "ffn_down_exps.weight", NULL),                   \
+        BLOCK("mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight", NULL),                \
+        BLOCK("mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight", NULL),                    \
+        BLOCK("mlp.shared_expert.down_proj.weight", "ffn_down_shexp.weight", NULL),                \
+        BLOCK("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", "=")
+
+static const mr_name_row next_names[] = {
+    SHARED_ROWS,
+    BLOCK("linear_attn.in_proj_qkv.weight", "attn_qkv.weight", NULL),
+    BLOCK("linear_attn.in_proj_qkv.weight", "ssm_in.weight", QKV),
+    BLOCK("linear_attn.in_proj_z.weight", "attn_gate.weight", NULL),
+    BLOCK("linear_attn.in_proj_z.weight", "ssm_in.weight", "= :rows(%p,%f,%g)"),
+    BLOCK("linear_attn.in_proj_b.weight", "ssm_ba.weight", "= :rows(%s,0,%r)"),
+    BLOCK("linear_attn.in_proj_a.weight", "ssm_ba.weight", "= :rows(%s,%r,%r)"),
+    BLOCK("linear_attn.conv1d.weight", "ssm_conv1d.weight", "="),
+    BLOCK("linear_attn.A_log", "ssm_a", MR_NEG_EXP),
+    BLOCK("linear_attn.dt_bias", "ssm_dt.bias", NULL),
+    BLOCK("linear_attn.out_proj.weight", "ssm_out.weight", NULL),
+    {0}};
+
+#define UNTILE_V "= :rows(%c,0,%x) + = :rows(%c,%x,%v) :untile(%h,%w)"
+static const mr_name_row names[] = {
+    SHARED_ROWS,
+    BLOCK("linear_attn.in_proj_qkv.weight", "attn_qkv.weight", UNTILE_V),
+    BLOCK("linear_attn.in_proj_z.weight", "attn_gate.weight", ":untile(%h,%w)"),
+    BLOCK("linear_attn.in_proj_b.weight", "ssm_beta.weight", ":untile(%h,1)"),
+    BLOCK("linear_attn.in_proj_a.weight", "ssm_alpha.weight", ":untile(%h,1)"),
+    BLOCK("linear_attn.conv1d.weight", "ssm_conv1d.weight", UNTILE_V),
+    BLOCK("linear_attn.A_log", "ssm_a", MR_NEG_EXP " :untile_k(%h,1)"),
+    BLOCK("linear_attn.dt_bias", "ssm_dt.bias", ":untile_k(%h,1)"),
+    BLOCK("linear_attn.out_proj.weight", "ssm_out.weight", ":untile_k(%h,%w)"),
+    {0}};
+
+#define SKIPPED                                                                                    \
+    "*.rotary_emb.inv_freq", "lm_head.weight", "language_model.lm_head.weight", "mtp.*",           \
+        "*.mtp.*", "model.visual.*", "visual.*", "vision_tower.*", "blk.{L}.*", NULL
+
+const mr_family mr_family_qwen3_next = {
+    .name = "qwen3_next",
+    .model_types = (const char *const[]){"qwen3_next", NULL},
+    .archs = (const char *const[]){"qwen3next", NULL},
+    .prefixes = (const char *const[]){"model.", NULL},
+    .names = next_names,
+    .forms = forms,
+    .number = number,
+    .skip = (const char *const[]){SKIPPED},
+    .gguf_config = gguf_config,
+    .config = config,
+    .build = build,
+};
+
+const mr_family mr_family_qwen3_5 = {
+    .name = "qwen3_5",
+    .model_types =
+        (const char *const[]){"qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", NULL},
+    .archs = (const char *const[]){"qwen35", "qwen35moe", NULL},
+    .prefixes =
+        (const char *const[]){"model.", "model.language_model.", "language_model.model.", NULL},
+    .names = names,
+    .number = number,
+    .skip = (const char *const[]){SKIPPED},
+    .gguf_config = gguf_config,
+    .config = config,
+    .build = build,
+};
