@@ -62,9 +62,9 @@ int app_failed(mr_status s);
 bool app_write(const char *bytes, size_t len);
 int app_out_end(int code);
 /* JSON array of ids. */
-/* The header of a float32 .npy of rows x cols, or of one dimension if rows is 0. */
-mr_status app_npy_head(mr_out *o, int64_t rows, int64_t cols);
 void app_json_ids(mr_buf *b, const int32_t *ids, size_t n);
+/* The header of a float32 .npy of rows x cols, or of one dimension if rows is 0 (app/npy.c). */
+mr_status app_npy_head(mr_out *o, int64_t rows, int64_t cols);
 
 /* ---- input ---- */
 
@@ -81,6 +81,14 @@ typedef struct app_ids {
 mr_status app_ids_list(const char *flag, const char *list, app_ids *out);
 mr_status app_ids_file(const char *file, bool rows, app_ids *out);
 void app_ids_free(app_ids *ids);
+/* A float32 .npy of exactly rows x cols; mr_free. */
+mr_status app_npy_read(const char *file, int64_t rows, int64_t cols, float **out);
+/* "5-12,30-37", half-open, ascending within 0-n; those that touch are one.  mr_free. */
+typedef struct app_spans {
+    mr_span *span;
+    int64_t n, longest;
+} app_spans;
+mr_status app_spans_list(const char *flag, const char *list, int64_t n, app_spans *out);
 
 /* ---- engine ---- */
 

@@ -5,11 +5,15 @@
 #include "app.h"
 #include "base/file.h"
 
+enum { MIN_CHUNK = 448, SLACK = 64 };
+
 typedef struct job {
     app_engine engine;
-    const char *ids_list, *ids_file, *out, *graph;
+    const char *ids_list, *ids_file, *out, *graph, *embeds_file, *spans_list;
     int64_t chunk;
     app_ids ids;
+    float *embeds; /* or NULL */
+    app_spans spans;
 } job;
 
 /* Rows fed at once: what was asked for, but no more than 256 MiB of logits hold (the bits are the
@@ -26,24 +30,53 @@ static int64_t rows_at_once(const job *j, const mr_engine_info *i)
     return rows < 1 ? 1 : rows;
 }
 
+/* Rows [from, to), with the spans there; to does not cut one. */
+static mr_status feed_rows(const job *j, mr_session *s, int64_t hidden, int64_t from, int64_t to,
+                           mr_span *spans, float *logits)
+{
+    mr_feed f = {.session = s,
+                 .ids = j->ids.id + from,
+                 .n = to - from,
+                 .embeds = j->embeds ? j->embeds + from * hidden : NULL,
+                 .spans = spans,
+                 .want = MR_WANT_ALL,
+                 .logits = logits};
+    for (int64_t k = 0; k < j->spans.n; k++)
+        if (j->spans.span[k].begin >= from && j->spans.span[k].end <= to)
+            spans[f.n_spans++] =
+                (mr_span){j->spans.span[k].begin - from, j->spans.span[k].end - from};
+    MR_TRY(mr_advance_many(&f, 1));
+    return mr_commit(s, to - from);
+}
+
+/* Where rows from `from` on end: an image is fed whole. */
+static int64_t end_of_rows(const job *j, int64_t from, int64_t at_once)
+{
+    int64_t n = (int64_t)j->ids.n, to = n - from < at_once ? n : from + at_once;
+    for (int64_t k = 0; k < j->spans.n; k++)
+        if (j->spans.span[k].begin < to && to < j->spans.span[k].end)
+            return j->spans.span[k].end;
+    return to;
+}
+
 static mr_status feed(const job *j, mr_session *s, const mr_engine_info *i, mr_out *o)
 {
-    int64_t n = (int64_t)j->ids.n, at_once = rows_at_once(j, i);
-    float *logits = mr_alloc(MR_MEM_OTHER, (size_t)(at_once * i->vocab) * sizeof *logits);
-    if (!logits)
-        return MR_STATUS_MEMORY;
-    mr_status st = MR_STATUS_OK;
-    for (int64_t at = 0; !st && at < n; at += at_once) {
-        int64_t rows = n - at < at_once ? n - at : at_once;
-        st = mr_advance(s, j->ids.id + at, rows, MR_WANT_ALL, NULL, 0, logits);
-        if (!st)
-            st = mr_commit(s, rows);
+    int64_t n = (int64_t)j->ids.n, at_once = rows_at_once(j, i), most = at_once + j->spans.longest;
+    most = most < n || i->diffusion ? most : n;
+    float *logits = mr_alloc(MR_MEM_OTHER, (size_t)(most * i->vocab) * sizeof *logits);
+    mr_span *spans = mr_alloc(MR_MEM_OTHER, ((size_t)j->spans.n + 1) * sizeof *spans);
+    mr_status st = logits && spans ? MR_STATUS_OK : MR_STATUS_MEMORY;
+    for (int64_t at = 0, to; !st && at < n; at = to) {
+        to = end_of_rows(j, at, at_once);
+        int64_t rows = to - at;
+        st = feed_rows(j, s, i->hidden, at, to, spans, logits);
         if (!st)
             st = (mr_status)mr_out_write(o, logits, (size_t)(rows * i->vocab) * sizeof *logits);
         if (!st && app_interrupted())
             st = (mr_status)mr_fail(MR_ECANCEL, "interrupted: %s is not written", j->out);
     }
     mr_free(logits);
+    mr_free(spans);
     return st;
 }
 
@@ -79,6 +112,10 @@ int cmd_logits(int argc, char **argv)
         {"--ids", NULL, APP_STR, &j.ids_list, 0, 0, "LIST", "ids as 1,2,3", NULL},
         {"--ids-file", NULL, APP_STR, &j.ids_file, 0, 0, "F", "a JSON array of ids", NULL},
         {"--out", "-o", APP_STR, &j.out, 0, 0, "F.npy", "where the logits go (required)", NULL},
+        {"--embeds", NULL, APP_STR, &j.embeds_file, 0, 0, "F.npy",
+         "float32 [ids, hidden]: what the embedding gives, after its scale", NULL},
+        {"--image-spans", NULL, APP_STR, &j.spans_list, 0, 0, "LIST",
+         "rows of images as 5-12,30-37, ends not counted", NULL},
         {"--chunk", NULL, APP_INT, &j.chunk, 1, 1 << 30, "N",
          "feed N ids at a time through the cache", NULL},
         {"--block-length", NULL, APP_INT, &j.engine.block_length, 1, 4096, "B",
@@ -99,16 +136,25 @@ int cmd_logits(int argc, char **argv)
                               : app_ids_file(j.ids_file, false, &j.ids);
     mr_engine *e = NULL;
     mr_engine_opts o = {.graph_file = j.graph};
+    if (!st && j.spans_list)
+        st = app_spans_list("--image-spans", j.spans_list, (int64_t)j.ids.n, &j.spans);
+    if (j.spans.longest >
+        MIN_CHUNK) /* images are not cut; some of a chunk goes to a ring's slack */
+        o.chunk = j.spans.longest + SLACK;
     if (!st && j.ids.n > 8192) /* the most an engine takes unasked */
         j.engine.context = (int64_t)j.ids.n;
     if (!st)
         st = app_engine_open(&j.engine, model, &o, &e);
+    if (!st && j.embeds_file)
+        st = app_npy_read(j.embeds_file, (int64_t)j.ids.n, mr_engine_facts(e)->hidden, &j.embeds);
     if (!st)
         st = write_logits(&j, e);
     code = st ? app_failed(st) : APP_OK;
     if (st == MR_STATUS_CANCELLED)
         code = APP_INTERRUPTED;
     mr_engine_close(e);
+    mr_free(j.embeds);
+    mr_free(j.spans.span);
     app_ids_free(&j.ids);
     return code;
 }

@@ -54,22 +54,6 @@ void app_json_ids(mr_buf *b, const int32_t *ids, size_t n)
     mr_buf_putc(b, ']');
 }
 
-mr_status app_npy_head(mr_out *o, int64_t rows, int64_t cols)
-{
-    char head[128] = "\x93NUMPY\x01\x00", shape[64];
-    if (rows)
-        snprintf(shape, sizeof shape, "%lld, %lld", (long long)rows, (long long)cols);
-    else
-        snprintf(shape, sizeof shape, "%lld,", (long long)cols);
-    int n = snprintf(head + 10, sizeof head - 10,
-                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
-    memset(head + 10 + n, ' ', sizeof head - 10 - (size_t)n);
-    head[8] = (char)(sizeof head - 10);
-    head[9] = 0;
-    head[sizeof head - 1] = '\n';
-    return (mr_status)mr_out_write(o, head, sizeof head);
-}
-
 /* ---- text ---- */
 
 static mr_status read_stream(int fd, const char *name, char **text, size_t *len)
@@ -247,6 +231,48 @@ mr_status app_ids_file(const char *file, bool rows, app_ids *out)
     if (s)
         app_ids_free(out);
     return s;
+}
+
+/* ---- spans ---- */
+
+static bool span_end(const char **p, int64_t *out)
+{
+    char *end;
+    errno = 0;
+    if (**p < '0' || **p > '9')
+        return false;
+    *out = strtoll(*p, &end, 10);
+    *p = end;
+    return errno == 0;
+}
+
+mr_status app_spans_list(const char *flag, const char *list, int64_t n, app_spans *out)
+{
+    size_t most = 1;
+    for (const char *p = list; *p; p++)
+        most += *p == ',';
+    *out = (app_spans){.span = mr_alloc(MR_MEM_OTHER, most * sizeof *out->span)};
+    if (!out->span)
+        return MR_STATUS_MEMORY;
+    for (const char *p = list;; p++) {
+        mr_span s, *last = out->n ? &out->span[out->n - 1] : NULL;
+        if (!span_end(&p, &s.begin) || *p++ != '-' || !span_end(&p, &s.end) || (*p && *p != ','))
+            return (mr_status)mr_fail(
+                MR_EUSAGE, "%s: \"%.40s\" is not a list of spans such as 5-12,30-37", flag, list);
+        if (s.begin >= s.end || s.end > n || (last && s.begin < last->end))
+            return (mr_status)mr_fail(MR_EUSAGE,
+                                      "%s: %lld-%lld: spans must ascend within 0-%lld, none empty",
+                                      flag, (long long)s.begin, (long long)s.end, (long long)n);
+        if (last && s.begin == last->end)
+            last->end = s.end;
+        else
+            out->span[out->n++] = s;
+        last = &out->span[out->n - 1];
+        if (out->longest < last->end - last->begin)
+            out->longest = last->end - last->begin;
+        if (!*p)
+            return MR_STATUS_OK;
+    }
 }
 
 /* ---- engine ---- */

@@ -67,6 +67,40 @@ for m in $G $D $L; do
     is "$m: another eps, other logits" differ "$tmp/l.npy" "$tmp/whole.npy"
 done
 
+# ---- embeddings and images ----
+V=tests/vectors/gemma3-vision
+ids=$(sed 's/.*"ids": \[\([^]]*\)\], "image_spans".*/\1/' $V/case.json | tr -d ' ')
+spans=$(sed 's/.*"image_spans": \[\[\([^"]*\)\]\], .*/\1/' $V/case.json | tr -d ' ' | sed 's/\],\[/;/g; s/,/-/g; s/;/,/g')
+is "spans of the case: $spans" [ "$(echo "$spans" | tr -cd '0-9,-' | wc -c)" -gt 6 ]
+go 0 logits $V --ids "$ids" --out "$tmp/text.npy"
+go 0 logits $V --ids "$ids" --embeds $V/embeds.npy --out "$tmp/causal.npy"
+is "--embeds takes the ids' place" differ "$tmp/causal.npy" "$tmp/text.npy"
+go 0 logits $V --ids "$ids" --embeds $V/embeds.npy --image-spans "$spans" --out "$tmp/whole.npy"
+is "--image-spans changes the mask" differ "$tmp/whole.npy" "$tmp/causal.npy"
+for c in 1 7 20; do
+    go 0 logits $V --ids "$ids" --embeds $V/embeds.npy --image-spans "$spans" --chunk $c --out "$tmp/l.npy"
+    is "images with --chunk $c" same "$tmp/l.npy" "$tmp/whole.npy"
+done
+go 0 logits $V --ids "$ids" --image-spans 4-9,9-12 --out "$tmp/whole.npy"
+go 0 logits $V --ids "$ids" --image-spans 4-12 --out "$tmp/l.npy"
+is "spans that touch are one" same "$tmp/l.npy" "$tmp/whole.npy"
+rm "$tmp/l.npy"
+for bad in '' 5 5- 5-5 9-5 -1-4 5-12, 5-12,,20-22 5-12,11-20 20-22,5-12 0-9999 1-2x 1-99999999999999999999; do
+    go 2 logits $V --ids "$ids" --image-spans="$bad" --out "$tmp/l.npy"
+done
+head -c 200 $V/embeds.npy >"$tmp/cut.npy"
+refused "cut.npy" logits $V --ids "$ids" --embeds "$tmp/cut.npy" --out "$tmp/l.npy"
+refused "(56, 80) is needed" logits $V --ids "$ids" --embeds $V/logits.npy --out "$tmp/l.npy"
+refused "(2, 80) is needed" logits $V --ids 1,2 --embeds $V/embeds.npy --out "$tmp/l.npy"
+refused "not a .npy file" logits $V --ids "$ids" --embeds $V/case.json --out "$tmp/l.npy"
+for edit in 's/<f4/<f8/' 's/False/True /' "s/'descr'/'other'/" 's/{/[/' 's/, }/   /' 's/(56/(65/' 's/NUMPY./NUMPY\x04/'; do
+    LC_ALL=C sed "1$edit" $V/embeds.npy >"$tmp/edited.npy"
+    is "$edit edits" differ "$tmp/edited.npy" $V/embeds.npy
+    refused "edited.npy" logits $V --ids "$ids" --embeds "$tmp/edited.npy" --out "$tmp/l.npy"
+done
+refused "span" logits $L --ids 1,2 --image-spans 0-2 --out "$tmp/l.npy"
+is "no file was left" [ ! -e "$tmp/l.npy" ]
+
 # ---- edited graphs that are wrong ----
 rm -f "$tmp/l.npy"
 go 0 graph $G --stage built
