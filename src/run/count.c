@@ -38,21 +38,28 @@ static mr_work weight_work(const mr_engine *e, const mr_plan *p, const mr_step *
     }
 }
 
+mr_work mr_step_work(const mr_engine *e, const mr_plan *p, const mr_step *s, int64_t rows,
+                     int64_t outs)
+{
+    mr_work sum = {0};
+    int64_t n = mr_dim_bind(s->out[0].rank ? s->out[0].dim[0] : (mr_dim){1, 0}, rows, outs);
+    for (int k = 0; n && k < s->n_in; k++) {
+        if (s->in[k].where != MR_AT_WEIGHT)
+            continue;
+        mr_work w = weight_work(e, p, s, &s->in[k], n);
+        sum.bytes += w.bytes;
+        sum.macs += w.macs;
+    }
+    return sum;
+}
+
 mr_work mr_work_of(const mr_engine *e, const mr_plan *p, int64_t rows, int64_t outs)
 {
     mr_work sum = {0};
     for (int i = 0; i < p->n_steps; i++) {
-        const mr_step *s = &p->steps[i];
-        int64_t n = mr_dim_bind(s->out[0].rank ? s->out[0].dim[0] : (mr_dim){1, 0}, rows, outs);
-        if (n == 0)
-            continue;
-        for (int k = 0; k < s->n_in; k++) {
-            if (s->in[k].where != MR_AT_WEIGHT)
-                continue;
-            mr_work w = weight_work(e, p, s, &s->in[k], n);
-            sum.bytes += w.bytes;
-            sum.macs += w.macs;
-        }
+        mr_work w = mr_step_work(e, p, &p->steps[i], rows, outs);
+        sum.bytes += w.bytes;
+        sum.macs += w.macs;
     }
     return sum;
 }

@@ -433,6 +433,7 @@ void mr_engine_close(mr_engine *e)
 {
     if (!e)
         return;
+    mr_profile_stop(e);
     close_lane(e, &e->decode);
     close_lane(e, &e->prefill);
     if (e->weights)

@@ -23,6 +23,11 @@ enum { MR_DEFAULT_CONTEXT = 8192, MR_DEFAULT_CHUNK = 512, MR_DECODE_ROWS = 16 };
  * are NULL where there are none. */
 enum mr_input { MR_IN_IDS, MR_IN_POS, MR_IN_OUT_ROWS, MR_IN_EMBEDS, MR_IN_SPAN, MR_INPUTS };
 
+/* What a step has done since the profile was started. */
+typedef struct mr_step_sum {
+    uint64_t calls, bytes, macs;
+} mr_step_sum;
+
 /* A plan with what it runs on. */
 typedef struct mr_lane {
     mr_plan *plan;
@@ -30,6 +35,8 @@ typedef struct mr_lane {
     void *arena;         /* made at first use */
     int logits;          /* which output */
     int in[MR_INPUTS];   /* which input; -1 if the graph lacks it */
+    uint64_t *step_ns;   /* by step, while a profile is taken; else NULL */
+    mr_step_sum *sums;
 } mr_lane;
 
 /* Row tables of one run, of the prefill plan's row cap. */

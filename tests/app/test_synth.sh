@@ -78,4 +78,18 @@ is "no decode" [ "$(grep -c '"decode"' "$out")" = 0 ]
 go 0 bench $L -p 40 -n 40 -r 1 --precision exact --threads 2
 is "a diffusion model denoises" grep -q '^denoise' "$out"
 is "tok/s" prints "tok/s"
+go 0 bench "$tmp/odd" -p 0 -n 3 -r 1 --batch 3 --depth 20 --json
+is "JSON" valid_json "$out"
+is "three streams" prints '"batch": 3, "depth": 20'
+is "a stream's own speed" prints '"tokens_per_s_and_stream"'
+is "no profile unasked" [ "$(grep -c '"limits"' "$out")" = 0 ]
+go 0 bench $D -p 20 -n 2 -r 1 --batch 2 --profile --json
+is "JSON" valid_json "$out"
+for k in read_gb_per_s int8_gop_per_s f32_gflop_per_s '"of": "prefill"' '"of": "decode"' share_of_limit; do
+    is "the profile has $k" prints "$k"
+done
+go 0 bench $L -p 0 -n 32 -r 1 --batch 2 --depth 5 --profile
+is "limits" prints "limits of 1 and"
+is "rows of the denoising steps" grep -q '^attention .* %' "$out"
+refused "KV of 1025 sessions" bench $G -p 1 -n 1 -r 1 --batch 1024 --depth 1000000
 finish

@@ -23,7 +23,7 @@ flags_of() {
     tokenize) echo "-p -f --decode --ids --lines --no-special" ;;
     inspect) echo "--json --ctx" ;;
     graph) echo "--plan --stage --format --report --block-length --precision --threads --no-pass" ;;
-    bench) echo "-p -n -r --json --threads --precision --block-length --no-pass" ;;
+    bench) echo "-p -n -r --batch --depth --profile --json --threads --precision --block-length --no-pass" ;;
     synth) echo "--quant --group --seed" ;;
     esac
 }
@@ -121,6 +121,9 @@ usage "no pass" graph $G --no-pass bogus
 usage "quant" synth $G/config.json "$tmp/s" --quant q3
 usage "group" synth $G/config.json "$tmp/s" --group 48
 usage "--repeat" bench $G --repeat 0
+usage "--batch" bench $G --batch 0
+usage "--batch" bench $G --batch 1025
+usage "--depth" bench $G --depth -1
 is "nothing was made" [ ! -e "$tmp/s" ]
 is "nothing was written" [ ! -e "$tmp/x.npy" ]
 MILLRACE_CPU=mmx
