@@ -583,6 +583,95 @@ def experts(f):
         c.done()
 
 
+# ---- recurrent layers ----
+
+
+def sessions(c, runs, body):
+    """body(session's memory or None, rows) -> (y, memory), for each session of each run; runs as for attention."""
+    held, at = {}, {}
+    for run in runs:
+        parts = [(run[i], run[i + 1]) for i in range(0, len(run), 2)]
+        pos, slot = [], []
+        for s, n in parts:
+            pos += range(at.get(s, 0), at.get(s, 0) + n)
+            slot += [s] * n
+            at[s] = at.get(s, 0) + n
+        c.run(len(pos), 0, pos, slot)
+        y, first = [], 0
+        inputs = body(None, None, len(pos))
+        for s, n in parts:
+            part, held[s] = body(held.get(s), [t[first:first + n] for t in inputs], n)
+            y.append(part)
+            first += n
+        c.want("y", torch.cat(y))
+    c.done()
+
+
+SESSIONS = ((0, 5), (0, 1), (0, 2, 1, 4), (1, 1, 0, 1), (0, 3))
+
+
+def conv1d(f, channels, width, runs=SESSIONS):
+    c = f.case(f"conv1d {channels} channels, width {width}", x_in(channels) + w_in("w", f"{channels},{width}")
+               + f'%c: cache = state name="c" heads=1 dk={width - 1} dv={channels}\n%y, %c2 = conv1d(%x, %w, %c)\noutput %y as "y"')
+    w = c.weight("w", (channels, width))
+
+    def body(past, inputs, n):
+        if inputs is None:
+            return [c.input("x", (n, channels))]
+        past = torch.zeros(width - 1, channels, dtype=D) if past is None else past
+        x = torch.cat([past, inputs[0]])
+        y = F.conv1d(x.T[None], w[:, None], groups=channels)[0].T
+        return y, x[x.shape[0] - width + 1:]
+    sessions(c, runs, body)
+
+
+def delta_rule(f, hk, hv, dk, dv, runs=SESSIONS):
+    c = f.case(f"delta_rule {hk} heads of {dk}, {hv} of {dv}", x_in(f"{hk},{dk}", "q") + x_in(f"{hk},{dk}", "k") + x_in(f"{hv},{dv}", "v")
+               + x_in(hv, "g") + x_in(hv, "b")
+               + f'%s: cache = state name="s" heads={hv} dk={dk} dv={dv}\n%d = sigmoid(%g)\n%e = sigmoid(%b)\n%l = l2norm(%k) eps=1e-6\n'
+               + '%y, %s2 = delta_rule(%q, %l, %v, %d, %e, %s)\noutput %y as "y"', tol=(4e-6, 4e-5))
+
+    def body(s, inputs, n):
+        if inputs is None:
+            return [c.input("q", (n, hk, dk)), c.input("k", (n, hk, dk)), c.input("v", (n, hv, dv)), c.input("g", (n, hv)), c.input("b", (n, hv))]
+        q, k, v, g, b = inputs
+        k = k / torch.sqrt((k * k).sum(-1, keepdim=True) + 1e-6)
+        q, k = (t.repeat_interleave(hv // hk, 1) for t in (q, k))
+        s = torch.zeros(hv, dk, dv, dtype=D) if s is None else s
+        y = []
+        for t in range(n):
+            s = s * torch.sigmoid(g[t])[:, None, None]
+            u = torch.sigmoid(b[t])[:, None] * (v[t] - torch.einsum("hij,hi->hj", s, k[t]))
+            s = s + torch.einsum("hi,hj->hij", k[t], u)
+            y.append(torch.einsum("hij,hi->hj", s, q[t]))
+        return torch.stack(y), s
+    sessions(c, runs, body)
+
+
+def recurrent(f):
+    for channels, width in ((16, 4), (5, 2), (70, 3)):
+        conv1d(f, channels, width)
+    conv1d(f, 20, 7, ((0, 2), (0, 1), (0, 9), (0, 1)))
+    for hk, hv, dk, dv in ((1, 1, 4, 4), (2, 2, 16, 16), (2, 6, 7, 20), (1, 2, 33, 70)):
+        delta_rule(f, hk, hv, dk, dv)
+    delta_rule(f, 1, 1, 8, 130, ((0, 3), (0, 1)))
+    for dims, shape in (("12", (3, 12)), ("2,7", (3, 2, 7)), ("3,40", (2, 3, 40))):
+        for eps, scale in ((1e-6, 1), (0.5, 0.25)):
+            c = f.case(f"l2norm [{dims}] eps {eps:g} scale {scale:g}", x_in(dims) + f'%y = l2norm(%x) eps={eps} scale={scale}\noutput %y as "y"')
+            c.run(shape[0])
+            x = c.input("x", shape)
+            c.want("y", x / torch.sqrt((x * x).sum(-1, keepdim=True) + eps) * scale)
+            c.done()
+    for n in (1, 6, 33):
+        c = f.case(f"decay {n}", x_in(n) + w_in("w", n) + w_in("b", n) + '%z = scale(%x) by=20\n%y = decay(%z, %w, %b)\noutput %y as "y"')
+        w = c.weight("w", (1, n), values=[-0.02 - 0.3 * i for i in range(n)])[0]
+        b = c.weight("b", (1, n))[0]
+        c.run(4)
+        x = c.input("x", (4, n)) * 20
+        c.want("y", torch.exp(w * torch.log1p(torch.exp(-(x + b).abs())) + w * (x + b).clamp(min=0)))
+        c.done()
+
+
 ACT = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda v: F.gelu(v, approximate="tanh")}
 
 
@@ -622,7 +711,8 @@ def fused(f):
 
 def main():
     os.makedirs(HERE, exist_ok=True)
-    for name, fill in (("rows", rows), ("views", views), ("rope", ropes), ("attention", attentions), ("experts", experts), ("fused", fused)):
+    for name, fill in (("rows", rows), ("views", views), ("rope", ropes), ("attention", attentions), ("experts", experts), ("recurrent", recurrent),
+                       ("fused", fused)):
         f = File(name)
         fill(f)
         f.write()

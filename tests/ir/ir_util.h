@@ -97,6 +97,19 @@ static inline mr_buf text_of(const mr_graph *g)
     "  %ec = combine(%ed, %ew)\n"                                                                  \
     "  %mo = moe(%y, %e, %ew, %we, %we, %wd) fn=\"gelu_tanh\"\n"                                   \
     "  %gl = gated_linear(%y, %w, %w, %b) fn=\"silu\"\n"                                           \
+    "  %wc: weight<bf16>[64,4] = weight recipe=\"conv\"\n"                                         \
+    "  %w4: weight<f32>[4] = weight recipe=\"A_log :negexp\"\n"                                    \
+    "  %s0 = state name=\"conv\" heads=1 dk=3 dv=64\n"                                             \
+    "  %s1 = state name=\"delta\" heads=4 dk=8 dv=16\n"                                            \
+    "  %cv, %s0b = conv1d(%x, %wc, %s0)\n"                                                         \
+    "  %u0 = slice(%cv) start=0 len=16\n"                                                          \
+    "  %u1 = heads(%u0) n=2\n"                                                                     \
+    "  %u = l2norm(%u1) eps=1e-06 scale=0.5\n"                                                     \
+    "  %vv = heads(%cv) n=4\n"                                                                     \
+    "  %g0 = slice(%cv) start=0 len=4\n"                                                           \
+    "  %dc = decay(%g0, %w4, %w4)\n"                                                               \
+    "  %be = sigmoid(%g0)\n"                                                                       \
+    "  %dr, %s1b = delta_rule(%u, %u, %vv, %dc, %be, %s1)\n"                                       \
     "  %1 = add(%ec, %mo)\n"                                                                       \
     "  %2 = mul(%1, %gl)\n"                                                                        \
     "  %3 = scale(%2) by=0.1\n"                                                                    \

@@ -120,10 +120,8 @@ static void svg(void **state)
     assert_string_equal(a.data, b.data);
     check_xml(a.data);
     int boxes = 0;
-    for (int i = 0; i < mr_graph_nodes(g); i++) {
-        mr_op op = mr_graph_node(g, i)->op;
-        boxes += op != MR_OP_INPUT && op != MR_OP_WEIGHT && op != MR_OP_CACHE;
-    }
+    for (int i = 0; i < mr_graph_nodes(g); i++)
+        boxes += !mr_op_is_leaf(mr_graph_node(g, i)->op);
     assert_int_equal(count(a.data, "<rect "), boxes + 1);
     assert_non_null(strstr(a.data, ">attention  %a<"));
     assert_non_null(strstr(a.data, ">f32[ROWS,4,16]<"));

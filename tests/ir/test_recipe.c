@@ -2,6 +2,8 @@
  */
 #include "ir_util.h"
 
+#include <math.h>
+
 #include "ir/recipe.h"
 
 /* ---- a small file of tensors ---- */
@@ -65,6 +67,7 @@ static int make_file(void **state)
     add_tensor("e.2.w", "f32", 2, 3);
     add_tensor("one", "f32", 1, 4);
     add_tensor("h", "bf16", 12, 4);
+    add_tensor("w", "affine4/32/bf16", 4, 128);
     return 0;
 }
 
@@ -167,6 +170,19 @@ static matrix unrope_of(matrix a, int64_t heads)
     return m;
 }
 
+/* Tiles of `heads` heads of d rows: head k of tile r becomes head k*R+r. */
+static matrix untile_of(matrix a, int64_t heads, int64_t d)
+{
+    matrix m = matrix_new(a.rows, a.k);
+    int64_t tiles = a.rows / heads / d;
+    for (int64_t r = 0; r < tiles; r++)
+        for (int64_t k = 0; k < heads; k++)
+            memcpy(m.x + (k * tiles + r) * d * a.k, a.x + (r * heads + k) * d * a.k,
+                   (size_t)(d * a.k) * sizeof(float));
+    free(a.x);
+    return m;
+}
+
 static matrix t_of(matrix a, int64_t len)
 {
     matrix m = matrix_new(a.rows / len * a.k, len);
@@ -181,6 +197,13 @@ static matrix plus1_of(matrix a)
 {
     for (int64_t i = 0; i < a.rows * a.k; i++)
         a.x[i] += 1.0f;
+    return a;
+}
+
+static matrix negexp_of(matrix a)
+{
+    for (int64_t i = 0; i < a.rows * a.k; i++)
+        a.x[i] = (float)-exp((double)a.x[i]);
     return a;
 }
 
@@ -283,6 +306,33 @@ static void rows_are_widened(void **state)
 }
 
 /* GGUF's order, written as its converter writes it, is undone. */
+/* Along the rows it is untile of the transpose, there and back. */
+static matrix untile_k_of(matrix a, int64_t heads, int64_t d)
+{
+    int64_t rows = a.rows, k = a.k;
+    return t_of(untile_of(t_of(a, rows), heads, d), k);
+}
+
+static void tiles_are_undone(void **state)
+{
+    (void)state;
+    delivers("a :untile(2,2)", "f32", untile_of(whole("a"), 2, 2));
+    delivers("a :untile(3,1)", "f32", untile_of(whole("a"), 3, 1));
+    delivers("q :untile(2,1) + q2", "q4_1", both(untile_of(whole("q"), 2, 1), whole("q2")));
+    delivers("a :rows(12,4,8) :untile(2,2)", "f32", untile_of(rows_of(whole("a"), 12, 4, 8), 2, 2));
+    delivers("a :untile(12,1)", "f32", whole("a"));
+    delivers("a :untile_k(2,1)", "f32", untile_k_of(whole("a"), 2, 1));
+    delivers("h :untile_k(2,1) :untile(2,3)", "bf16",
+             untile_of(untile_k_of(whole("h"), 2, 1), 2, 3));
+    delivers("w :untile_k(2,32)", "affine4/32/bf16", untile_k_of(whole("w"), 2, 32));
+    delivers("w :untile_k(2,16) :plus1", "f32", plus1_of(untile_k_of(whole("w"), 2, 16)));
+    delivers("w :rows(2,1,1) :untile_k(4,8)", "f32",
+             untile_k_of(rows_of(whole("w"), 2, 1, 1), 4, 8));
+    delivers("n :untile_k(2,2)", "bf16", untile_k_of(whole("n"), 2, 2));
+    delivers("n :negexp", "f32", negexp_of(whole("n")));
+    delivers("n :negexp :untile_k(2,1)", "f32", negexp_of(untile_k_of(whole("n"), 2, 1)));
+}
+
 static void unrope_is_the_inverse(void **state)
 {
     (void)state;
@@ -431,6 +481,10 @@ static void bad_texts(void **state)
         {"a :rows(4,2)", "unknown modifier :rows(4,2)"},
         {"a :rows(4,0,0)", ":rows(4,0,0) keeps no rows within a period"},
         {"a :rows(4,2,3)", ":rows(4,2,3) keeps no rows"},
+        {"a :untile(0,1)", ":untile(0,1) of 0"},
+        {"a :untile_k(1,0)", ":untile_k(1,0) of 0"},
+        {"a :untile(1)", "unknown modifier :untile(1)"},
+        {"a :negexp :negexp", "modifier :negexp is given twice"},
         {"a :plus1 :plus1", "modifier :plus1 is given twice"},
         {"a.{0..1", "holds no range"},
         {"a.{0.1}", "holds no range"},
@@ -479,6 +533,9 @@ static void bad_bindings(void **state)
         {"a :t(5)", "a: 12 rows are not a multiple of 5, as :t needs"},
         {"n :unrope(1)", "n: 1 rows are not a multiple of 2"},
         {"a + n2", "formats differ"},
+        {"a :untile(5,1)", "a: 12 rows are not a multiple of 5, as :untile needs"},
+        {"a :untile_k(3,1)", "a: rows of 4 are no multiple of 3, as :untile_k needs"},
+        {"a :untile_k(2,1) :t(2)", "a: :t and :untile_k do not go together"},
     };
     mr_arena *arena;
     mr_recipe *r;
@@ -574,12 +631,13 @@ static void failures_are_passed_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_are_delivered), cmocka_unit_test(rows_are_renumbered),
-        cmocka_unit_test(rows_are_widened),   cmocka_unit_test(unrope_is_the_inverse),
-        cmocka_unit_test(vectors_join),       cmocka_unit_test(reads_are_few),
-        cmocka_unit_test(runs_are_kept),      cmocka_unit_test(names_are_expanded),
-        cmocka_unit_test(bad_texts),          cmocka_unit_test(bad_bindings),
-        cmocka_unit_test(fits_its_value),     cmocka_unit_test(failures_are_passed_on),
+        cmocka_unit_test(rows_are_delivered),     cmocka_unit_test(rows_are_renumbered),
+        cmocka_unit_test(tiles_are_undone),       cmocka_unit_test(rows_are_widened),
+        cmocka_unit_test(unrope_is_the_inverse),  cmocka_unit_test(vectors_join),
+        cmocka_unit_test(reads_are_few),          cmocka_unit_test(runs_are_kept),
+        cmocka_unit_test(names_are_expanded),     cmocka_unit_test(bad_texts),
+        cmocka_unit_test(bad_bindings),           cmocka_unit_test(fits_its_value),
+        cmocka_unit_test(failures_are_passed_on),
     };
     return cmocka_run_group_tests(tests, make_file, drop_file);
 }

@@ -36,7 +36,14 @@ static const char prelude[] = "graph \"g\" {\n"
                               "%q64: weight<q8_0>[64] = weight recipe=\"q64\"\n"
                               "%c = cache name=\"c\" heads=2 dk=16 dv=16\n"
                               "%r = cache name=\"r\" heads=2 dk=16 dv=16 window=8\n"
-                              "%m = cache name=\"m\" heads=1 dk=24 dv=0\n";
+                              "%m = cache name=\"m\" heads=1 dk=24 dv=0\n"
+                              "%wc: weight<bf16>[64,4] = weight recipe=\"wc\"\n"
+                              "%w1: weight<bf16>[64,1] = weight recipe=\"w1\"\n"
+                              "%n4: weight<f32>[4] = weight recipe=\"n4\"\n"
+                              "%h3: f32[ROWS,3,16] = input name=\"h3\"\n"
+                              "%l4: f32[ROWS,4] = input name=\"l4\"\n"
+                              "%sc = state name=\"sc\" heads=1 dk=3 dv=64\n"
+                              "%sd = state name=\"sd\" heads=4 dk=16 dv=16\n";
 
 typedef struct shape_case {
     const char *line, *want; /* the type of %y (accepted), or part of the message */
@@ -360,6 +367,49 @@ static void attention(void **state)
     REFUSED(bad);
 }
 
+static void recurrent(void **state)
+{
+    (void)state;
+    static const shape_case good[] = {
+        {"%y = state name=\"a\" heads=1 dk=3 dv=70", "cache"},
+        {"%y, %z = conv1d(%x, %wc, %sc)", "f32[ROWS,64]"},
+        {"%y = l2norm(%h) eps=1e-6 scale=0.25", "f32[ROWS,4,16]"},
+        {"%y = l2norm(%o) eps=0", "f32[OUT,64]"},
+        {"%y = decay(%l4, %n4, %n4)", "f32[ROWS,4]"},
+        {"%y, %z = delta_rule(%h2, %h2, %h, %l4, %l4, %sd)", "f32[ROWS,4,16]"},
+        {"%y, %z = delta_rule(%h, %h, %h, %l4, %l4, %sd)", "f32[ROWS,4,16]"},
+    };
+    static const shape_case bad[] = {
+        {"%y = state name=\"\" heads=1 dk=3 dv=70", "state: has no name"},
+        {"%y = state name=\"a\" heads=0 dk=3 dv=70", "state: heads 0 is not in 1..65536"},
+        {"%y = state name=\"a\" heads=1 dk=0 dv=70", "state: dk 0 is not in 1..65536"},
+        {"%y = state name=\"a\" heads=1 dk=1 dv=0", "state: dv 0 is not in 1..16777216"},
+        {"%y = l2norm(%h) eps=-1", "eps -1 is below 0"},
+        {"%y = l2norm(%v) eps=1", "l2norm: x has rank 1"},
+        {"%y, %z = conv1d(%h, %wc, %sc)", "conv1d: x has rank 3"},
+        {"%y, %z = conv1d(%x, %x, %sc)", "conv1d: w is not a weight"},
+        {"%y, %z = conv1d(%g, %wc, %sc)", "axis 1 of x and axis 0 of w differ"},
+        {"%y, %z = conv1d(%x, %w1, %sc)", "w is of width 1: nothing to remember"},
+        {"%y, %z = conv1d(%x, %wc, %sd)", "state \"sd\" is not [1,3,64]"},
+        {"%y, %z = conv1d(%x, %wc, %c)", "c is a cache of keys and values, not a state"},
+        {"%y, %z = conv1d(%x, %wc, %x)", "c is not a state"},
+        {"%y = append(%sd, %h, %h, %pos)", "c is a state, not a cache of keys and values"},
+        {"%y = decay(%h, %n4, %n4)", "decay: x has rank 3"},
+        {"%y = decay(%l4, %n8, %n4)", "decay: w has not 4 elements"},
+        {"%y = decay(%l4, %n4, %n8)", "decay: b has not 4 elements"},
+        {"%y, %z = delta_rule(%x, %h, %h, %l4, %l4, %sd)", "delta_rule: q has rank 2"},
+        {"%y, %z = delta_rule(%h, %h2, %h, %l4, %l4, %sd)", "axis 1 of q and axis 1 of k differ"},
+        {"%y, %z = delta_rule(%h, %h, %ho, %l4, %l4, %sd)", "axis 0 of q and axis 0 of v differ"},
+        {"%y, %z = delta_rule(%h, %h, %h, %lo, %l4, %sd)",
+         "axis 1 of v and axis 1 of decay differ"},
+        {"%y, %z = delta_rule(%h, %h, %h, %l4, %lo, %sd)", "axis 1 of decay and axis 1 of beta"},
+        {"%y, %z = delta_rule(%h3, %h3, %h, %l4, %l4, %sd)", "no multiple of those of q"},
+        {"%y, %z = delta_rule(%h, %h, %h, %l4, %l4, %sc)", "state \"sc\" is not [4,16,16]"},
+    };
+    ACCEPTED(good);
+    REFUSED(bad);
+}
+
 static void experts(void **state)
 {
     (void)state;
@@ -473,7 +523,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(leaves),    cmocka_unit_test(rows),      cmocka_unit_test(views),
         cmocka_unit_test(positions), cmocka_unit_test(attention), cmocka_unit_test(experts),
-        cmocka_unit_test(fused),
+        cmocka_unit_test(fused),     cmocka_unit_test(recurrent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

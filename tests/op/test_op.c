@@ -6,7 +6,8 @@
 
 #include <math.h>
 
-static const char *const files[] = {"rows", "views", "rope", "attention", "experts", "fused"};
+static const char *const files[] = {"rows",    "views",     "rope", "attention",
+                                    "experts", "recurrent", "fused"};
 enum { FILES = sizeof files / sizeof *files };
 
 /* ---- the stored cases ---- */
