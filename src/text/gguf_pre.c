@@ -96,3 +96,8 @@ const mr_gguf_pre *mr_gguf_pre_find(const char *name)
             return &known[i];
     return NULL;
 }
+
+const mr_gguf_pre *mr_gguf_pre_at(int i)
+{
+    return i >= 0 && (size_t)i < sizeof known / sizeof *known ? &known[i] : NULL;
+}

@@ -19,5 +19,7 @@ typedef struct mr_gguf_pre {
 } mr_gguf_pre;
 
 const mr_gguf_pre *mr_gguf_pre_find(const char *name);
+/* The i-th; NULL past the last. */
+const mr_gguf_pre *mr_gguf_pre_at(int i);
 
 #endif
