@@ -90,6 +90,27 @@ typedef struct app_spans {
 } app_spans;
 mr_status app_spans_list(const char *flag, const char *list, int64_t n, app_spans *out);
 
+/* ---- canvases (app/canvas.c) ---- */
+
+/* Draws recorded in a trace: a run, or a list of runs of which that of this prompt is taken. */
+typedef struct app_draws {
+    char *text;
+    struct mr_json *json;
+    int32_t *ids; /* per block: its canvas, then each step's replacements */
+    double *u;
+    int64_t blocks, canvas;
+    int64_t *first; /* [blocks + 1]: each block's place in ids and u, in canvases */
+    bool samples;   /* u was recorded */
+} app_draws;
+mr_status app_draws_read(app_draws *d, const char *file, const app_ids *prompt);
+void app_draws_free(app_draws *d);
+/* For mr_generate_opts.draws. */
+mr_status app_draws_give(const app_draws *d, int64_t block, int64_t step, int32_t *ids, double *u);
+/* A step as a trace's JSON object; the block is opened before its first one. */
+void app_canvas_step(mr_buf *b, const mr_canvas_step *s);
+/* Rows of logits / temperature become probabilities. */
+void app_soften(float *logits, int64_t rows, int64_t vocab, double temperature);
+
 /* ---- engine ---- */
 
 /* --threads --precision --ctx --no-pass and MILLRACE_CPU, common to all that run a model. */

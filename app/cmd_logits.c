@@ -9,9 +9,12 @@ enum { MIN_CHUNK = 448, SLACK = 64 };
 
 typedef struct job {
     app_engine engine;
-    const char *ids_list, *ids_file, *out, *graph, *embeds_file, *spans_list;
+    const char *ids_list, *ids_file, *out, *graph, *embeds_file, *spans_list, *canvas_file,
+        *fed_file;
     int64_t chunk;
-    app_ids ids;
+    double fed_temperature;
+    bool has_fed_temperature;
+    app_ids ids, canvas;
     float *embeds; /* or NULL */
     app_spans spans;
 } job;
@@ -39,7 +42,7 @@ static mr_status feed_rows(const job *j, mr_session *s, int64_t hidden, int64_t 
                  .n = to - from,
                  .embeds = j->embeds ? j->embeds + from * hidden : NULL,
                  .spans = spans,
-                 .want = MR_WANT_ALL,
+                 .want = logits ? MR_WANT_ALL : MR_WANT_NONE,
                  .logits = logits};
     for (int64_t k = 0; k < j->spans.n; k++)
         if (j->spans.span[k].begin >= from && j->spans.span[k].end <= to)
@@ -57,6 +60,32 @@ static int64_t end_of_rows(const job *j, int64_t from, int64_t at_once)
         if (j->spans.span[k].begin < to && to < j->spans.span[k].end)
             return j->spans.span[k].end;
     return to;
+}
+
+/* The rows of a prompt, then one canvas after them. */
+static mr_status feed_canvas(const job *j, mr_session *s, const mr_engine_info *i, mr_out *o)
+{
+    int64_t n = (int64_t)j->ids.n, at_once = j->chunk && j->chunk < n ? j->chunk : n;
+    mr_span *spans = mr_alloc(MR_MEM_OTHER, ((size_t)j->spans.n + 1) * sizeof *spans);
+    float *logits = mr_alloc(MR_MEM_OTHER, (size_t)(i->canvas * i->vocab) * sizeof *logits),
+          *fed = NULL;
+    mr_status st = logits && spans ? MR_STATUS_OK : MR_STATUS_MEMORY;
+    if (!st && j->fed_file)
+        st = app_npy_read(j->fed_file, i->canvas, i->vocab, &fed);
+    if (!st && fed)
+        app_soften(fed, i->canvas, i->vocab, j->fed_temperature);
+    for (int64_t at = 0, to; !st && at < n; at = to) {
+        to = end_of_rows(j, at, at_once);
+        st = feed_rows(j, s, i->hidden, at, to, spans, NULL);
+    }
+    if (!st)
+        st = mr_denoise(s, j->canvas.id, fed, logits);
+    if (!st)
+        st = (mr_status)mr_out_write(o, logits, (size_t)(i->canvas * i->vocab) * sizeof *logits);
+    mr_free(fed);
+    mr_free(logits);
+    mr_free(spans);
+    return st;
 }
 
 static mr_status feed(const job *j, mr_session *s, const mr_engine_info *i, mr_out *o)
@@ -92,9 +121,9 @@ static mr_status write_logits(const job *j, mr_engine *e)
     app_catch_interrupt();
     mr_status st = (mr_status)mr_out_open(&o, j->out);
     if (!st) {
-        st = app_npy_head(&o, (int64_t)j->ids.n, i->vocab);
+        st = app_npy_head(&o, i->canvas ? i->canvas : (int64_t)j->ids.n, i->vocab);
         if (!st)
-            st = feed(j, s, i, &o);
+            st = i->canvas ? feed_canvas(j, s, i, &o) : feed(j, s, i, &o);
         if (!st)
             st = (mr_status)mr_out_commit(&o);
         else
@@ -104,9 +133,25 @@ static mr_status write_logits(const job *j, mr_engine *e)
     return st;
 }
 
+/* Before the weights are read. */
+static mr_status accept_model(void *ctx, const mr_engine_info *i)
+{
+    const job *j = ctx;
+    if (!i->canvas && j->canvas_file)
+        return (mr_status)mr_fail(MR_EUSAGE, "--canvas-file does not apply: %s has no canvas",
+                                  i->model_type);
+    if (i->canvas && !j->canvas_file)
+        return (mr_status)mr_fail(MR_EUSAGE, "%s gives logits of a canvas: --canvas-file is needed",
+                                  i->model_type);
+    if (i->canvas && (int64_t)j->canvas.n != i->canvas)
+        return (mr_status)mr_fail(MR_EUSAGE, "%s: %zu ids, a canvas has %lld", j->canvas_file,
+                                  j->canvas.n, (long long)i->canvas);
+    return MR_STATUS_OK;
+}
+
 int cmd_logits(int argc, char **argv)
 {
-    job j = {0};
+    job j = {.fed_temperature = 1};
     const char *model;
     const app_opt opts[] = {
         {"--ids", NULL, APP_STR, &j.ids_list, 0, 0, "LIST", "ids as 1,2,3", NULL},
@@ -116,6 +161,12 @@ int cmd_logits(int argc, char **argv)
          "float32 [ids, hidden]: what the embedding gives, after its scale", NULL},
         {"--image-spans", NULL, APP_STR, &j.spans_list, 0, 0, "LIST",
          "rows of images as 5-12,30-37, ends not counted", NULL},
+        {"--canvas-file", NULL, APP_STR, &j.canvas_file, 0, 0, "F",
+         "a JSON array of ids: the logits are of this canvas after the ids", NULL},
+        {"--feedback", NULL, APP_STR, &j.fed_file, 0, 0, "F.npy",
+         "float32 [canvas, vocab]: logits that the canvas is given of the step before", NULL},
+        {"--feedback-temperature", NULL, APP_NUM, &j.fed_temperature, 1e-6, 1e6, "T",
+         "divides them (default 1)", &j.has_fed_temperature},
         {"--chunk", NULL, APP_INT, &j.chunk, 1, 1 << 30, "N",
          "feed N ids at a time through the cache", NULL},
         {"--block-length", NULL, APP_INT, &j.engine.block_length, 1, 4096, "B",
@@ -130,12 +181,17 @@ int cmd_logits(int argc, char **argv)
         return code;
     if (!j.out)
         return app_usage("logits", "--out F.npy is needed");
+    if ((j.fed_file && !j.canvas_file) || (j.has_fed_temperature && !j.fed_file))
+        return app_usage("logits",
+                         "--feedback needs --canvas-file, and its temperature --feedback");
     if (!j.ids_list == !j.ids_file)
         return app_usage("logits", "give either --ids LIST or --ids-file F");
     mr_status st = j.ids_list ? app_ids_list("--ids", j.ids_list, &j.ids)
                               : app_ids_file(j.ids_file, false, &j.ids);
     mr_engine *e = NULL;
-    mr_engine_opts o = {.graph_file = j.graph};
+    mr_engine_opts o = {.graph_file = j.graph, .accept = accept_model, .ctx = &j};
+    if (!st && j.canvas_file)
+        st = app_ids_file(j.canvas_file, false, &j.canvas);
     if (!st && j.spans_list)
         st = app_spans_list("--image-spans", j.spans_list, (int64_t)j.ids.n, &j.spans);
     if (j.spans.longest >
@@ -156,5 +212,6 @@ int cmd_logits(int argc, char **argv)
     mr_free(j.embeds);
     mr_free(j.spans.span);
     app_ids_free(&j.ids);
+    app_ids_free(&j.canvas);
     return code;
 }

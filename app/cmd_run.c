@@ -11,14 +11,16 @@
 /* Which flags were given: some belong to one kind of model only. */
 typedef struct given {
     bool temperature, top_k, top_p, min_p, repeat, block, decoder, steps, threshold, minimal, early,
-        editing, post, transfer, max_steps, low, alpha, gamma, decay, trace, mask, eos;
+        editing, post, transfer, max_steps, low, alpha, gamma, decay, t_min, t_max, entropy,
+        stability, confidence, draws, trace, mask, eos;
 } given;
 
 typedef struct job {
     app_engine engine;
-    const char *prompt, *file, *ids_list, *trace_file, *eos_list, *decoder;
-    int64_t n, top_k, seed, steps, minimal_topk, mask_id, post, transfer, max_steps;
+    const char *prompt, *file, *ids_list, *trace_file, *eos_list, *decoder, *draws_file;
+    int64_t n, top_k, seed, steps, minimal_topk, mask_id, post, transfer, max_steps, stability;
     double temperature, top_p, min_p, repeat, threshold, editing, low, alpha, gamma, decay;
+    double t_min, t_max, entropy, confidence;
     app_list stop, bias;
     bool print_ids, json, stats, chat, early_stop;
     given has;
@@ -26,6 +28,7 @@ typedef struct job {
     mr_engine *e;
     app_ids ids;
     mr_buf out_ids, text, trace;
+    app_draws draws;
     int64_t n_out, trace_block;
     bool progress;
     mr_logit_bias logit_bias[64];
@@ -62,6 +65,21 @@ static int on_step(void *ctx, int64_t start, const int32_t *block, int64_t n)
     mr_buf_putc(&j->trace, '}');
     j->trace_block = start;
     return app_interrupted();
+}
+
+static int on_canvas(void *ctx, const mr_canvas_step *s)
+{
+    job *j = ctx;
+    if (s->step == 0 && j->trace_block >= 0)
+        mr_buf_puts(&j->trace, "]}, ");
+    app_canvas_step(&j->trace, s);
+    j->trace_block = s->start;
+    return app_interrupted();
+}
+
+static mr_status draws(void *ctx, int64_t block, int64_t step, int32_t *ids, double *u)
+{
+    return app_draws_give(&((const job *)ctx)->draws, block, step, ids, u);
 }
 
 static int on_prompt(void *ctx, int64_t done, int64_t total)
@@ -116,6 +134,12 @@ static mr_status check_kind(const job *j, const mr_engine_info *i)
         {j->has.alpha, true, "--credit-alpha"},
         {j->has.gamma, true, "--credit-gamma"},
         {j->has.decay, true, "--credit-decay"},
+        {j->has.t_min, true, "--t-min"},
+        {j->has.t_max, true, "--t-max"},
+        {j->has.entropy, true, "--entropy-bound"},
+        {j->has.stability, true, "--stability-threshold"},
+        {j->has.confidence, true, "--confidence-threshold"},
+        {j->has.draws, true, "--draws"},
         {j->has.trace, true, "--trace"},
         {j->has.mask, true, "--mask-id"},
         {j->has.repeat, false, "--repeat-penalty"},
@@ -125,6 +149,15 @@ static mr_status check_kind(const job *j, const mr_engine_info *i)
             return (mr_status)mr_fail(MR_EUSAGE, "%s does not apply: %s is %s", only[k].flag,
                                       i->model_type,
                                       i->diffusion ? "a diffusion model" : "autoregressive");
+    if (j->draws_file && !i->canvas)
+        return (mr_status)mr_fail(MR_EUSAGE, "--draws does not apply: %s has no canvas",
+                                  i->model_type);
+    if (j->draws_file && j->draws.canvas != i->canvas)
+        return (mr_status)mr_fail(MR_EUSAGE, "--draws: canvases of %lld ids, the model's have %lld",
+                                  (long long)j->draws.canvas, (long long)i->canvas);
+    if (i->canvas && (j->has.block || j->has.mask))
+        return (mr_status)mr_fail(MR_EUSAGE, "%s does not apply: %s has canvases and no mask",
+                                  j->has.block ? "--block-length" : "--mask-id", i->model_type);
     return MR_STATUS_OK;
 }
 
@@ -149,9 +182,12 @@ static mr_status encode_prompt(job *j, const char *text, size_t len)
 static void sampling(const job *j, const mr_engine_info *i, mr_generate_opts *o)
 {
     bool model = i->do_sample && !j->has.temperature && !j->has.decoder;
-    o->temperature = j->has.temperature ? j->temperature
-                     : model            ? (isnan(i->temperature) ? 1 : i->temperature)
-                                        : 0;
+    o->temperature = j->has.temperature                   ? j->temperature
+                     : j->draws_file && j->draws.samples  ? 1
+                     : !model                             ? 0
+                     : i->canvas || isnan(i->temperature) ? 1
+                                                          : i->temperature;
+    model &= !i->canvas; /* whose schedule is all there is to shape a draw */
     o->top_k = j->has.top_k ? j->top_k : model && !isnan(i->top_k) ? (int64_t)i->top_k : 0;
     o->top_p = j->has.top_p ? j->top_p : model && !isnan(i->top_p) ? i->top_p : 1;
     o->min_p = j->min_p;
@@ -187,7 +223,14 @@ static void fill_opts(job *j, const mr_engine_info *i, mr_generate_opts *o)
     o->on_prompt = on_prompt;
     o->on_ids = on_ids;
     o->on_text = j->print_ids ? NULL : on_text;
-    o->on_step = j->trace_file ? on_step : NULL;
+    o->t_min = j->t_min;
+    o->t_max = j->t_max;
+    o->entropy_bound = j->entropy;
+    o->stability_threshold = j->stability;
+    o->confidence_threshold = j->confidence;
+    o->draws = j->draws_file ? draws : NULL;
+    o->on_step = j->trace_file && !i->canvas ? on_step : NULL;
+    o->on_canvas = j->trace_file && i->canvas ? on_canvas : NULL;
     o->ctx = j;
 }
 
@@ -334,6 +377,8 @@ static mr_status prepare(job *j, const char *model, mr_session **s)
     mr_status st = parse_lists(j, &o, &eos);
     if (!st && !j->ids_list)
         st = app_read_text(j->prompt, j->file, &text, &len);
+    if (!st && j->draws_file)
+        st = app_draws_read(&j->draws, j->draws_file, &j->ids);
     if (!st)
         st = app_engine_open(&j->engine, model, &o, &j->e);
     if (!st && text)
@@ -369,7 +414,8 @@ int cmd_run(int argc, char **argv)
 {
     job j = {.n = -1, .top_p = 1, .repeat = 1, .trace_block = -1, .threshold = -1};
     j.editing = j.low = j.alpha = j.gamma = j.decay = -1;
-    j.post = -1;
+    j.t_min = j.t_max = j.entropy = j.confidence = -1;
+    j.post = j.stability = -1;
     const char *model;
     const app_opt opts[] = {
         {"--prompt", "-p", APP_STR, &j.prompt, 0, 0, "TEXT", "the prompt, as it is", NULL},
@@ -408,7 +454,7 @@ int cmd_run(int argc, char **argv)
          "dinfer-hierarchy (default: the model's)",
          &j.has.decoder},
         {"--steps", NULL, APP_INT, &j.steps, 1, 1 << 20, "N",
-         "2.0, 2.2: denoising steps a block (default 32)", &j.has.steps},
+         "2.0, 2.2: denoising steps a block (default 32; a canvas: the model's, 48)", &j.has.steps},
         {"--threshold", NULL, APP_NUM, &j.threshold, 0, 1e6, "T",
          "diffusion: write above this probability (default 2.0, 2.1: 0.95, 2.2: 0.5, dinfer: 0.9)",
          &j.has.threshold},
@@ -435,6 +481,20 @@ int cmd_run(int argc, char **argv)
          "dinfer-credit: a step earns probability^G (default 0.2)", &j.has.gamma},
         {"--credit-decay", NULL, APP_NUM, &j.decay, 0, 1, "D",
          "dinfer-credit: what is left of credit after a step (default 0.8)", &j.has.decay},
+        {"--t-min", NULL, APP_NUM, &j.t_min, 1e-6, 1e6, "T",
+         "canvases: temperature that the last step comes near (default the model's, 0.4)",
+         &j.has.t_min},
+        {"--t-max", NULL, APP_NUM, &j.t_max, 1e-6, 1e6, "T",
+         "canvases: temperature of the first step (default the model's, 0.8)", &j.has.t_max},
+        {"--entropy-bound", NULL, APP_NUM, &j.entropy, 0, 1e12, "H",
+         "canvases: accept the surest up to this sum of entropies (default the model's, 0.1)",
+         &j.has.entropy},
+        {"--stability-threshold", NULL, APP_INT, &j.stability, 0, 1000, "N",
+         "canvases: equal steps before one may end (default the model's, 1)", &j.has.stability},
+        {"--confidence-threshold", NULL, APP_NUM, &j.confidence, 0, 1e6, "H",
+         "canvases: end below this mean entropy (default the model's, 0.005)", &j.has.confidence},
+        {"--draws", NULL, APP_STR, &j.draws_file, 0, 0, "F.json",
+         "canvases: random draws of a trace instead of the seed's", &j.has.draws},
         {"--trace", NULL, APP_STR, &j.trace_file, 0, 0, "F.json",
          "diffusion: the block's ids after every step", &j.has.trace},
         {"--mask-id", NULL, APP_INT, &j.mask_id, 0, INT32_MAX, "N",
@@ -449,11 +509,14 @@ int cmd_run(int argc, char **argv)
         return code;
     if (!!j.prompt + !!j.file + !!j.ids_list > 1)
         return app_usage("run", "-p, -f and --ids exclude each other");
+    if (j.draws_file && !j.ids_list)
+        return app_usage("run", "--draws needs --ids");
     if (j.chat && j.ids_list)
         return app_usage("run", "--chat needs text, not --ids");
     mr_buf_puts(&j.trace, "{\"blocks\": [");
     code = run_job(&j, model);
     app_ids_free(&j.ids);
+    app_draws_free(&j.draws);
     mr_buf_free(&j.out_ids);
     mr_buf_free(&j.text);
     mr_buf_free(&j.trace);

@@ -85,7 +85,13 @@ typedef struct mr_engine_info {
     const char *decoder; /* diffusion: the model's own decoder */
     int32_t mask_id, bos;
     int32_t delete_id, split_id; /* diffusion with editing of positions (LLaDA2.2); -1: none */
-    int32_t eos[32];             /* config.json and generation_config.json together */
+    /* Diffusion by canvases (then block_length is 1): ids of one, and what follows an end id; 0 ids
+     * for other models.  Defaults of generation_config.json; NAN where it says nothing. */
+    int64_t canvas;
+    int32_t pad;
+    double max_denoising_steps, t_min, t_max, entropy_bound, stability_threshold,
+        confidence_threshold;
+    int32_t eos[32]; /* config.json and generation_config.json together */
     int n_eos;
     /* generation_config.json's sampling defaults; NAN where it says nothing */
     double temperature, top_p, top_k, repetition_penalty;
@@ -180,6 +186,11 @@ MR_API mr_status mr_advance_many(const mr_feed *feeds, int n);
 /* The same for one session, ids alone. */
 MR_API mr_status mr_advance(mr_session *s, const int32_t *ids, int64_t n, mr_want want,
                             const int32_t *want_rows, int64_t n_want, float *logits);
+/* Logits [canvas, vocab] of a canvas at positions length.. of a model with canvases, given what the
+ * step before thought of each position (probs [canvas, vocab]; NULL: there was none).  Nothing stays:
+ * open rows are rolled back, the canvas's own keys and values too. */
+MR_API mr_status mr_denoise(mr_session *s, const int32_t *canvas, const float *probs,
+                            float *logits);
 /* Keeps the first k of the open rows (0 <= k <= n); the others are as if they had never been. Where
  * layers slide, advance and commit refuse to go on from a position that the window has let go of:
  * that takes more open rows at once than the engine's chunk. */
@@ -193,6 +204,17 @@ typedef struct mr_logit_bias {
     int32_t id;
     float bias;
 } mr_logit_bias;
+
+/* A denoising step of a canvas of n ids. */
+typedef struct mr_canvas_step {
+    int64_t start, step, n; /* the canvas's first position; steps of this canvas before */
+    double temperature, mean_entropy;
+    const int32_t *canvas, *next; /* before and after the step */
+    const int32_t *sampled, *best, *noise;
+    const double *u, *entropy; /* u: the samples' draws, NULL at temperature 0; entropy in nats */
+    const bool *accepted;
+    bool stop;
+} mr_canvas_step;
 
 typedef struct mr_generate_opts {
     int64_t max_new;       /* negative: until an end id or the context's end */
@@ -220,6 +242,16 @@ typedef struct mr_generate_opts {
     int64_t max_steps_per_block; /* 2.1, 2.2 (1000) */
     double low_threshold;        /* of the best of a run of masks: hierarchy (0.4) */
     double credit_alpha, credit_gamma, credit_decay; /* credit (0.7, 0.2, 0.8) */
+    /* Canvases (DiffusionGemma); steps: 48.  temperature 0 takes the best token, 1 a sample; how
+     * wild, the schedule t_min..t_max says.  Canvases are whole, so max_new is rounded up. */
+    double t_min, t_max;         /* 0.4, 0.8 */
+    double entropy_bound;        /* accept the surest up to this sum of entropies (0.1) */
+    int64_t stability_threshold; /* so many equal steps, negative: default (1), and ... */
+    double confidence_threshold; /* ... a mean entropy below it end a canvas (0.005) */
+    /* Recorded draws instead of those of the seed: the canvas of a block (step -1; u is NULL), else
+     * the step's replacement ids and samples' uniforms.  May be NULL; u may stay untouched at
+     * temperature 0. */
+    mr_status (*draws)(void *ctx, int64_t block, int64_t step, int32_t *ids, double *u);
     /* Any may be NULL.  A non-zero return stops with MR_STATUS_CANCELLED; what was held back of the
      * ids given so far is still given as text.
      * on_prompt: positions of the prompt fed so far.  on_ids, on_text: each piece as it is certain;
@@ -229,6 +261,7 @@ typedef struct mr_generate_opts {
     int (*on_ids)(void *ctx, const int32_t *ids, size_t n);
     int (*on_text)(void *ctx, const char *text, size_t len);
     int (*on_step)(void *ctx, int64_t block_start, const int32_t *block, int64_t n);
+    int (*on_canvas)(void *ctx, const struct mr_canvas_step *step); /* likewise, with canvases */
     void *ctx;
 } mr_generate_opts;
 MR_API void mr_generate_defaults(mr_generate_opts *o);

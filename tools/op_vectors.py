@@ -233,6 +233,16 @@ def rows(f):
         c.want("y", c.input("g", (3, 19)) if given else t[ids] * 3)
         c.done()
 
+    for fmt, given in (("f32", 1), ("bf16", 1), ("f32", 0)):
+        c = f.case(f"mix {fmt} given {given}", x_in(130, "p") + w_in("t", "130,84", fmt) + '%y = mix(%p, %t) scale=3\noutput %y as "y"',
+                   tol=(1e-6, 2e-5))
+        t = c.weight("t", (130, 84), fmt)
+        c.run(3)
+        if not given:
+            c.null("p")
+        c.want("y", c.input("p", (3, 130)) @ t * 3 if given else torch.zeros(3, 84), stride=5)
+        c.done()
+
 
 def views(f):
     c = f.case("slice and heads", x_in(24) + '%a = slice(%x) start=6 len=12\n%h = heads(%a) n=3\n%s = slice(%h) start=1 len=2\n'
@@ -379,6 +389,9 @@ def mask_of(kind, window, block, q, n, spans=(), span=0):
     same = np.zeros_like(m)
     for a, b in spans:
         same |= (a <= q) & (q < b) & (a <= k) & (k < b)
+    if kind == "canvas":
+        start = np.array([next(a for a, b in spans if a <= p < b) for p in q[:, 0]])[:, None]
+        return same | ((k < start) & (k > start - window if window else k >= 0))
     return m & near if not span else (m | same) & near if span == 1 else (m & near) | same
 
 
@@ -491,6 +504,8 @@ def attentions(f):
     attention_spans(f, "no images", "window", 1, spans, window=3, null=1)
     attention_spans(f, "wanted rows", "causal", 0, (), out=[1, 4, 11])
     attention_spans(f, "wanted rows of images", "window", 1, spans, window=4, out=[0, 3, 9, 10])
+    attention_spans(f, "canvas", "canvas", 2, ((0, 10), (10, 22)))
+    attention_spans(f, "canvas, window 4", "canvas", 2, ((0, 10), (10, 22)), window=4)
 
 
 # ---- experts ----

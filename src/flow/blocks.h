@@ -63,6 +63,8 @@ mr_val mr_flow_op(mr_flow *f, mr_op op, const mr_val *in, int n_in, const mr_att
 
 /* ---- small blocks ---- */
 mr_val mr_flow_embed(mr_flow *f, const char *name, int64_t vocab, int64_t hidden, double scale);
+/* The mixture of the table's rows by the run's probs (an input [R, vocab], which may be NULL: 0). */
+mr_val mr_flow_mix(mr_flow *f, const char *name, int64_t vocab, int64_t width, double scale);
 /* The same by other ids; with given, a run may give the rows instead (input "embeds"). */
 mr_val mr_flow_lookup(mr_flow *f, mr_val ids, const char *name, int64_t vocab, int64_t width,
                       double scale, bool given);
@@ -108,7 +110,13 @@ mr_val mr_flow_rope_table(mr_flow *f,
                           const mr_rope_spec *r); /* equal specs give equal tables (CSE) */
 
 /* ---- attention ---- */
-typedef enum mr_mask { MR_MASK_CAUSAL, MR_MASK_WINDOW, MR_MASK_BLOCK, MR_MASK_FULL } mr_mask;
+typedef enum mr_mask {
+    MR_MASK_CAUSAL,
+    MR_MASK_WINDOW,
+    MR_MASK_BLOCK,
+    MR_MASK_FULL,
+    MR_MASK_CANVAS /* the row's span, and before it window - 1 positions (window 0: all) */
+} mr_mask;
 typedef struct mr_attention_spec {
     int layer;                   /* names the cache */
     const char *prefix;          /* "model.layers.3.self_attn" */

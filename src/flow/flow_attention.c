@@ -41,14 +41,20 @@ static mr_val cache_of(mr_flow *f, int layer)
 
 static const char *mask_name(mr_mask m)
 {
-    static const char *const name[] = {"causal", "window", "block", "full"};
+    static const char *const name[] = {"causal", "window", "block", "full", "canvas"};
     return name[m];
+}
+
+/* A canvas of a layer without window sees all before it. */
+static bool windowed(const mr_attention_spec *s)
+{
+    return s->mask == MR_MASK_WINDOW || s->mask == MR_MASK_CANVAS;
 }
 
 static mr_val attend(mr_flow *f, mr_val q, mr_val cache, const mr_attention_spec *s, int64_t dv)
 {
     mr_attr attr[] = {{.s = mask_name(s->mask)},
-                      {.i = s->mask == MR_MASK_WINDOW ? s->window : 0},
+                      {.i = windowed(s) ? s->window : 0},
                       {.i = s->mask == MR_MASK_BLOCK ? s->block : 0},
                       {.f = s->scale},
                       {.f = s->softcap},
@@ -112,7 +118,7 @@ static mr_val shared_queries(mr_flow *f, mr_val q, const mr_attention_spec *s)
 /* Norms and turns the parts; gives the cache that holds keys and values. */
 static mr_val store(mr_flow *f, qkv *y, const mr_attention_spec *s)
 {
-    int64_t d = s->head_dim, window = s->mask == MR_MASK_WINDOW ? s->window : 0;
+    int64_t d = s->head_dim, window = windowed(s) ? s->window : 0;
     const char *p = s->prefix;
     if (s->q_norm)
         y->q = mr_flow_norm(f, y->q, mr_flow_name(f, "%s.%s.weight", p, s->q_norm), s->norm);

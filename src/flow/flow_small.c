@@ -20,6 +20,16 @@ mr_val mr_flow_lookup(mr_flow *f, mr_val ids, const char *name, int64_t vocab, i
     return mr_flow_op(f, MR_OP_EMBED, (mr_val[]){ids, table, embeds}, given ? 3 : 2, &attr);
 }
 
+mr_val mr_flow_mix(mr_flow *f, const char *name, int64_t vocab, int64_t width, double scale)
+{
+    mr_val table = mr_flow_weight(f, name, 2, (int64_t[]){vocab, width}), probs = MR_NO_VAL;
+    mr_dim dim[2] = {{.n = 1, .sym = MR_SYM_ROWS}, {.n = vocab}};
+    mr_attr attr = {.f = scale};
+    if (f->err == MR_OK)
+        mr_flow_keep(f, mr_graph_input(f->graph, "probs", MR_V_F32, 2, dim, &probs));
+    return mr_flow_op(f, MR_OP_MIX, (mr_val[]){probs, table}, 2, &attr);
+}
+
 mr_val mr_flow_alias(mr_flow *f, mr_val ids, int32_t to, const int32_t media[3])
 {
     mr_attr attr[] = {{.i = to}, {.i = media[0]}, {.i = media[1]}, {.i = media[2]}};

@@ -292,6 +292,15 @@ static mr_err need_input(const mr_shape *s, int i)
     return MR_OK;
 }
 
+mr_err mr_shape_MIX(mr_shape *s)
+{
+    MR_TRY(need_f32(s, 0, 2, 2));
+    MR_TRY(need_input(s, 0));
+    MR_TRY(need_weight(s, 1, 2));
+    MR_TRY(same_dim(s, 0, 1, 1, 0));
+    return give_flat(s, s->x[0]->dim[0], s->x[1]->dim[1]);
+}
+
 mr_err mr_shape_EMBED(mr_shape *s)
 {
     enum { EMBEDS = 2 };
@@ -574,12 +583,13 @@ mr_err mr_shape_APPEND(mr_shape *s)
 static mr_err attention_mask(const mr_shape *s, const mr_node *cache)
 {
     const char *mask = attr_s(s, "mask");
-    bool window = !strcmp(mask, "window"), block = !strcmp(mask, "block");
-    MR_TRY(one_of(s, "mask", "causal window block full"));
-    MR_TRY(int_range(s, "window", window, window ? INT32_MAX : 0));
+    bool window = !strcmp(mask, "window"), block = !strcmp(mask, "block"),
+         canvas = !strcmp(mask, "canvas");
+    MR_TRY(one_of(s, "mask", "causal window block full canvas"));
+    MR_TRY(int_range(s, "window", window, window || canvas ? INT32_MAX : 0));
     MR_TRY(int_range(s, "block", block, block ? INT32_MAX : 0));
     int64_t ring = mr_attr_i(cache, "window");
-    if (ring && (!window || attr_i(s, "window") > ring))
+    if (ring && (!attr_i(s, "window") || attr_i(s, "window") > ring))
         return refuse(s, "mask %s %lld sees more than cache \"%.40s\" keeps, %lld", mask,
                       (long long)attr_i(s, "window"), mr_attr_s(cache, "name"), (long long)ring);
     return MR_OK;
@@ -590,9 +600,13 @@ static mr_err attention_rows(const mr_shape *s)
 {
     enum { Q, POS = 2, SPAN, ROWS };
     const char *mask = attr_s(s, "mask");
-    bool ahead = !strcmp(mask, "causal") || !strcmp(mask, "window");
+    bool ahead = !strcmp(mask, "causal") || !strcmp(mask, "window"),
+         canvas = !strcmp(mask, "canvas");
     MR_TRY(need_i32(s, POS, 1));
-    MR_TRY(int_range(s, "span", s->x[SPAN] ? 1 : 0, s->x[SPAN] && ahead ? 2 : 0));
+    if (canvas)
+        MR_TRY(int_range(s, "span", 2, s->x[SPAN] ? 2 : 1));
+    else
+        MR_TRY(int_range(s, "span", s->x[SPAN] ? 1 : 0, s->x[SPAN] && ahead ? 2 : 0));
     if (s->x[SPAN]) {
         MR_TRY(need_i32(s, SPAN, 2));
         MR_TRY(need_input(s, SPAN));

@@ -24,10 +24,12 @@ typedef struct mr_model_info {
     const char *model_type; /* as written in the config */
     int64_t vocab, hidden, layers, max_positions;
     bool diffusion;
-    int64_t block_length; /* diffusion: default block */
-    const char *decoder;  /* diffusion: its own (run/decoder.h) */
-    int32_t mask_id;      /* diffusion; published default when absent */
+    int64_t block_length;        /* diffusion: default block */
+    const char *decoder;         /* diffusion: its own (run/decoder.h) */
+    int32_t mask_id;             /* diffusion; published default when absent */
     int32_t delete_id, split_id; /* diffusion; -1: none */
+    int64_t canvas;  /* diffusion by canvases of so many ids (then block_length is 1); else 0 */
+    int32_t pad;     /* canvases: what follows an end id */
     int32_t eos[16]; /* of config.json (ints or list); diffusion: published default when absent */
     int n_eos;
     int32_t bos; /* -1 */
@@ -76,6 +78,9 @@ typedef struct mr_family {
                      mr_model_info *info);
     /* Emits the whole graph and returns its logits value. */
     mr_val (*build)(mr_flow *f, const void *cfg);
+    /* The same for the second graph, of a model with canvases: caches as in the first, in the same
+     * order; inputs span and probs. */
+    mr_val (*build_canvas)(mr_flow *f, const void *cfg);
 } mr_family;
 
 /* path: model directory, .gguf file, or a config.json (no weights: shapes only, format bf16). */
@@ -90,6 +95,7 @@ const mr_weights *mr_model_weights(const mr_model *m); /* NULL: config only */
 mr_jval mr_model_config(const mr_model *m); /* root of the config (of the made one for GGUF) */
 const char *mr_model_path(const mr_model *m);
 mr_err mr_model_build(mr_model *m, mr_graph **out);
+mr_err mr_model_build_canvas(mr_model *m, mr_graph **out); /* after build; *out NULL: has none */
 
 /* After build: tensors not used; skipped by pattern is fine, else MR_EFORMAT naming the first and the count. */
 mr_err mr_model_check_unused(const mr_model *m);
@@ -169,9 +175,10 @@ mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def
 
 /* ---- GGUF metadata -> config text (model/gguf_config.c) ---- */
 typedef struct mr_gguf_row {
-    const char *key, *gguf; /* "hidden_size", "embedding_length" (under the architecture's name); NULL: the family
+    const char *key,
+        *gguf; /* "hidden_size", "embedding_length" (under the architecture's name); NULL: the family
                                writes the key itself */
-    char kind;              /* i integer, n number, b true or false */
+    char kind; /* i integer, n number, b true or false */
 } mr_gguf_row;
 typedef struct mr_gguf_config {
     const mr_weights *w;

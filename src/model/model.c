@@ -340,10 +340,20 @@ const mr_asked *mr_model_asked_at(const mr_model *m, int i)
 
 /* ---- building ---- */
 
-mr_err mr_model_build(mr_model *m, mr_graph **out)
+static mr_err run_build(mr_model *m, mr_val (*build)(mr_flow *f, const void *cfg), mr_graph **out)
 {
     mr_source source = {.ctx = m, .find = mr_model_find, .same = mr_model_same};
     mr_flow *f;
+    MR_TRY(mr_flow_new(&f, m->family->name, &source));
+    mr_err e = mr_flow_finish(f, build(f, m->cfg), out);
+    /* what the graph itself refuses does not name the file */
+    size_t len = strlen(m->family->name);
+    bool named = strncmp(mr_error(), m->family->name, len) != 0 || mr_error()[len] != ':';
+    return e == MR_OK || named ? e : mr_fail_in(e, "%s", m->path);
+}
+
+mr_err mr_model_build(mr_model *m, mr_graph **out)
+{
     *out = NULL;
     mr_arena_free(m->asked_arena);
     m->asked_arena = NULL;
@@ -352,12 +362,13 @@ mr_err mr_model_build(mr_model *m, mr_graph **out)
     mr_names_init(&m->asked_names, m->asked_arena);
     if (m->weights)
         memset(m->used, 0, (size_t)mr_weights_count(m->weights) * sizeof *m->used);
-    MR_TRY(mr_flow_new(&f, m->family->name, &source));
-    mr_err e = mr_flow_finish(f, m->family->build(f, m->cfg), out);
-    /* what the graph itself refuses does not name the file */
-    size_t len = strlen(m->family->name);
-    bool named = strncmp(mr_error(), m->family->name, len) != 0 || mr_error()[len] != ':';
-    return e == MR_OK || named ? e : mr_fail_in(e, "%s", m->path);
+    return run_build(m, m->family->build, out);
+}
+
+mr_err mr_model_build_canvas(mr_model *m, mr_graph **out)
+{
+    *out = NULL;
+    return m->family->build_canvas ? run_build(m, m->family->build_canvas, out) : MR_OK;
 }
 
 /* ---- tensors left over ---- */

@@ -24,8 +24,11 @@ static mr_err check_ids(const mr_feed *f)
 
 static mr_err check_wanted(const mr_feed *f)
 {
+    const mr_engine_info *i = &f->session->engine->info;
     if (f->want < MR_WANT_NONE || f->want > MR_WANT_LIST)
         return mr_fail(MR_EUSAGE, "wanted rows: %d is no mr_want", (int)f->want);
+    if (i->canvas && f->want != MR_WANT_NONE)
+        return mr_fail(MR_EUSAGE, "%s gives logits of canvases alone (mr_denoise)", i->model_type);
     if (!f->logits && (f->want == MR_WANT_LIST ? f->n_want > 0 : f->want != MR_WANT_NONE))
         return mr_fail(MR_EUSAGE, "rows are wanted, and there is no place for their logits");
     for (int64_t k = 0; f->want == MR_WANT_LIST && k < f->n_want; k++) {
@@ -108,7 +111,7 @@ static mr_err check_feeds(const mr_feed *feeds, int n)
 
 /* ---- memory ---- */
 
-static mr_err reserve(mr_session *s, int64_t len)
+mr_err mr_session_reserve(mr_session *s, int64_t len)
 {
     mr_engine *e = s->engine;
     mr_err err = e->backend->v->kv_reserve(e->backend, s->kv, len);
@@ -120,7 +123,7 @@ static mr_err reserve(mr_session *s, int64_t len)
     return err;
 }
 
-static mr_err ready_lane(mr_engine *e, mr_lane *l)
+mr_err mr_lane_ready(mr_engine *e, mr_lane *l)
 {
     if (!l->arena)
         l->arena = e->backend->v->arena_alloc(e->backend, (size_t)l->plan->arena_bytes);
@@ -225,7 +228,7 @@ static void fill(piece *p, cursor *c)
 }
 
 /* The ring forgets as it is written to, whether or not the rows are ever committed. */
-static void note_written(mr_session *s, int64_t end)
+void mr_session_written(mr_session *s, int64_t end)
 {
     if (end > s->written)
         s->written = end;
@@ -275,7 +278,7 @@ static mr_err run_piece(const piece *p)
 {
     const mr_plan *d = p->e->decode.plan;
     mr_lane *l = p->rows <= d->row_cap && p->outs <= d->out_cap ? &p->e->decode : &p->e->prefill;
-    MR_TRY(ready_lane(p->e, l));
+    MR_TRY(mr_lane_ready(p->e, l));
     int64_t done = 0;
     do { /* a second time only for a span of which more rows are wanted than fit: the same again */
         int64_t outs = min64(p->outs - done, l->plan->out_cap);
@@ -294,7 +297,7 @@ static mr_err run_all(mr_engine *e, const mr_feed *feeds, int n)
         piece p = {.e = e};
         while (i < n) {
             fill(&p, &c);
-            note_written(c.f->session, c.f->session->length + c.from);
+            mr_session_written(c.f->session, c.f->session->length + c.from);
             if (c.from < c.f->n)
                 break;
             if (++i < n)
@@ -320,7 +323,7 @@ mr_status mr_advance_many(const mr_feed *feeds, int n)
     MR_TRY(check_feeds(feeds, n));
     mr_engine *e = feeds[0].session->engine;
     for (int i = 0; i < n; i++)
-        MR_TRY(reserve(feeds[i].session, feeds[i].session->length + feeds[i].n));
+        MR_TRY(mr_session_reserve(feeds[i].session, feeds[i].session->length + feeds[i].n));
     for (int i = 0; i < n; i++) {
         mr_session *s = feeds[i].session;
         mr_session_settle(s, s->length);

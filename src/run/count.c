@@ -20,7 +20,8 @@ static int64_t elements(const mr_operand_ref *o)
 static mr_work weight_work(const mr_engine *e, const mr_plan *p, const mr_step *s,
                            const mr_operand_ref *w, int64_t rows)
 {
-    uint64_t bytes = e->weight_bytes[p->weights[w->index]];
+    int value = p->weights[w->index];
+    uint64_t bytes = p->graph == e->canvas_graph ? e->canvas_bytes[value] : e->weight_bytes[value];
     int64_t all = elements(w);
     switch (s->op) {
     case MR_OP_EMBED:

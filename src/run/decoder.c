@@ -1,6 +1,7 @@
 /* Decoders: which there are, which settings each takes, and what they share. */
 #include "run/decoder.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 static const mr_decoder_kind *const kinds[] = {
     &mr_decoder_llada20,          &mr_decoder_llada21,       &mr_decoder_llada22,
     &mr_decoder_dinfer_threshold, &mr_decoder_dinfer_credit, &mr_decoder_dinfer_hierarchy,
+    &mr_decoder_canvas,
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -35,6 +37,11 @@ static const struct {
     [MR_SET_ALPHA] = {"credit_alpha", NUM, AT(credit_alpha), -1e-300, 0, 1e6},
     [MR_SET_GAMMA] = {"credit_gamma", NUM, AT(credit_gamma), -1e-300, 0, 1e6},
     [MR_SET_DECAY] = {"credit_decay", NUM, AT(credit_decay), -1e-300, 0, 1},
+    [MR_SET_T_MIN] = {"t_min", NUM, AT(t_min), -1e-300, 1e-6, 1e6},
+    [MR_SET_T_MAX] = {"t_max", NUM, AT(t_max), -1e-300, 1e-6, 1e6},
+    [MR_SET_ENTROPY] = {"entropy_bound", NUM, AT(entropy_bound), -1e-300, 0, 1e12},
+    [MR_SET_STABILITY] = {"stability_threshold", INT, AT(stability_threshold), -1, 0, 1000},
+    [MR_SET_CONFIDENCE] = {"confidence_threshold", NUM, AT(confidence_threshold), -1e-300, 0, 1e6},
 #undef AT
 };
 
@@ -103,8 +110,37 @@ static mr_err find_kind(const mr_engine_info *info, const mr_generate_opts *o,
     }
     return mr_fail(MR_EUSAGE,
                    "decoder \"%.40s\" is unknown (llada2.0, llada2.1, llada2.2, dinfer-threshold, "
-                   "dinfer-credit, dinfer-hierarchy)",
+                   "dinfer-credit, dinfer-hierarchy, canvas)",
                    name);
+}
+
+/* What generation_config.json says of canvases. */
+static void take_models_own(const mr_engine_info *i, double set[MR_SETTINGS])
+{
+    const struct {
+        mr_setting setting;
+        double value;
+    } own[] = {{MR_SET_STEPS, i->max_denoising_steps},
+               {MR_SET_T_MIN, i->t_min},
+               {MR_SET_T_MAX, i->t_max},
+               {MR_SET_ENTROPY, i->entropy_bound},
+               {MR_SET_STABILITY, i->stability_threshold},
+               {MR_SET_CONFIDENCE, i->confidence_threshold}};
+    for (size_t k = 0; k < sizeof own / sizeof *own; k++)
+        if (!isnan(own[k].value))
+            set[own[k].setting] = own[k].value;
+}
+
+/* A canvas's temperature is a schedule: what shapes a single draw has no place in it. */
+static mr_err check_canvas_sampling(const mr_generate_opts *o)
+{
+    if (o->temperature != 0 && o->temperature != 1)
+        return mr_fail(MR_EUSAGE,
+                       "temperature: %g is neither 0 nor 1: canvases have t_min and t_max",
+                       o->temperature);
+    if (o->top_k > 0 || o->top_p < 1 || o->min_p > 0)
+        return mr_fail(MR_EUSAGE, "top_k, top_p and min_p do not apply to canvases");
+    return MR_OK;
 }
 
 mr_err mr_decoder_check(const mr_engine_info *info, const mr_generate_opts *o,
@@ -112,14 +148,21 @@ mr_err mr_decoder_check(const mr_engine_info *info, const mr_generate_opts *o,
 {
     MR_TRY(find_kind(info, o, kind));
     const mr_decoder_kind *k = *kind;
+    if (k->canvas != (info->canvas > 0))
+        return mr_fail(MR_EUSAGE, "the decoder %s does not apply: %s %s", k->name, info->model_type,
+                       info->canvas ? "denoises canvases" : "has no canvas");
     for (int i = 0; i < k->n_takes; i++)
         set[k->takes[i].setting] = k->takes[i].value;
+    if (k->canvas)
+        take_models_own(info, set);
     for (int s = 0; s < MR_SETTINGS; s++) {
-        if (!given(o, (mr_setting)s))
-            continue;
-        if (!takes(k, (mr_setting)s))
+        bool own = takes(k, (mr_setting)s);
+        if (given(o, (mr_setting)s) && !own)
             return refuse(k, (mr_setting)s);
-        set[s] = value_of(o, (mr_setting)s);
+        if (!own)
+            continue;
+        if (given(o, (mr_setting)s))
+            set[s] = value_of(o, (mr_setting)s);
         if (!(set[s] >= settings[s].min && set[s] <= settings[s].max))
             return mr_fail(MR_EUSAGE, "%s: %g is not in %g..%g", settings[s].name, set[s],
                            settings[s].min, settings[s].max);
@@ -132,6 +175,8 @@ mr_err mr_decoder_check(const mr_engine_info *info, const mr_generate_opts *o,
     if (o->repeat_penalty != 1)
         return mr_fail(MR_EUSAGE, "a repetition penalty does not apply: %s is a diffusion model",
                        info->model_type);
+    if (k->canvas)
+        MR_TRY(check_canvas_sampling(o));
     if (k->edits && (info->delete_id < 0 || info->split_id < 0))
         return mr_fail(MR_EUSAGE,
                        "the decoder %s needs delete_token_id and split_token_id, which "
@@ -153,7 +198,8 @@ static mr_err check_id(const mr_engine_info *i, const char *what, int32_t id, co
 static mr_err check_ids(const mr_decoder *d)
 {
     const mr_engine_info *i = d->info;
-    MR_TRY(check_id(i, "mask", i->mask_id, " (--mask-id)"));
+    if (!d->kind->canvas)
+        MR_TRY(check_id(i, "mask", i->mask_id, " (--mask-id)"));
     for (int k = 0; k < i->n_eos; k++)
         MR_TRY(check_id(i, "end", i->eos[k], " (--eos-id)"));
     if (!d->kind->edits)

@@ -40,6 +40,11 @@ typedef enum mr_setting {
     MR_SET_ALPHA,
     MR_SET_GAMMA,
     MR_SET_DECAY,
+    MR_SET_T_MIN,
+    MR_SET_T_MAX,
+    MR_SET_ENTROPY,
+    MR_SET_STABILITY,
+    MR_SET_CONFIDENCE,
     MR_SETTINGS
 } mr_setting;
 
@@ -66,6 +71,7 @@ typedef struct mr_decoder_kind {
     bool samples;   /* temperatures above 0 */
     bool edits;     /* needs delete and split ids */
     bool fills_end; /* what follows the block that ends it is the end id */
+    bool canvas;    /* of models with canvases: canvas.c has the loop, and nothing follows here */
     mr_err (*open)(mr_decoder *d, int64_t max_new); /* may be NULL, as close */
     void (*close)(mr_decoder *d);                   /* after a failed open, too */
     void (*enter)(mr_decoder *d, const mr_block *b);
@@ -78,7 +84,8 @@ typedef struct mr_decoder_kind {
 } mr_decoder_kind;
 
 extern const mr_decoder_kind mr_decoder_llada20, mr_decoder_llada21, mr_decoder_llada22,
-    mr_decoder_dinfer_threshold, mr_decoder_dinfer_credit, mr_decoder_dinfer_hierarchy;
+    mr_decoder_dinfer_threshold, mr_decoder_dinfer_credit, mr_decoder_dinfer_hierarchy,
+    mr_decoder_canvas;
 
 struct mr_decoder {
     const mr_decoder_kind *kind;

@@ -55,6 +55,21 @@ static mr_err check_sampling(mr_jval root, const mr_engine_info *i)
     return MR_OK;
 }
 
+static mr_err read_canvas(mr_jval root, mr_engine_info *info)
+{
+    mr_jval sampler = mr_jget(root, "sampler_config");
+    MR_TRY(read_num(root, "max_denoising_steps", &info->max_denoising_steps));
+    MR_TRY(read_num(root, "t_min", &info->t_min));
+    MR_TRY(read_num(root, "t_max", &info->t_max));
+    MR_TRY(read_num(root, "stability_threshold", &info->stability_threshold));
+    MR_TRY(read_num(root, "confidence_threshold", &info->confidence_threshold));
+    if (!mr_jhas(sampler))
+        return MR_OK;
+    if (mr_jtype(sampler) != MR_JOBJECT)
+        return mr_jfail(sampler, "an object is needed");
+    return read_num(sampler, "entropy_bound", &info->entropy_bound);
+}
+
 static mr_err read_all(mr_jval root, mr_engine_info *info)
 {
     if (mr_jtype(root) != MR_JOBJECT)
@@ -64,6 +79,8 @@ static mr_err read_all(mr_jval root, mr_engine_info *info)
     MR_TRY(read_num(root, "top_p", &info->top_p));
     MR_TRY(read_num(root, "top_k", &info->top_k));
     MR_TRY(read_num(root, "repetition_penalty", &info->repetition_penalty));
+    if (info->canvas)
+        MR_TRY(read_canvas(root, info));
     mr_jval s = mr_jget(root, "do_sample");
     if (mr_jhas(s))
         MR_TRY(mr_jbool(s, &info->do_sample));

@@ -151,10 +151,12 @@ static mr_err check_logits(const mr_graph *g, const char *file, int64_t vocab)
 static mr_err make_graph(mr_engine *e, const mr_engine_opts *o)
 {
     mr_pass_opts passes;
-    mr_graph *built = NULL, *edited = NULL;
+    mr_graph *built = NULL, *edited = NULL, *canvas = NULL;
     MR_TRY(mr_engine_pass_opts(o, &passes));
     MR_TRY(mr_model_build(e->model, &built));
-    mr_err err = mr_model_check_unused(e->model);
+    mr_err err = mr_model_build_canvas(e->model, &canvas);
+    if (!err)
+        err = mr_model_check_unused(e->model);
     const mr_graph *source = built;
     if (!err && o->graph_file) {
         err = read_graph(o->graph_file, &edited);
@@ -164,7 +166,10 @@ static mr_err make_graph(mr_engine *e, const mr_engine_opts *o)
     }
     if (!err)
         err = mr_passes_run(source, e->backend, &passes, &e->graph, NULL);
+    if (!err && canvas)
+        err = mr_passes_run(canvas, e->backend, &passes, &e->canvas_graph, NULL);
     mr_graph_free(built);
+    mr_graph_free(canvas);
     mr_graph_free(edited);
     return err;
 }
@@ -187,21 +192,25 @@ static mr_err find_input(const mr_engine *e, mr_lane *l, int index)
     static const struct {
         const char *name;
         mr_vtype type;
-        int sym, width; /* width 0: rank 1; -1: the model's hidden size */
+        int sym, width; /* width 0: rank 1; -1: the model's hidden size; -2: its vocabulary */
     } known[MR_INPUTS] = {[MR_IN_IDS] = {"ids", MR_V_I32, MR_SYM_ROWS, 0},
                           [MR_IN_POS] = {"pos", MR_V_I32, MR_SYM_ROWS, 0},
                           [MR_IN_OUT_ROWS] = {"out_rows", MR_V_I32, MR_SYM_OUT, 0},
                           [MR_IN_EMBEDS] = {"embeds", MR_V_F32, MR_SYM_ROWS, -1},
-                          [MR_IN_SPAN] = {"span", MR_V_I32, MR_SYM_ROWS, 2}};
+                          [MR_IN_SPAN] = {"span", MR_V_I32, MR_SYM_ROWS, 2},
+                          [MR_IN_PROBS] = {"probs", MR_V_F32, MR_SYM_ROWS, -2}};
     const char *name = l->plan->inputs[index];
     int k = 0;
     while (k < MR_INPUTS && strcmp(name, known[k].name) != 0)
         k++;
     if (k == MR_INPUTS)
         return mr_fail(MR_EUNSUPPORTED,
-                       "graph input \"%s\" is none of ids, pos, out_rows, embeds, span", name);
-    const mr_value *v = input_value(e->graph, name);
-    int64_t width = known[k].width < 0 ? e->info.hidden : known[k].width;
+                       "graph input \"%s\" is none of ids, pos, out_rows, embeds, span, probs",
+                       name);
+    const mr_value *v = input_value(l->plan->graph, name);
+    int64_t width = known[k].width == -1   ? e->info.hidden
+                    : known[k].width == -2 ? e->info.vocab
+                                           : known[k].width;
     if (v->type != known[k].type || v->rank != (width ? 2 : 1) || v->dim[0].sym != known[k].sym ||
         (width && (v->dim[1].sym != MR_SYM_NONE || v->dim[1].n != width)))
         return mr_fail(MR_EFORMAT, "graph input \"%s\" has another type or shape than a run gives",
@@ -223,10 +232,10 @@ static mr_err find_inputs(const mr_engine *e, mr_lane *l)
     return l->logits >= 0 ? MR_OK : mr_fail(MR_EFORMAT, "the graph has no output named \"logits\"");
 }
 
-static mr_err make_lane(mr_engine *e, mr_lane *l, const char *name, int64_t rows)
+static mr_err make_lane(mr_engine *e, mr_lane *l, const mr_graph *g, const char *name, int64_t rows)
 {
-    int64_t outs = mr_engine_out_cap(mr_model_facts(e->model), rows);
-    MR_TRY(mr_plan_compile(&l->plan, e->graph, e->backend, name, rows, outs));
+    int64_t outs = g == e->canvas_graph ? rows : mr_engine_out_cap(mr_model_facts(e->model), rows);
+    MR_TRY(mr_plan_compile(&l->plan, g, e->backend, name, rows, outs));
     e->counts.plans++;
     return find_inputs(e, l);
 }
@@ -247,63 +256,136 @@ static mr_err make_tables(mr_engine *e)
     return ok ? MR_OK : MR_ENOMEM;
 }
 
+/* Its caches are the first graph's, by number. */
+static mr_err make_canvas_lane(mr_engine *e)
+{
+    const mr_plan *a = e->decode.plan, *b;
+    MR_TRY(make_lane(e, &e->canvas, e->canvas_graph, "canvas", e->info.canvas));
+    b = e->canvas.plan;
+    bool same = a->n_caches == b->n_caches;
+    for (int i = 0; same && i < a->n_caches; i++)
+        same = strcmp(a->caches[i].name, b->caches[i].name) == 0 &&
+               a->caches[i].heads == b->caches[i].heads && a->caches[i].dk == b->caches[i].dk &&
+               a->caches[i].dv == b->caches[i].dv && a->caches[i].window == b->caches[i].window;
+    return same ? MR_OK
+                : mr_fail(MR_EUNSUPPORTED, "%s: the two graphs have other caches", e->info.path);
+}
+
 static mr_err make_plans(mr_engine *e, int64_t chunk)
 {
-    MR_TRY(make_lane(e, &e->decode, "decode", mr_engine_decode_rows(mr_model_facts(e->model))));
-    MR_TRY(make_lane(e, &e->prefill, "prefill",
-                     mr_engine_prefill_rows(e->decode.plan, chunk, e->info.context)));
+    int64_t rows = mr_engine_decode_rows(mr_model_facts(e->model));
+    MR_TRY(make_lane(e, &e->decode, e->graph, "decode", rows));
+    rows = mr_engine_prefill_rows(e->decode.plan, chunk, e->info.context);
+    rows = max64(rows, e->info.canvas); /* the ring must hold a canvas behind the window */
+    MR_TRY(make_lane(e, &e->prefill, e->graph, "prefill", rows));
+    if (e->canvas_graph)
+        MR_TRY(make_canvas_lane(e));
     e->info.plans = (int)e->counts.plans;
     e->info.arena_bytes =
         (uint64_t)e->decode.plan->arena_bytes + (uint64_t)e->prefill.plan->arena_bytes;
+    if (e->canvas_graph)
+        e->info.arena_bytes += (uint64_t)e->canvas.plan->arena_bytes;
     return make_tables(e);
 }
 
 /* ---- weights ---- */
 
-static mr_err load_weight(mr_engine *e, int value)
+static const char *recipe_of(const mr_graph *g, int value)
 {
-    const mr_node *n = mr_graph_node(e->graph, mr_graph_value(e->graph, value)->node);
+    return mr_attr_s(mr_graph_node(g, mr_graph_value(g, value)->node), "recipe");
+}
+
+/* One place for a weight: by the values of a graph. */
+typedef struct shelf {
+    const mr_graph *graph;
+    mr_weight **weights;
+    uint64_t *bytes;
+} shelf;
+
+static mr_err load_weight(mr_engine *e, const shelf *s, int value)
+{
     mr_arena *scratch;
     MR_TRY(mr_arena_new(&scratch, MR_MEM_COMPILE));
     mr_recipe *r;
-    mr_err err = mr_recipe_parse(&r, mr_attr_s(n, "recipe"), scratch);
+    mr_err err = mr_recipe_parse(&r, recipe_of(s->graph, value), scratch);
     if (!err)
         err = mr_recipe_bind(r, mr_model_lookup, e->model);
     if (!err)
-        err = e->backend->v->weight_load(e->backend, e->graph, value, r, mr_model_read, e->model,
-                                         &e->weights[value]);
+        err = e->backend->v->weight_load(e->backend, s->graph, value, r, mr_model_read, e->model,
+                                         &s->weights[value]);
     mr_arena_free(scratch);
     return err;
 }
 
-static mr_err bind_lane(mr_engine *e, mr_lane *l)
+/* The value of the first graph's plan that is this weight of the canvas graph; -1: none is. */
+static int same_weight(const mr_engine *e, int value)
+{
+    const mr_plan *p = e->decode.plan;
+    for (int i = 0; i < p->n_weights; i++)
+        if (strcmp(recipe_of(e->graph, p->weights[i]), recipe_of(e->canvas_graph, value)) == 0)
+            return p->weights[i];
+    return -1;
+}
+
+static mr_err bind_lane(mr_engine *e, mr_lane *l, const shelf *s)
 {
     l->weights = mr_arena_alloc(e->arena, sizeof *l->weights * (size_t)(l->plan->n_weights + 1));
     if (!l->weights)
         return MR_ENOMEM;
     for (int i = 0; i < l->plan->n_weights; i++) {
-        int v = l->plan->weights[i];
-        if (!e->weights[v])
-            MR_TRY(load_weight(e, v));
+        int v = l->plan->weights[i], same = s->graph == e->graph ? -1 : same_weight(e, v);
+        if (!s->weights[v] && same < 0)
+            MR_TRY(load_weight(e, s, v));
         size_t bytes;
-        MR_TRY(e->backend->v->weight_bytes(e->backend, e->graph, v, &bytes));
-        if (!e->weight_bytes[v])
+        MR_TRY(e->backend->v->weight_bytes(e->backend, s->graph, v, &bytes));
+        if (!s->bytes[v] && same < 0)
             e->info.weight_bytes += bytes;
-        e->weight_bytes[v] = bytes;
-        l->weights[i] = e->weights[v];
+        s->bytes[v] = bytes;
+        l->weights[i] = same < 0 ? s->weights[v] : e->weights[same];
     }
     return MR_OK;
 }
 
+static mr_err make_shelf(mr_engine *e, const mr_graph *g, shelf *s)
+{
+    size_t n = (size_t)mr_graph_values(g) + 1;
+    s->graph = g;
+    s->weights = mr_arena_alloc(e->arena, n * sizeof *s->weights);
+    s->bytes = mr_arena_alloc(e->arena, n * sizeof *s->bytes);
+    return s->weights && s->bytes ? MR_OK : MR_ENOMEM;
+}
+
 static mr_err load_weights(mr_engine *e)
 {
-    size_t n = (size_t)mr_graph_values(e->graph) + 1;
-    e->weights = mr_arena_alloc(e->arena, n * sizeof *e->weights);
-    e->weight_bytes = mr_arena_alloc(e->arena, n * sizeof *e->weight_bytes);
-    if (!e->weights || !e->weight_bytes)
-        return MR_ENOMEM;
-    MR_TRY(bind_lane(e, &e->decode));
-    return bind_lane(e, &e->prefill);
+    shelf s;
+    MR_TRY(make_shelf(e, e->graph, &s));
+    e->weights = s.weights;
+    e->weight_bytes = s.bytes;
+    MR_TRY(bind_lane(e, &e->decode, &s));
+    MR_TRY(bind_lane(e, &e->prefill, &s));
+    if (!e->canvas_graph)
+        return MR_OK;
+    MR_TRY(make_shelf(e, e->canvas_graph, &s));
+    e->canvas_weights = s.weights;
+    e->canvas_bytes = s.bytes;
+    return bind_lane(e, &e->canvas, &s);
+}
+
+/* What the canvas plan takes besides. */
+static mr_err add_canvas_need(const mr_engine *e, mr_need *n)
+{
+    const mr_plan *p = e->canvas.plan;
+    if (!p)
+        return MR_OK;
+    for (int i = 0; i < p->n_weights; i++) {
+        size_t bytes;
+        if (same_weight(e, p->weights[i]) >= 0)
+            continue;
+        MR_TRY(e->backend->v->weight_bytes(e->backend, e->canvas_graph, p->weights[i], &bytes));
+        n->weights += bytes;
+    }
+    n->arenas += (uint64_t)p->arena_bytes;
+    return MR_OK;
 }
 
 /* ---- facts ---- */
@@ -373,8 +455,12 @@ static mr_err take_facts(mr_engine *e, const char *path, const mr_engine_opts *o
     i->mask_id = o->has_mask_id ? o->mask_id : m->mask_id;
     i->delete_id = m->delete_id;
     i->split_id = m->split_id;
+    i->canvas = m->canvas;
+    i->pad = m->pad;
     i->bos = m->bos;
     i->temperature = i->top_p = i->top_k = i->repetition_penalty = NAN;
+    i->max_denoising_steps = i->t_min = i->t_max = i->entropy_bound = NAN;
+    i->stability_threshold = i->confidence_threshold = NAN;
     MR_TRY(mr_defaults_read(path, i));
     MR_TRY(take_eos(i, m, o));
     i->context = mr_engine_context(m, o);
@@ -400,6 +486,7 @@ static mr_err open_engine(mr_engine *e, const char *path, const mr_engine_opts *
     mr_need need;
     MR_TRY(mr_need_count(&need, e->backend, e->graph, e->decode.plan, e->prefill.plan,
                          e->info.context, e->prefill.plan->row_cap, o->sessions));
+    MR_TRY(add_canvas_need(e, &need));
     MR_TRY(mr_need_check(&need, path, e->info.context));
     MR_TRY(load_weights(e));
     e->info.load_ns = mr_clock_ns() - start;
@@ -429,6 +516,13 @@ static void close_lane(mr_engine *e, mr_lane *l)
         mr_plan_free(l->plan);
 }
 
+static void free_weights(mr_engine *e, const mr_graph *g, mr_weight **weights)
+{
+    for (int v = 0; weights && v < mr_graph_values(g); v++)
+        if (weights[v])
+            e->backend->v->weight_free(e->backend, weights[v]);
+}
+
 void mr_engine_close(mr_engine *e)
 {
     if (!e)
@@ -436,11 +530,11 @@ void mr_engine_close(mr_engine *e)
     mr_profile_stop(e);
     close_lane(e, &e->decode);
     close_lane(e, &e->prefill);
-    if (e->weights)
-        for (int v = 0; v < mr_graph_values(e->graph); v++)
-            if (e->weights[v])
-                e->backend->v->weight_free(e->backend, e->weights[v]);
+    close_lane(e, &e->canvas);
+    free_weights(e, e->graph, e->weights);
+    free_weights(e, e->canvas_graph, e->canvas_weights);
     mr_graph_free(e->graph);
+    mr_graph_free(e->canvas_graph);
     mr_model_close(e->model);
     if (e->text)
         mr_tokenizer_close(e->text);

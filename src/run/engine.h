@@ -19,9 +19,17 @@
 enum { MR_DEFAULT_CONTEXT = 8192, MR_DEFAULT_CHUNK = 512, MR_DECODE_ROWS = 16 };
 
 /* Named inputs of a graph.  A run gives the first three always; embeds (f32 [R,hidden], in place of
- * the embedding's rows) and span (i32 [R,2]: the positions [start, end) of a row's image, 0 0: none)
- * are NULL where there are none. */
-enum mr_input { MR_IN_IDS, MR_IN_POS, MR_IN_OUT_ROWS, MR_IN_EMBEDS, MR_IN_SPAN, MR_INPUTS };
+ * the embedding's rows), span (i32 [R,2]: the positions [start, end) of a row's image or canvas, 0 0:
+ * none) and probs (f32 [R,vocab]: a canvas's step before) are NULL where there are none. */
+enum mr_input {
+    MR_IN_IDS,
+    MR_IN_POS,
+    MR_IN_OUT_ROWS,
+    MR_IN_EMBEDS,
+    MR_IN_SPAN,
+    MR_IN_PROBS,
+    MR_INPUTS
+};
 
 /* What a step has done since the profile was started. */
 typedef struct mr_step_sum {
@@ -56,6 +64,11 @@ struct mr_engine {
     mr_weight **weights;    /* by graph value; NULL for others */
     uint64_t *weight_bytes; /* by graph value */
     mr_lane decode, prefill;
+    /* Models with canvases: a second graph on the same weights, and its plan. */
+    mr_graph *canvas_graph;
+    mr_weight **canvas_weights; /* by its values; own: not of the first graph too */
+    uint64_t *canvas_bytes;
+    mr_lane canvas;
     mr_tables tables;
     mr_tokenizer *text;
     mr_counts counts;

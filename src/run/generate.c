@@ -23,7 +23,12 @@ void mr_generate_defaults(mr_generate_opts *o)
                             .low_threshold = -1,
                             .credit_alpha = -1,
                             .credit_gamma = -1,
-                            .credit_decay = -1};
+                            .credit_decay = -1,
+                            .t_min = -1,
+                            .t_max = -1,
+                            .entropy_bound = -1,
+                            .stability_threshold = -1,
+                            .confidence_threshold = -1};
 }
 
 mr_status mr_generate_check(const mr_engine_info *facts, const mr_generate_opts *o)
@@ -57,7 +62,7 @@ static mr_err start(mr_task_state *t, mr_session *s, const int32_t *ids, size_t 
                            ids[i], i, (long long)info->vocab - 1);
     int64_t room = info->context - t->prompt;
     t->max_new = o->max_new < 0 || o->max_new > room ? room : o->max_new;
-    int64_t rows = info->diffusion ? info->block_length : 1;
+    int64_t rows = info->canvas ? info->canvas : info->diffusion ? info->block_length : 1;
     t->ids = mr_alloc(MR_MEM_OTHER, (size_t)(mr_session_capacity(s->engine) + 1) * sizeof *t->ids);
     t->logits = mr_alloc(MR_MEM_OTHER, (size_t)(rows * info->vocab) * sizeof *t->logits);
     if (!t->ids || !t->logits)
@@ -122,7 +127,9 @@ mr_status mr_generate(mr_session *s, const int32_t *ids, size_t n, const mr_gene
     mr_task_state t;
     mr_err err = start(&t, s, ids, n, o);
     if (!err)
-        err = s->engine->info.diffusion ? mr_diffusion_run(&t) : one_by_one(&t);
+        err = s->engine->info.canvas      ? mr_canvas_run(&t)
+              : s->engine->info.diffusion ? mr_diffusion_run(&t)
+                                          : one_by_one(&t);
     if (!err || err == MR_ECANCEL) {
         mr_err end = mr_emit_finish(&t.emit);
         err = end ? end : err;

@@ -103,7 +103,7 @@ static void adjust(mr_sampler *s, const int32_t *history, int64_t n)
         s->seen[history[i]] = 0;
 }
 
-static int32_t argmax(const float *l, int64_t n)
+int32_t mr_sample_best_id(const float *l, int64_t n)
 {
     int64_t best = 0;
     for (int64_t i = 1; i < n; i++)
@@ -114,7 +114,7 @@ static int32_t argmax(const float *l, int64_t n)
 
 mr_pick mr_sample_best(const float *logits, int64_t n)
 {
-    int32_t id = argmax(logits, n);
+    int32_t id = mr_sample_best_id(logits, n);
     double top = logits[id], sum = 0;
     for (int64_t i = 0; i < n; i++)
         if (!isnan(logits[i]))
@@ -246,14 +246,14 @@ mr_pick mr_sample(mr_sampler *s, const float *logits, const int32_t *history, in
     adjust(s, history, n_history);
     if (s->o.temperature == 0)
         return s->confident ? mr_sample_best(s->work, s->vocab)
-                            : (mr_pick){argmax(s->work, s->vocab), 1};
+                            : (mr_pick){mr_sample_best_id(s->work, s->vocab), 1};
     int64_t n = 0;
     for (int64_t i = 0; i < s->vocab; i++) {
         if (s->work[i] > -INFINITY) /* and no NaN */
             s->list[n++] = (cand){0, s->work[i], (int32_t)i};
     }
     if (n == 0)
-        return (mr_pick){argmax(s->work, s->vocab), 0};
+        return (mr_pick){mr_sample_best_id(s->work, s->vocab), 0};
     n = top_k(s->list, n, s->o.top_k);
     double sum = weigh(s->list, n, s->o.temperature);
     n = top_p(s->list, n, s->o.top_p, sum);

@@ -30,6 +30,7 @@ mr_pick mr_sample(mr_sampler *s, const float *logits, const int32_t *history, in
                   uint64_t position, uint64_t draw);
 /* Adds the logit biases in place, for callers that choose by themselves. */
 void mr_sample_bias(const mr_sampler *s, float *logits);
+int32_t mr_sample_best_id(const float *logits, int64_t n);
 /* The best of n logits and its probability among all. */
 mr_pick mr_sample_best(const float *logits, int64_t n);
 

@@ -134,7 +134,7 @@ void mr_session_sync(mr_session *s, const int32_t *ids, int64_t n)
     int64_t most = s->length < s->plain ? s->length : s->plain;
     while (same < most && same < n && s->ids[same] == ids[same])
         same++;
-    if (same == n && block == 1)
+    if (same == n && block == 1 && !s->engine->info.canvas)
         same = n - 1; /* the last id's logits are wanted again */
     same = same / block * block;
     if (s->recurrent && same < s->length)

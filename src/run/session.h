@@ -27,6 +27,11 @@ struct mr_session {
     uint64_t kv_bytes;
 };
 
+/* KV for positions below len; an arena for the lane; rows below `end` are about to be written, whether
+ * or not they are ever committed (advance.c). */
+mr_err mr_session_reserve(mr_session *s, int64_t len);
+mr_err mr_lane_ready(mr_engine *e, mr_lane *l);
+void mr_session_written(mr_session *s, int64_t end);
 /* Cuts the session to `length` committed rows; a recurrent state keeps what it had committed. */
 void mr_session_settle(mr_session *s, int64_t length);
 /* Runs rows [from, to) of the session's own ids again, without logits: leaves a recurrent state after them open. */

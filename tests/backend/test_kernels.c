@@ -193,6 +193,11 @@ static void check_rope_combine(mr_isa isa, int64_t n, ck_kind kind)
     v->combine(y, many, n + 3, w, K, n);
     c->combine(z, many, n + 3, w, K, n);
     CK(ck_same(y, z, n), "combine %s n %d", mr_isa_name(isa), (int)n);
+    /* in two parts, the sum is the same chain */
+    memset(z, 0, (size_t)n * sizeof *z);
+    v->accumulate(z, many, n + 3, w, 2, n);
+    v->accumulate(z, many + 2 * (n + 3), n + 3, w + 2, K - 2, n);
+    CK(ck_same(y, z, n), "accumulate %s n %d", mr_isa_name(isa), (int)n);
     ck_free_all();
 }
 

@@ -458,6 +458,250 @@ static void check_trace(const setup *base, const char *path)
     doc_close(&d);
 }
 
+/* ---- canvases ---- */
+
+/* logits[n] / by, as the probabilities that the next step is given. */
+static void soften(float *logits, int64_t rows, int64_t vocab, double by)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        float *l = logits + r * vocab;
+        double top = -INFINITY, sum = 0;
+        for (int64_t v = 0; v < vocab; v++)
+            top = fmax(top, (double)l[v] / by);
+        for (int64_t v = 0; v < vocab; v++)
+            sum += exp((double)l[v] / by - top);
+        for (int64_t v = 0; v < vocab; v++)
+            l[v] = (float)(exp((double)l[v] / by - top) / sum);
+    }
+}
+
+/* Feeds the prompt in pieces, then denoises both canvases: the second is given the reference's
+ * logits of the first. */
+static float *canvas_logits(mr_engine *e, mr_jval c, int64_t chunk, const float *fed)
+{
+    const mr_engine_info *i = mr_engine_facts(e);
+    int64_t n, n_canvas, n_canvas2, all = i->canvas * i->vocab;
+    int32_t *ids = ints(mr_jget(c, "ids"), &n), *one = ints(mr_jget(c, "canvas"), &n_canvas),
+            *two = ints(mr_jget(c, "canvas2"), &n_canvas2);
+    float *out = calloc(2 * (size_t)all, sizeof *out), *probs = malloc((size_t)all * sizeof *probs);
+    mr_session *s;
+    mr_status st = mr_session_new(&s, e);
+    for (int64_t at = 0; !st && at < n; at += chunk) {
+        int64_t rows = n - at < chunk ? n - at : chunk;
+        st = mr_advance(s, ids + at, rows, MR_WANT_NONE, NULL, 0, NULL);
+        if (!st)
+            st = mr_commit(s, rows);
+    }
+    memcpy(probs, fed, (size_t)all * sizeof *probs);
+    double by = 1;
+    get_num(c, "sc_temperature", &by);
+    soften(probs, i->canvas, i->vocab, by);
+    CHECK(n_canvas == i->canvas && n_canvas2 == i->canvas, "canvases of another length");
+    for (int again = 0; again < 2 && !st; again++) { /* nothing stays behind */
+        st = mr_denoise(s, one, NULL, out);
+        if (!st)
+            st = mr_denoise(s, two, probs, out + all);
+    }
+    CHECK(!st && mr_session_length(s) == n, "canvas: %s", mr_error_text());
+    mr_session_free(s);
+    free(ids);
+    free(one);
+    free(two);
+    free(probs);
+    return out;
+}
+
+static void check_canvas_logits(const setup *base, mr_jval c, const char *dir, bool bits)
+{
+    char path[1100];
+    int64_t n_one = 0, n_two = 0;
+    snprintf(path, sizeof path, "%s/logits.npy", dir);
+    float *one = npy(path, &n_one), *first[2] = {NULL, NULL};
+    snprintf(path, sizeof path, "%s/logits_sc.npy", dir);
+    float *two = npy(path, &n_two);
+    static const int64_t chunks[] = {1 << 20, 1, 7};
+    for (int isa = 0; one && two && isa < MR_ISA_COUNT; isa++) {
+        if (!mr_isa_have((mr_isa)isa) || (!bits && isa))
+            continue;
+        for (int k = 0; k < 6; k++) {
+            setup s = *base;
+            s.cpu = bits ? mr_isa_name((mr_isa)isa) : base->cpu;
+            s.threads = k % 3 == 2 ? 4 : 1 + k % 3;
+            s.precision = k < 3 ? "exact" : "fast";
+            mr_engine *e = open_engine(&s, -1, NULL, 0);
+            if (!e)
+                break;
+            int64_t vocab = mr_engine_facts(e)->vocab;
+            float *got = canvas_logits(e, c, chunks[k % 3], one);
+            if (k < 3) {
+                compare(got, one, n_one, n_one, vocab, "canvas");
+                compare(got + n_one, two, n_two, n_two, vocab, "canvas, fed back");
+            }
+            if (!first[k / 3])
+                first[k / 3] = got;
+            CHECK(memcmp(got, first[k / 3], (size_t)(n_one + n_two) * sizeof *got) == 0,
+                  "bits differ: canvas, %s, %s", s.precision, s.cpu ? s.cpu : "best");
+            if (got != first[k / 3])
+                free(got);
+            mr_engine_close(e);
+        }
+    }
+    CHECK(one && two, "%s: no logits", dir);
+    free(one);
+    free(two);
+    free(first[0]);
+    free(first[1]);
+}
+
+typedef struct canvas_run {
+    mr_jval blocks, block, step;
+    int64_t steps; /* heard */
+    bool argmax;
+    int32_t *out;
+    int64_t n;
+} canvas_run;
+
+static mr_jval item(mr_jval list, int64_t i)
+{
+    mr_jval v = mr_jfirst(list);
+    while (i-- > 0 && v.doc)
+        v = mr_jnext(v);
+    return v;
+}
+
+static mr_status give_draws(void *ctx, int64_t block, int64_t step, int32_t *ids, double *u)
+{
+    canvas_run *r = ctx;
+    int64_t n;
+    r->block = item(r->blocks, block);
+    r->step = step < 0 ? r->block : item(mr_jget(r->block, "steps"), step);
+    int32_t *drawn = ints(mr_jget(r->step, step < 0 ? "canvas" : "noise"), &n);
+    memcpy(ids, drawn, (size_t)n * 4);
+    int64_t i = 0;
+    for (mr_jval v = mr_jfirst(mr_jget(r->step, "u")); u && v.doc; v = mr_jnext(v))
+        CHECK(!mr_jnum(v, &u[i++]), "u: %s", mr_error_text());
+    free(drawn);
+    return MR_STATUS_OK;
+}
+
+static bool same_ints(mr_jval want, const int32_t *got, int64_t n)
+{
+    int64_t n_want;
+    int32_t *ids = ints(want, &n_want);
+    bool same = n == n_want && memcmp(ids, got, (size_t)n * 4) == 0;
+    free(ids);
+    return same;
+}
+
+static int hear_canvas(void *ctx, const mr_canvas_step *s)
+{
+    canvas_run *r = ctx;
+    double temperature = 0, mean = 0, worst = 0, h;
+    bool stop = false, accepted = true;
+    get_num(r->step, "temperature", &temperature);
+    get_num(r->step, "mean_entropy", &mean);
+    mr_jbool(mr_jget(r->step, "stop"), &stop);
+    for (int64_t i = 0; i < s->n; i++) {
+        mr_jnum(item(mr_jget(r->step, "entropy"), i), &h);
+        worst = fmax(worst, fabs(h - s->entropy[i]));
+        int64_t a = -1;
+        mr_jint(item(mr_jget(r->step, "accepted"), i), 0, 1, &a);
+        accepted &= a == s->accepted[i];
+    }
+    bool ok = worst <= 1e-3 && fabs(mean - s->mean_entropy) <= 1e-3 && accepted &&
+              fabs(temperature - s->temperature) < 1e-12 && stop == s->stop &&
+              same_ints(mr_jget(r->step, "argmax"), s->best, s->n) &&
+              same_ints(mr_jget(r->step, "sampled"), s->sampled, s->n) &&
+              same_ints(mr_jget(r->step, "next"), s->next, s->n);
+    CHECK(ok, "canvas at %lld, step %lld differs (entropies by %.2g)", (long long)s->start,
+          (long long)s->step, worst);
+    r->steps++;
+    return !ok;
+}
+
+static int hear_canvas_ids(void *ctx, const int32_t *ids, size_t n)
+{
+    canvas_run *r = ctx;
+    memcpy(r->out + r->n, ids, n * sizeof *ids);
+    r->n += (int64_t)n;
+    return 0;
+}
+
+/* An id that is not in the list stands for "no end id". */
+static int32_t unused_id(const int32_t *ids, int64_t n)
+{
+    for (int32_t id = 0;; id++) {
+        bool found = false;
+        for (int64_t i = 0; i < n; i++)
+            found |= ids[i] == id;
+        if (!found)
+            return id;
+    }
+}
+
+static void check_canvas_run(const setup *base, mr_jval run)
+{
+    int64_t n_prompt, n_all, steps = 0;
+    int32_t *prompt = ints(mr_jget(run, "prompt"), &n_prompt),
+            *all = ints(mr_jget(run, "sequence"), &n_all);
+    mr_jval set = mr_jget(run, "settings");
+    canvas_run r = {.blocks = mr_jget(run, "blocks"),
+                    .argmax = mr_jis(mr_jget(set, "sampling"), "argmax"),
+                    .out = calloc((size_t)n_all + 1, 4)};
+    int32_t eos = (int32_t)get_int(set, "eos_token_id", unused_id(all, n_all));
+    for (mr_jval b = mr_jfirst(r.blocks); b.doc; b = mr_jnext(b))
+        steps += mr_jcount(mr_jget(b, "steps"));
+    mr_generate_opts o;
+    mr_generate_defaults(&o);
+    o.max_new = get_int(set, "max_new_tokens", 0);
+    o.steps = get_int(set, "max_denoising_steps", 0);
+    o.stability_threshold = get_int(set, "stability_threshold", -1);
+    get_num(set, "t_min", &o.t_min);
+    get_num(set, "t_max", &o.t_max);
+    get_num(set, "entropy_bound", &o.entropy_bound);
+    get_num(set, "confidence_threshold", &o.confidence_threshold);
+    o.temperature = r.argmax ? 0 : 1;
+    o.draws = give_draws;
+    o.on_canvas = hear_canvas;
+    o.on_ids = hear_canvas_ids;
+    o.ctx = &r;
+    mr_engine *e = open_engine(base, -1, &eos, 1);
+    mr_session *session = NULL;
+    mr_result result;
+    if (e && !mr_session_new(&session, e)) {
+        mr_status st = mr_generate(session, prompt, (size_t)n_prompt, &o, &result);
+        CHECK(!st, "generate: %s", mr_error_text());
+        CHECK(r.steps == steps && result.steps == steps, "%lld steps, %lld expected",
+              (long long)r.steps, (long long)steps);
+        /* behind an end id the reference pads its last canvas */
+        int64_t n = n_all - n_prompt;
+        while (n > r.n && all[n_prompt + n - 1] == 0 && r.n > 0 && r.out[r.n - 1] == eos)
+            n--;
+        check_ids(r.out, r.n, all + n_prompt, n, "canvases");
+    }
+    mr_session_free(session);
+    mr_engine_close(e);
+    free(prompt);
+    free(all);
+    free(r.out);
+}
+
+static void check_canvas(const setup *base, mr_jval c, const char *dir, bool quick, bool bits)
+{
+    char path[1100];
+    doc d;
+    check_canvas_logits(base, c, dir, bits && !quick);
+    snprintf(path, sizeof path, "%s/trace.json", dir);
+    if (quick)
+        return;
+    bool read = doc_open(&d, path);
+    CHECK(read && mr_jcount(mr_json_root(d.json)) > 0, "%s: %s", path, mr_error_text());
+    if (read)
+        for (mr_jval r = mr_jfirst(mr_json_root(d.json)); r.doc; r = mr_jnext(r))
+            check_canvas_run(base, r);
+    doc_close(&d);
+}
+
 /* ---- a case ---- */
 
 /* The model of a case: its folder, or the .gguf file in it. */
@@ -514,8 +758,12 @@ static void check_case(const char *root, const char *name, const char *cpu, bool
                .threads = 2,
                .block = get_int(c, "block_length", 0)};
     snprintf(path, sizeof path, "%s/logits.npy", dir);
-    check_logits(&s, &f, path);
-    if (!quick) {
+    bool canvas = mr_jhas(mr_jget(c, "canvas"));
+    if (canvas)
+        check_canvas(&s, c, dir, quick, !cpu);
+    else
+        check_logits(&s, &f, path);
+    if (!quick && !canvas) {
         check_runs(s, dir, c);
         check_greedy(&s, c, f.ids);
         snprintf(path, sizeof path, "%s/trace.json", dir);

@@ -64,6 +64,11 @@ static mr_range visible(const mr_cpu_step *p, int64_t pos, const int32_t *image,
         hi = (pos / width + 1) * width;
     if (p->att.mask == MR_MASK_WINDOW && pos + 1 > width)
         lo = pos + 1 - width;
+    if (p->att.mask == MR_MASK_CANVAS) { /* a run without spans sees nothing */
+        hi = image ? image[1] : 0;
+        lo = image && width && image[0] + 1 > width ? image[0] + 1 - width : 0;
+        return (mr_range){(int32_t)lo, (int32_t)(hi < kv_len ? hi : kv_len)};
+    }
     if (image && image[1] > hi)
         hi = image[1];
     if (image && image[1] > image[0] && image[0] < lo && p->att.image == 2)

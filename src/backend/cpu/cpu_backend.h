@@ -32,7 +32,13 @@ struct mr_weight {
 typedef struct mr_cpu_call mr_cpu_call;
 typedef mr_err (*mr_cpu_fn)(const mr_cpu_call *c);
 
-typedef enum mr_mask { MR_MASK_CAUSAL, MR_MASK_WINDOW, MR_MASK_BLOCK, MR_MASK_FULL } mr_mask;
+typedef enum mr_mask {
+    MR_MASK_CAUSAL,
+    MR_MASK_WINDOW,
+    MR_MASK_BLOCK,
+    MR_MASK_FULL,
+    MR_MASK_CANVAS
+} mr_mask;
 
 /* A step's attributes, decoded. */
 typedef struct mr_cpu_step {
@@ -56,7 +62,7 @@ typedef struct mr_cpu_step {
     struct {
         mr_mask mask;
         int64_t width; /* of the window or the block */
-        int image; /* attribute span */
+        int image;     /* attribute span */
         int dv;
         float scale, softcap;
         size_t per_thread; /* scratch */
@@ -115,6 +121,7 @@ mr_cpu_fn mr_cpu_runner(mr_op op); /* NULL: not an op that runs */
 /* cpu_rows.c */
 mr_err mr_run_alias(const mr_cpu_call *c);
 mr_err mr_run_embed(const mr_cpu_call *c);
+mr_err mr_run_mix(const mr_cpu_call *c);
 mr_err mr_run_gather(const mr_cpu_call *c);
 mr_err mr_run_pairwise(const mr_cpu_call *c);
 mr_err mr_run_map(const mr_cpu_call *c);
@@ -136,6 +143,7 @@ mr_err mr_run_moe(const mr_cpu_call *c);
 mr_err mr_run_route(const mr_cpu_call *c);
 mr_err mr_run_combine(const mr_cpu_call *c);
 size_t mr_route_scratch(int64_t experts); /* per thread */
+size_t mr_mix_scratch(int64_t width);     /* shared by all threads */
 
 /* cpu_rope.c */
 void mr_rope_frequencies(const mr_node *n, float *freq); /* of a rope_table node: [dim/2] */

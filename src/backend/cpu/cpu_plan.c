@@ -8,6 +8,7 @@
 static const mr_cpu_fn runners[MR_OP_COUNT] = {
     [MR_OP_ALIAS] = mr_run_alias,
     [MR_OP_EMBED] = mr_run_embed,
+    [MR_OP_MIX] = mr_run_mix,
     [MR_OP_GATHER] = mr_run_gather,
     [MR_OP_LINEAR] = mr_run_linear,
     [MR_OP_LINEAR_HEADS] = mr_run_linear_heads,
@@ -115,7 +116,7 @@ static mr_op activation(const mr_node *n)
 
 static mr_mask mask_named(const char *s)
 {
-    static const char *const names[] = {"causal", "window", "block", "full"};
+    static const char *const names[] = {"causal", "window", "block", "full", "canvas"};
     int m = 0;
     while (strcmp(s, names[m]))
         m++;
@@ -145,7 +146,7 @@ static void prepare_route(const mr_node *n, mr_cpu_step *p)
 static void prepare_attention(const mr_node *n, const mr_step *s, mr_cpu_step *p)
 {
     p->att.mask = mask_named(mr_attr_s(n, "mask"));
-    p->att.width = mr_attr_i(n, p->att.mask == MR_MASK_WINDOW ? "window" : "block");
+    p->att.width = mr_attr_i(n, p->att.mask == MR_MASK_BLOCK ? "block" : "window");
     p->att.image = (int)mr_attr_i(n, "span");
     p->att.dv = (int)mr_attr_i(n, "dv");
     p->att.scale = (float)mr_attr_f(n, "scale");
@@ -183,6 +184,7 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
         p->alias.id[2] = (int32_t)mr_attr_i(n, "c");
         break;
     case MR_OP_EMBED:
+    case MR_OP_MIX:
         p->p = (float)mr_attr_f(n, "scale");
         break;
     case MR_OP_SCALE:
@@ -257,6 +259,8 @@ static size_t scratch_bytes(const mr_cpu *cpu, const mr_plan *plan, const mr_ste
     case MR_OP_MOE:
         return mr_moe_scratch(&p->mm, fmt_of(plan, s, 3), fmt_of(plan, s, 5), in[3].dim[0].n,
                               in[3].dim[2].n, in[3].dim[1].n, rows, in[1].dim[1].n);
+    case MR_OP_MIX:
+        return mr_mix_scratch(in[1].dim[1].n);
     case MR_OP_ROUTE:
         return threads * mr_route_scratch(in[0].dim[1].n);
     case MR_OP_ROPE_APPEND:

@@ -227,3 +227,67 @@ mr_err mr_run_concat(const mr_cpu_call *c)
     mr_cpu_split(c->cpu, s.y.rows * s.y.heads, s.y.dim, run_concat, &s);
     return MR_OK;
 }
+
+/* ---- sums over a table's rows ---- */
+
+enum { MIX_ROWS = 64 }; /* of the table at once */
+
+typedef struct mixed {
+    const mr_cpu_call *c;
+    mr_view y, x;
+    const mr_matrix *table;
+    float *panel; /* [MIX_ROWS, y.dim]: the table's rows from `at` on */
+    int64_t at, rows;
+} mixed;
+
+size_t mr_mix_scratch(int64_t width)
+{
+    return MIX_ROWS * (size_t)width * sizeof(float);
+}
+
+static void run_panel(const void *ctx, int64_t first, int64_t last, int worker)
+{
+    (void)worker;
+    const mixed *s = ctx;
+    for (int64_t i = first; i < last; i++)
+        mr_matrix_row(s->table, 0, s->at + i, s->panel + i * s->y.dim);
+}
+
+static void run_mixed(const void *ctx, int64_t first, int64_t last, int worker)
+{
+    (void)worker;
+    const mixed *s = ctx;
+    for (int64_t r = first; r < last; r++)
+        s->c->cpu->vec->accumulate(s->y.p + r * s->y.row, s->panel, s->y.dim,
+                                   s->x.p + r * s->x.row + s->at, s->rows, s->y.dim);
+}
+
+static void run_scaled(const void *ctx, int64_t first, int64_t last, int worker)
+{
+    (void)worker;
+    const mixed *s = ctx;
+    for (int64_t r = first; r < last; r++)
+        s->c->cpu->vec->map(MR_OP_SCALE, s->c->prep->p, s->y.p + r * s->y.row,
+                            s->y.p + r * s->y.row, s->y.dim);
+}
+
+/* The table's rows are unpacked once for all rows, a panel at a time; each sum goes on from panel to
+ * panel, so that it is one chain whatever the panel's size. */
+mr_err mr_run_mix(const mr_cpu_call *c)
+{
+    mixed s = {
+        .c = c, .y = mr_cpu_out(c, 0), .table = mr_cpu_matrix(c, 1), .panel = (float *)c->scratch};
+    int64_t all = c->step->in[1].dim[0].n;
+    for (int64_t r = 0; r < s.y.rows; r++)
+        memset(s.y.p + r * s.y.row, 0, (size_t)s.y.dim * sizeof(float));
+    if (!mr_cpu_given(c, 0))
+        return MR_OK;
+    s.x = mr_cpu_in(c, 0);
+    for (s.at = 0; s.at < all; s.at += MIX_ROWS) {
+        s.rows = all - s.at < MIX_ROWS ? all - s.at : MIX_ROWS;
+        mr_cpu_split(c->cpu, s.rows, s.y.dim * 8, run_panel, &s);
+        mr_cpu_split(c->cpu, s.y.rows, s.y.dim * s.rows, run_mixed, &s);
+    }
+    mr_cpu_split(c->cpu, s.y.rows, s.y.dim, run_scaled, &s);
+    return MR_OK;
+}

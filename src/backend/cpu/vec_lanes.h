@@ -146,6 +146,35 @@ static void combine(float *y, const float *x, int64_t ldj, const float *w, int64
     EACH_VECTOR(len, SUM);
 }
 
+/* Four vectors side by side: a chain along j alone would wait for each product. */
+static void accumulate(float *y, const float *x, int64_t ldj, const float *w, int64_t k,
+                       int64_t len)
+{
+    for (; len >= 64; len -= 64, y += 64, x += 64) {
+        v16f a = v16f_load(y), b = v16f_load(y + 16), c = v16f_load(y + 32), d = v16f_load(y + 48);
+        for (int64_t j = 0; j < k; j++) {
+            const float *at = x + j * ldj;
+            v16f p = v16f_set1(w[j]);
+            a = v16f_fma(p, v16f_load(at), a);
+            b = v16f_fma(p, v16f_load(at + 16), b);
+            c = v16f_fma(p, v16f_load(at + 32), c);
+            d = v16f_fma(p, v16f_load(at + 48), d);
+        }
+        v16f_store(y, a);
+        v16f_store(y + 16, b);
+        v16f_store(y + 32, c);
+        v16f_store(y + 48, d);
+    }
+#define MORE(n)                                                                                    \
+    do {                                                                                           \
+        v16f s = load(y + i, n);                                                                   \
+        for (int64_t j = 0; j < k; j++)                                                            \
+            s = v16f_fma(v16f_set1(w[j]), load(x + j * ldj + i, n), s);                            \
+        store(y + i, s, n);                                                                        \
+    } while (0)
+    EACH_VECTOR(len, MORE);
+}
+
 /* e^(x - max) / sum; the sum in 16 lanes and the tree. */
 static void softmax(float *y, const float *x, int64_t len)
 {
@@ -177,5 +206,5 @@ static void to_bf16(uint16_t *y, const float *x, int64_t len)
     }
 }
 
-const mr_vec_kernels LANES_FN(mr_vec) = {add,  mul,     map,     rmsnorm, l2norm,
-                                         rope, combine, softmax, to_bf16};
+const mr_vec_kernels LANES_FN(mr_vec) = {add,     mul,        map,     rmsnorm, l2norm, rope,
+                                         combine, accumulate, softmax, to_bf16};

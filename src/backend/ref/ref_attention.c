@@ -46,6 +46,8 @@ static bool sees(const mask *m, int64_t q, const int32_t *span, int64_t k)
     bool same = span && k >= span[0] && k < span[1];
     if (!strcmp(m->kind, "full"))
         return true;
+    if (!strcmp(m->kind, "canvas"))
+        return same || (span && k < span[0] && (!m->window || k > span[0] - m->window));
     if (!strcmp(m->kind, "block"))
         return k / m->block <= q / m->block;
     if (m->span == 2 && same)

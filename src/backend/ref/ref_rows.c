@@ -55,6 +55,20 @@ mr_err mr_ref_EMBED(const mr_ref_step *s)
     return MR_OK;
 }
 
+mr_err mr_ref_MIX(const mr_ref_step *s)
+{
+    const mr_ref_array *probs = &s->in[0], *y = &s->out[0];
+    const mr_weight *table = s->in[1].w;
+    for (int64_t r = 0; r < y->rows; r++)
+        for (int64_t i = 0; i < y->width; i++) {
+            double sum = 0;
+            for (int64_t v = 0; probs->f && v < table->rows; v++)
+                sum += (double)mr_ref_row(probs, r, 0)[v] * table->data[v * table->k + i];
+            mr_ref_row(y, r, 0)[i] = (float)(sum * mr_attr_f(s->node, "scale"));
+        }
+    return MR_OK;
+}
+
 mr_err mr_ref_GATHER(const mr_ref_step *s)
 {
     const mr_ref_array *x = &s->in[0], *rows = &s->in[1], *y = &s->out[0];
