@@ -28,7 +28,7 @@ static const struct {
     [MR_SET_STEPS] = {"steps", INT, AT(steps), 0, 1, 1 << 20},
     [MR_SET_THRESHOLD] = {"threshold", NUM, AT(threshold), -1e-300, 0, 1e6},
     [MR_SET_MINIMAL_TOPK] = {"minimal_topk", INT, AT(minimal_topk), 0, 1, 1 << 20},
-    [MR_SET_EARLY_STOP] = {"eos_early_stop", FLAG, AT(eos_early_stop), 0, 1, 1},
+    [MR_SET_EARLY_STOP] = {"eos_early_stop", FLAG, AT(eos_early_stop), 0, 0, 1},
     [MR_SET_EDITING] = {"editing_threshold", NUM, AT(editing_threshold), -1e-300, 0, 1e6},
     [MR_SET_POST_STEPS] = {"max_post_steps", INT, AT(max_post_steps), -1, 0, 1 << 20},
     [MR_SET_TRANSFER] = {"num_to_transfer", INT, AT(num_to_transfer), 0, 1, 1 << 20},
