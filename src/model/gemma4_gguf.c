@@ -1,0 +1,191 @@
+/* Gemma 4: GGUF metadata as a config.json.
+ *
+ * What the file has no key for is told by its tensors: whether keys are values, by the lack of
+ * attn_v in global layers; which pairs of a global head turn, by rope_freqs.weight. */
+#include <stdio.h>
+#include <string.h>
+
+#include "model/gemma4.h"
+
+/* A list of one number per layer, or one number for all; false: absent. */
+static bool gguf_per_layer(mr_gguf_config *c, const char *key, int64_t layers, int64_t *out)
+{
+    char full[160];
+    mr_gguf_array a;
+    snprintf(full, sizeof full, "gemma4.%s", key);
+    if (c->err != MR_OK || mr_gguf_kind(c->g, full) == MR_GGUF_ABSENT)
+        return false;
+    if (mr_gguf_kind(c->g, full) != MR_GGUF_ARRAY) {
+        if (!mr_gguf_config_get_int(c, key, out))
+            return false;
+        for (int64_t i = 1; i < layers; i++)
+            out[i] = out[0];
+        return true;
+    }
+    mr_err e = mr_gguf_arr(c->g, full, &a);
+    if (e == MR_OK && a.count != (uint64_t)layers)
+        e = mr_fail(MR_EFORMAT, "%s: \"%s\" has %llu entries for %lld layers", mr_gguf_path(c->g),
+                    full, (unsigned long long)a.count, (long long)layers);
+    for (int64_t i = 0; e == MR_OK && i < layers; i++)
+        e = mr_gguf_arr_int(&a, &out[i]);
+    c->err = e;
+    return e == MR_OK;
+}
+
+/* Which pairs of global layers turn: those that the stored divisors leave as they are; the others
+ * are divided by something huge.  Gives their part of the whole. */
+static mr_err gguf_part(const mr_weights *w, double *part)
+{
+    const mr_winfo *t = mr_weights_find(w, "rope_freqs.weight");
+    int64_t turning = 0, n = t ? t->dim[0] : 0;
+    mr_rows rows;
+    *part = 0.25;
+    if (!t)
+        return MR_OK;
+    if (t->rank != 1 || t->dtype != MR_F32 || n > MR_CFG_HEAD_DIM)
+        return mr_fail(MR_EUNSUPPORTED, "%s: tensor \"rope_freqs.weight\" is not f32 of a head",
+                       mr_weights_file(w, t->data.file));
+    float *f = mr_alloc(MR_MEM_COMPILE, 2 * (size_t)n * sizeof *f);
+    if (!f)
+        return MR_ENOMEM;
+    mr_err e = mr_weights_read(w, t, 0, 1, f + n, &rows);
+    if (e == MR_OK)
+        mr_dequant_row(&rows, 0, f);
+    while (e == MR_OK && turning < n && f[turning] == 1)
+        turning++;
+    for (int64_t i = turning; e == MR_OK && i < n; i++)
+        if (!(f[i] >= 1e20F))
+            e = mr_fail(MR_EUNSUPPORTED, "%s: tensor \"rope_freqs.weight\" is not ones, then huge",
+                        mr_weights_file(w, t->data.file));
+    mr_free(f);
+    if (n) /* half a pair more, which the config's reader drops: a quotient may round down */
+        *part = turning == n ? 1 : ((double)turning + 0.5) / (double)n;
+    return e;
+}
+
+static void gguf_ropes(mr_gguf_config *c)
+{
+    int64_t dim, width;
+    double theta, part;
+    char type[32];
+    if (mr_gguf_config_get_int(c, "rope.dimension_count_swa", &dim) &&
+        mr_gguf_config_get_int(c, "attention.key_length_swa", &width) && dim != width)
+        mr_gguf_config_refuse(c, "rope.dimension_count_swa", "only whole heads are rotated");
+    mr_gguf_config_rope_type(c, type);
+    if (strcmp(type, "none") != 0)
+        mr_gguf_config_refuse(c, "rope.scaling.type", "only none is supported");
+    mr_err e = gguf_part(c->w, &part);
+    c->err = c->err == MR_OK ? e : c->err;
+    if (c->err != MR_OK)
+        return;
+    mr_gguf_config_open(c, "rope_parameters");
+    mr_gguf_config_open(c, "full_attention");
+    mr_gguf_config_raw(c, "rope_type", "\"proportional\"");
+    mr_gguf_config_num(c, "partial_rotary_factor", part);
+    if (mr_gguf_config_get_num(c, "rope.freq_base", &theta))
+        mr_gguf_config_num(c, "rope_theta", theta);
+    mr_gguf_config_close(c);
+    mr_gguf_config_open(c, "sliding_attention");
+    mr_gguf_config_raw(c, "rope_type", "\"default\"");
+    if (mr_gguf_config_get_num(c, "rope.freq_base_swa", &theta))
+        mr_gguf_config_num(c, "rope_theta", theta);
+    mr_gguf_config_close(c);
+    mr_gguf_config_close(c);
+}
+
+/* Keys and values of global layers, and the width of the MLPs: lists where layers differ. */
+static void gguf_layers(mr_gguf_config *c, const bool *global, int64_t layers, int64_t *list)
+{
+    char name[64];
+    int64_t shared = 0;
+    mr_gguf_config_get_int(c, "attention.shared_kv_layers", &shared);
+    mr_gguf_config_int(c, "num_kv_shared_layers", shared);
+    if (gguf_per_layer(c, "attention.head_count_kv", layers, list)) {
+        int64_t of[2] = {0, 0};
+        for (int64_t i = 0; i < layers; i++) {
+            if (of[global[i]] && of[global[i]] != list[i])
+                mr_gguf_config_refuse(c, "attention.head_count_kv", "differs within one type");
+            of[global[i]] = list[i];
+        }
+        mr_gguf_config_int(c, "num_key_value_heads", of[0] ? of[0] : of[1]);
+        mr_gguf_config_int(c, "num_global_key_value_heads", of[1]);
+    }
+    if (gguf_per_layer(c, "feed_forward_length", layers, list)) {
+        bool wide = list[layers - 1] != list[0];
+        for (int64_t i = 0; i < layers; i++)
+            if (list[i] != list[0] * (wide && i >= layers - shared ? 2 : 1))
+                mr_gguf_config_refuse(c, "feed_forward_length",
+                                      "is neither of one width nor double in the last layers");
+        mr_gguf_config_int(c, "intermediate_size", list[0]);
+        mr_gguf_config_raw(c, "use_double_wide_mlp", wide ? "true" : "false");
+    }
+    for (int64_t i = 0; i < layers; i++)
+        if (global[i]) {
+            snprintf(name, sizeof name, "blk.%lld.attn_v.weight", (long long)i);
+            bool v = mr_weights_find(c->w, name);
+            mr_gguf_config_raw(c, "attention_k_eq_v", v ? "false" : "true");
+            break;
+        }
+}
+
+/* Media ids are the published ones: the file has no keys for them. */
+static void gguf_media(mr_gguf_config *c)
+{
+    static const char key[] = "tokenizer.ggml.padding_token_id";
+    const mr_winfo *table = mr_weights_find(c->w, "per_layer_token_embd.weight");
+    int64_t width = 0, pad;
+    mr_gguf_config_get_int(c, "embedding_length_per_layer_input", &width);
+    mr_gguf_config_int(c, "hidden_size_per_layer_input", width);
+    if (table && table->rank == 2)
+        mr_gguf_config_int(c, "vocab_size_per_layer_input", table->dim[0]);
+    mr_gguf_config_raw(c, "use_bidirectional_attention", width ? "null" : "\"vision\"");
+    if (mr_gguf_kind(c->g, key) != MR_GGUF_ABSENT && mr_gguf_int(c->g, key, &pad) == MR_OK)
+        mr_gguf_config_int(c, "pad_token_id", pad);
+    mr_gguf_config_int(c, "image_token_id", mr_gemma4_media[0]);
+    mr_gguf_config_int(c, "video_token_id", mr_gemma4_media[1]);
+    mr_gguf_config_int(c, "audio_token_id", mr_gemma4_media[2]);
+}
+
+mr_err mr_gemma4_gguf_config(const mr_weights *w, mr_buf *json)
+{
+    static const mr_gguf_row rows[] = {{"num_key_value_heads", NULL, 0},
+                                       {"intermediate_size", NULL, 0},
+                                       {"global_head_dim", "attention.key_length", 'i'},
+                                       {"head_dim", "attention.key_length_swa", 'i'},
+                                       {"sliding_window", "attention.sliding_window", 'i'},
+                                       {"final_logit_softcapping", "final_logit_softcapping", 'n'},
+                                       {"num_experts", "expert_count", 'i'},
+                                       {"top_k_experts", "expert_used_count", 'i'},
+                                       {"moe_intermediate_size", "expert_feed_forward_length", 'i'},
+                                       {0}};
+    mr_gguf_config c;
+    int64_t layers = 0, experts = 0;
+    mr_gguf_config_begin(&c, w, "gemma4", "gemma4_text", rows, json);
+    mr_gguf_config_get_int(&c, "block_count", &layers);
+    mr_gguf_config_get_int(&c, "expert_count", &experts);
+    mr_gguf_config_raw(&c, "enable_moe_block", experts ? "true" : "false");
+    if (layers < 1 || layers > MR_CFG_LAYERS) {
+        mr_gguf_config_refuse(&c, "block_count", "is absent or out of range");
+        return mr_gguf_config_end(&c);
+    }
+    int64_t *list = mr_zalloc(MR_MEM_COMPILE, 2 * (size_t)layers * sizeof *list);
+    if (!list)
+        return MR_ENOMEM;
+    bool *global = (bool *)(list + layers);
+    if (gguf_per_layer(&c, "attention.sliding_window_pattern", layers, list)) {
+        mr_gguf_config_raw(&c, "layer_types", "[");
+        for (int64_t i = 0; i < layers; i++) {
+            global[i] = !list[i];
+            mr_buf_printf(c.json, "%s\"%s\"", i ? ", " : "",
+                          list[i] ? "sliding_attention" : "full_attention");
+        }
+        mr_buf_putc(c.json, ']');
+        gguf_layers(&c, global, layers, list);
+    } else {
+        mr_gguf_config_refuse(&c, "attention.sliding_window_pattern", "is missing");
+    }
+    mr_free(list);
+    gguf_media(&c);
+    gguf_ropes(&c);
+    return mr_gguf_config_end(&c);
+}
