@@ -12,6 +12,7 @@
 #define TILE_F32_ROWS 6
 #define U8_OFFSET 0
 #define U8_WIDE 1
+#define ROW_STREAMS 1
 #define DIRECT_F32 4
 #define DIRECT_U4 4
 #define I8_MANY_ROWS(...) 0
@@ -104,6 +105,18 @@ static inline void store_wide(uint8_t *dst, v16i v)
         v.v[h] = _mm256_shuffle_epi32(v.v[h], 0xd8);
     __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.v[0], v.v[1]), 0xd8);
     _mm256_storeu_si256((__m256i *)(void *)dst, w);
+}
+
+static inline v16f number_u4(const uint8_t *line, int j)
+{
+    v16i q = v16i_shr(v16i_load((const int32_t *)(const void *)line), j % 4 * 8 + j / 4 * 4);
+    return v16f_from_i(v16i_and(q, v16i_set1(15)));
+}
+
+static inline v16f number_u8(const uint8_t *line, int j)
+{
+    v16i q = v16i_shr(v16i_load((const int32_t *)(const void *)line), j * 8);
+    return v16f_from_i(v16i_and(q, v16i_set1(255)));
 }
 
 #include "backend/cpu/matmul_lanes.h"

@@ -8,6 +8,7 @@
 #define TILE_F32_ROWS 6
 #define U8_OFFSET 0
 #define U8_WIDE 0
+#define ROW_STREAMS 2
 #define DIRECT_F32 4
 #define DIRECT_U4 4
 
@@ -51,6 +52,21 @@ static inline v16f quad_max(v16f a)
 {
     __m512 b = _mm512_max_ps(a.v, _mm512_permute_ps(a.v, 0xb1));
     return (v16f){_mm512_max_ps(b, _mm512_permute_ps(b, 0x4e))};
+}
+
+/* Lanes that start at byte j; a lookup of 0..15 takes the low 4 bits alone, so nothing is masked. */
+static inline v16f number_u4(const uint8_t *line, int j)
+{
+    static const float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    __m512i q = _mm512_loadu_si512(line + j % 4);
+    q = j < 4 ? q : _mm512_srli_epi32(q, 4);
+    return (v16f){_mm512_permutexvar_ps(q, _mm512_loadu_ps(numbers))};
+}
+
+static inline v16f number_u8(const uint8_t *line, int j)
+{
+    __m512i q = _mm512_and_si512(_mm512_loadu_si512(line + j), _mm512_set1_epi32(255));
+    return (v16f){_mm512_cvtepi32_ps(q)};
 }
 
 #include "backend/cpu/matmul_tile_avx512.h"

@@ -167,6 +167,10 @@ typedef struct mr_mm_kernels {
      * group. */
     void (*tile_i8)(const mr_column *c, int64_t units, const mr_qform *f,
                     const uint8_t *const *rows, int n, float *out);
+    /* One row, n = 1 or 2 columns of one matrix, or of two that share activations: out[i] for c[i]. */
+    void (*row_i8)(const mr_column *c, int n, int64_t units, const mr_qform *f, const uint8_t *x,
+                   float *const *out);
+    void (*row_f32)(const mr_column *c, int n, int64_t k, const float *x, float *const *out);
     /* The first `units` of a U4 or CODES column as units of mr_layout_bytes. */
     void (*unpack_bytes)(const mr_column *c, int64_t units, uint8_t *panel);
     /* y[0..n) = acc*by (+ bias), NaN made canonical. */

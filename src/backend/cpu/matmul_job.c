@@ -207,12 +207,12 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
     }
 }
 
-/* Biases and the gate, from sums to y. */
-static void finish_row(const block *b, int r, int64_t first, int n)
+/* Biases and the gate, from sums (of the second factor: up) to y. */
+static void finish_row(const block *b, int r, float *g, float *up, int64_t first, int n)
 {
     const mr_job *job = b->job;
     const mr_vec_kernels *vec = mr_vec(job->mm->isa);
-    float by = b->by[r], *y = b->y[r] + first, *g = b->sums[0] + r * MR_TILE_OUT, *u = y;
+    float by = b->by[r], *y = b->y[r] + first, *u = y;
     const float *bias[2];
     for (int i = 0; i < 2; i++)
         bias[i] = job->bias[i] ? job->bias[i] + first : NULL;
@@ -222,7 +222,7 @@ static void finish_row(const block *b, int r, int64_t first, int n)
     }
     job->kernels->finish(g, by, bias[0], n, g);
     if (job->w[1]) {
-        u = b->sums[1] + r * MR_TILE_OUT;
+        u = up;
         job->kernels->finish(u, by, bias[1], n, u);
     }
     vec->map(job->fn, 0.0f, g, g, n);
@@ -255,7 +255,39 @@ static void run_column(const block *b, int64_t e, int64_t column)
             sums_f32(b, &c, m->k, b->sums[i]);
     }
     for (int r = 0; r < b->rows; r++)
-        finish_row(b, r, first, n);
+        finish_row(b, r, b->sums[0] + r * MR_TILE_OUT, b->sums[1] + r * MR_TILE_OUT, first, n);
+}
+
+/* One row, n columns at once: both of a gated pair, or one or two of w[0]. */
+static void row_columns(const block *b, int64_t e, const int64_t *columns, int n)
+{
+    const mr_job *job = b->job;
+    const mr_matrix *m = job->w[0];
+    int64_t first[2];
+    mr_column c[2];
+    bool pair = job->w[1] != NULL;
+    for (int i = 0; i < n; i++)
+        c[i] = mr_matrix_column(job->w[pair ? i : 0], e, columns[pair ? 0 : i], &first[i]);
+    for (int i = 0; i < n; i++)
+        memset(b->sums[i], 0, MR_TILE_OUT * sizeof(float));
+    if (job->form.k)
+        job->kernels->row_i8(c, n, m->units, &job->form, b->x[0] + MR_QROW_HEADER, b->sums);
+    else
+        job->kernels->row_f32(c, n, m->k, (const float *)(const void *)b->x[0], b->sums);
+    for (int i = 0; i < (pair ? 1 : n); i++) {
+        int64_t left = m->n - first[i], wide = 16 * c[i].nv;
+        finish_row(b, 0, b->sums[i], b->sums[1], first[i], (int)(left < wide ? left : wide));
+    }
+}
+
+/* One row and a run of columns; of a plain product its halves go side by side. */
+static void run_row(const block *b, int64_t e, int64_t column, int64_t count)
+{
+    int64_t half = b->job->w[1] ? 0 : count / 2;
+    for (int64_t i = 0; i < half; i++)
+        row_columns(b, e, (int64_t[]){column + i, column + half + i}, 2);
+    for (int64_t i = 2 * half; i < count; i++)
+        row_columns(b, e, (int64_t[]){column + i, 0}, b->job->w[1] ? 2 : 1);
 }
 
 /* ---- tasks -------------------------------------------------------------------------------- */
@@ -324,8 +356,13 @@ static void run_items(void *ctx, int task, int worker)
         }
         int64_t row_block = (item - base) / s->columns, column = (item - base) % s->columns;
         block_rows(s, e, row_block * s->block_rows, &b);
-        for (; item < end && column < s->columns; item++, column++)
-            run_column(&b, e, column);
+        int64_t left = s->columns - column < end - item ? s->columns - column : end - item;
+        if (b.rows == 1)
+            run_row(&b, e, column, left);
+        else
+            for (int64_t i = 0; i < left; i++)
+                run_column(&b, e, column + i);
+        item += left;
     }
 }
 

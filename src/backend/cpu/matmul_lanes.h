@@ -4,6 +4,7 @@
  *   matmul_unpack_lanes.h   weights as f32, panels
  *   matmul_f32_lanes.h      tiles on f32 activations
  *   matmul_i8_lanes.h       tiles on int8 activations
+ *   matmul_row_lanes.h      one row, on either
  *   quantise_lanes.h        int8 activations
  *
  * Loops over rows and lane blocks have constant bounds after inlining and are unrolled by pragma:
@@ -18,6 +19,9 @@
  *   dot_u8(acc, w8, x8)               acc + sum over the quad, exact
  *   dot_u4(acc, line, x4)             the same for bytes 0..63
  *   shift_up(a, n)                    lanes << n, n not a constant
+ *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2
+ *   v16f number_u4(line, j)           the numbers q[k+j] of a line of U4, j < 8, and of U8, j < 4;
+ *   v16f number_u8(line, j)           may read 3 bytes past the line
  *   LANES_ISA, U8_OFFSET, U8_WIDE, DIRECT_F32, DIRECT_U4: see mr_mm_kernels
  */
 #include "backend/cpu/matmul_core.h"
@@ -58,6 +62,7 @@ INLINE size_t number_size(mr_dtype t)
 
 #include "backend/cpu/matmul_f32_lanes.h"
 #include "backend/cpu/matmul_i8_lanes.h"
+#include "backend/cpu/matmul_row_lanes.h"
 
 /* ---- after the sums ----------------------------------------------------------------------- */
 
@@ -87,6 +92,8 @@ const mr_mm_kernels LANES_FN(mr_mm_kernels) = {
     .tile_f32 = tile_f32,
     .unpack_f32 = unpack_f32,
     .tile_i8 = tile_i8,
+    .row_i8 = row_i8,
+    .row_f32 = row_f32,
     .unpack_bytes = unpack_bytes,
     .finish = finish,
 };

@@ -9,6 +9,7 @@
 #define TILE_F32_ROWS 6
 #define U8_OFFSET 128
 #define U8_WIDE 0
+#define ROW_STREAMS 1
 #define DIRECT_F32 4
 #define DIRECT_U4 4
 #define I8_MANY_ROWS(...) 0
@@ -52,6 +53,18 @@ static inline v16f quad_max(v16f a)
     for (int h = 0; h < 4; h++)
         a.v[h] = vdupq_n_f32(vmaxvq_f32(a.v[h]));
     return a;
+}
+
+static inline v16f number_u4(const uint8_t *line, int j)
+{
+    v16i q = v16i_shr(v16i_load((const int32_t *)(const void *)line), j % 4 * 8 + j / 4 * 4);
+    return v16f_from_i(v16i_and(q, v16i_set1(15)));
+}
+
+static inline v16f number_u8(const uint8_t *line, int j)
+{
+    v16i q = v16i_shr(v16i_load((const int32_t *)(const void *)line), j * 8);
+    return v16f_from_i(v16i_and(q, v16i_set1(255)));
 }
 
 #include "backend/cpu/matmul_lanes.h"
