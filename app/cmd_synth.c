@@ -1,4 +1,4 @@
-/* millrace synth: a model directory of a config's shape with random weights. */
+/* millrace synth: a model of a config's shape with random weights. */
 #include <stdio.h>
 
 #include "app.h"
@@ -16,8 +16,10 @@ int cmd_synth(int argc, char **argv)
     const char *pos[2];
     mr_synth_opts o = {.quant = "bf16", .note = note, .ctx = &shown};
     const app_opt opts[] = {
+        {"--format", NULL, APP_STR, &o.format, 0, 0, "F",
+         "safetensors (default: a directory) or gguf (a file)", NULL},
         {"--quant", NULL, APP_STR, &o.quant, 0, 0, "Q",
-         "f32, bf16 (default), q8 or q4 (MLX affine)", NULL},
+         "f32, bf16 (default), q8 or q4 (MLX affine); gguf: also f16, q8_0, q4_0, q4_1", NULL},
         {"--group", NULL, APP_INT, &group, 1, 1024, "G",
          "quantisation group: 32, 64 (default) or 128", NULL},
         {"--seed", NULL, APP_INT, &seed, 0, 9e18, "S", "of the random weights (default 0)", NULL},

@@ -14,7 +14,7 @@ const app_cmd app_commands[] = {
     {"graph", "MODEL", "show the compiled graph (a config.json will do)", cmd_graph},
     {"bench", "MODEL", "measure prefill and decode speed", cmd_bench},
     {"convert", "MODEL OUTDIR", "write a model's weights again in another format", cmd_convert},
-    {"synth", "CONFIG OUTDIR", "make a model of a config's shape with random weights", cmd_synth},
+    {"synth", "CONFIG OUT", "make a model of a config's shape with random weights", cmd_synth},
     {NULL, NULL, NULL, NULL},
 };
 

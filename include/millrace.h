@@ -318,16 +318,19 @@ MR_API mr_status mr_dequantise(const char *type, const void *blocks, size_t len,
                                int64_t *n);
 
 typedef struct mr_synth_opts {
-    const char *quant; /* "f32" "bf16" (default) "q8" "q4" */
-    int group;         /* 32 64 (default) 128 */
+    const char *format; /* "safetensors" (default) or "gguf" */
+    /* "f32" "bf16" (default), "q8" "q4" (MLX affine); GGUF: "f32" "f16" "bf16" "q8_0" "q4_0" "q4_1" */
+    const char *quant;
+    int group; /* 32 64 (default) 128 */
     uint64_t seed;
     /* bytes; non-zero stops, as MR_STATUS_CANCELLED, and leaves nothing; may be NULL */
     int (*progress)(void *ctx, uint64_t done, uint64_t total);
     void (*note)(void *ctx, const char *line); /* a matrix that stays unquantised; may be NULL */
     void *ctx;
 } mr_synth_opts;
-/* A valid model directory of a config's shape with random weights and a dummy tokenizer. */
-MR_API mr_status mr_synth(const char *config, const char *outdir, const mr_synth_opts *o);
+/* A valid model of a config's shape with random weights and a dummy tokenizer: a directory, or a
+ * GGUF file (families llama, gemma3 and deepseek). */
+MR_API mr_status mr_synth(const char *config, const char *out, const mr_synth_opts *o);
 
 typedef struct mr_convert_opts {
     const char *quant; /* "q2" "q3" "q4" "q5" "q6" "q8" (MLX affine), "f32" "f16" "bf16"; NULL: floats

@@ -112,6 +112,9 @@ typedef struct mr_asked {
 int mr_model_asked(const mr_model *m);
 const mr_asked *mr_model_asked_at(const mr_model *m, int i);
 
+/* The first name that a canonical one has in GGUF files of the model's family; false: none. */
+bool mr_model_gguf_name(const mr_model *m, const char *canonical, char out[512]);
+
 /* Recipe lookup and reading over the model's weights (ctx = mr_model *), for mr_recipe_bind and weight_load. */
 mr_err mr_model_lookup(void *ctx, const char *name, mr_stored *out);
 mr_err mr_model_read(void *ctx, const mr_stored *t, int64_t row0, int64_t n, void *buf,

@@ -254,6 +254,11 @@ static const mr_name_row *gguf_name(const mr_model *m, const char *name, int i, 
     return table_row(m->family->names, name, i, out);
 }
 
+bool mr_model_gguf_name(const mr_model *m, const char *canonical, char out[512])
+{
+    return gguf_name(m, canonical, 0, out) != NULL;
+}
+
 /* The i-th name that a canonical one may have in the files; false: no more.  Names under "model."
  * have the family's roots in its place; others ("lm_head.weight") stand beside that root. */
 static bool alternative(const mr_model *m, const char *name, int i, char out[NAME_MAX])

@@ -14,7 +14,7 @@
 
 #include "base/file.h"
 #include "base/rng.h"
-#include "run/engine.h"
+#include "run/synth.h"
 
 typedef struct tensor {
     const char *name; /* one tensor of the file: ranges expanded */
@@ -74,7 +74,7 @@ static mr_err add_asked(synth *s, const mr_asked *a)
     return MR_OK;
 }
 
-static bool seen_before(const mr_model *m, int i)
+bool mr_synth_seen_before(const mr_model *m, int i)
 {
     for (int k = 0; k < i; k++)
         if (strcmp(mr_model_asked_at(m, k)->name, mr_model_asked_at(m, i)->name) == 0)
@@ -111,7 +111,7 @@ static void mark(synth *s, tensor *t)
 static mr_err list_tensors(synth *s)
 {
     for (int i = 0; i < mr_model_asked(s->model); i++)
-        if (!seen_before(s->model, i))
+        if (!mr_synth_seen_before(s->model, i))
             MR_TRY(add_asked(s, mr_model_asked_at(s->model, i)));
     for (int i = 0; i < s->n; i++)
         mark(s, &s->list[i]);
@@ -173,11 +173,14 @@ static float gauss(const uint32_t r[4])
 }
 
 /* Spread that keeps activations near 1: norms around 1, biases small, matrices by fan-in. */
-static float value(const tensor *t, float g)
+float mr_synth_number(uint64_t seed, int index, int64_t at, const char *name, int rank, int64_t k)
 {
-    if (t->rank >= 2)
-        return g / sqrtf((float)t->dim[t->rank - 1]);
-    return has_suffix(t->name, "norm.weight") ? 1 + 0.1f * g : 0.1f * g;
+    uint32_t r[4];
+    mr_philox(seed, (uint64_t)at, (uint64_t)index * 4, r);
+    float g = gauss(r);
+    if (rank >= 2)
+        return g / sqrtf((float)k);
+    return has_suffix(name, "norm.weight") ? 1 + 0.1f * g : 0.1f * g;
 }
 
 static mr_err write_plain(synth *s, mr_st_writer *w, const tensor *t, int index, uint8_t *buf)
@@ -189,9 +192,7 @@ static mr_err write_plain(synth *s, mr_st_writer *w, const tensor *t, int index,
     for (int64_t at = 0; at < n;) {
         size_t used = 0;
         for (; at < n && used < CHUNK; at++) {
-            uint32_t r[4];
-            mr_philox(s->o->seed, (uint64_t)at, (uint64_t)index * 4, r);
-            float v = value(t, gauss(r));
+            float v = mr_synth_number(s->o->seed, index, at, t->name, t->rank, t->dim[t->rank - 1]);
             uint16_t h = mr_f32_to_bf16(v);
             memcpy(buf + used, f32 ? (void *)&v : (void *)&h, f32 ? 4 : 2);
             used += f32 ? 4 : 2;
@@ -201,15 +202,20 @@ static mr_err write_plain(synth *s, mr_st_writer *w, const tensor *t, int index,
     return MR_OK;
 }
 
+void mr_synth_bytes(uint64_t seed, int index, uint64_t at, uint64_t n, uint8_t *out)
+{
+    for (uint64_t i = 0; i < n; i += 16) {
+        uint32_t r[4];
+        mr_philox(seed, (at + i) / 16, (uint64_t)index * 4 + 1, r);
+        memcpy(out + i, r, 16);
+    }
+}
+
 static mr_err write_random_bytes(synth *s, mr_st_writer *w, uint64_t n, int index, uint8_t *buf)
 {
     for (uint64_t at = 0; at < n;) {
         uint64_t used = n - at < CHUNK ? n - at : CHUNK;
-        for (uint64_t i = 0; i < used; i += 16) {
-            uint32_t r[4];
-            mr_philox(s->o->seed, (at + i) / 16, (uint64_t)index * 4 + 1, r);
-            memcpy(buf + i, r, 16);
-        }
+        mr_synth_bytes(s->o->seed, index, at, used, buf);
         MR_TRY(put(s, w, buf, used));
         at += used;
     }
@@ -318,6 +324,16 @@ static mr_err write_config(synth *s)
     return err;
 }
 
+void mr_synth_token(int64_t i, int *moved, char out[24])
+{
+    if (i < 256) {
+        bool self = (i >= 33 && i <= 126) || (i >= 161 && i <= 172) || (i >= 174);
+        out[mr_utf8_encode(self ? (uint32_t)i : 256u + (uint32_t)(*moved)++, out)] = 0;
+    } else {
+        snprintf(out, 24, "<%lld>", (long long)i);
+    }
+}
+
 /* Byte-level BPE without merges: the 256 bytes in GPT-2's alphabet, then names for the rest. */
 static mr_err write_tokenizer(synth *s)
 {
@@ -338,12 +354,7 @@ static mr_err write_tokenizer(synth *s)
     int moved = 0;
     for (int64_t i = 0; i < vocab; i++) {
         char z[24];
-        if (i < 256) {
-            bool self = (i >= 33 && i <= 126) || (i >= 161 && i <= 172) || (i >= 174);
-            z[mr_utf8_encode(self ? (uint32_t)i : 256u + (uint32_t)moved++, z)] = 0;
-        } else {
-            snprintf(z, sizeof z, "<%lld>", (long long)i);
-        }
+        mr_synth_token(i, &moved, z);
         mr_buf_puts(&b, i ? ", " : "");
         mr_buf_json(&b, z, strlen(z));
         mr_buf_printf(&b, ": %lld", (long long)i);
@@ -412,6 +423,12 @@ mr_status mr_synth(const char *config, const char *outdir, const mr_synth_opts *
     mr_synth_opts full = *o;
     full.quant = o->quant ? o->quant : "bf16";
     full.group = o->group ? o->group : 64;
+    full.format = o->format ? o->format : "safetensors";
+    if (strcmp(full.format, "gguf") == 0)
+        return (mr_status)mr_synth_gguf(config, outdir, &full);
+    if (strcmp(full.format, "safetensors") != 0)
+        return (mr_status)mr_fail(MR_EUSAGE, "format \"%s\" is unknown (safetensors, gguf)",
+                                  full.format);
     synth s = {.o = &full, .config_path = config, .outdir = outdir};
     mr_err err = run(&s);
     mr_free(s.list);

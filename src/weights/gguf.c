@@ -239,6 +239,14 @@ static mr_err tensor_fail(const cursor *c, const mr_winfo *t, const char *what)
     return mr_fail(MR_EFORMAT, "%s: tensor \"%." MR_WNAME_SHOWN "s\": %s", c->file, t->name, what);
 }
 
+int mr_gguf_type_id(mr_dtype t)
+{
+    for (size_t i = 0; t != MR_DTYPE_COUNT && i < sizeof ggml_types / sizeof *ggml_types; i++)
+        if (ggml_types[i].dtype == t)
+            return ggml_types[i].id;
+    return -1;
+}
+
 static mr_err set_type(const cursor *c, uint64_t id, mr_winfo *t)
 {
     for (size_t i = 0; i < sizeof ggml_types / sizeof *ggml_types; i++) {

@@ -153,4 +153,7 @@ mr_err mr_gguf_load(mr_gguf **out, const mr_file *f, int index, mr_wtable *t);
 mr_err mr_weights_add_file(mr_weights *w, const char *path, int *index);
 mr_err mr_weights_sort(mr_weights *w); /* and refuse duplicates */
 
+/* GGUF's number of a tensor type; -1: it has none. */
+int mr_gguf_type_id(mr_dtype t);
+
 #endif

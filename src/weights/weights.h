@@ -121,4 +121,23 @@ mr_err mr_st_writer_data(mr_st_writer *w, const void *bytes, size_t len);
 mr_err mr_st_writer_commit(mr_st_writer *w); /* fails if the bytes do not match; frees w */
 void mr_st_writer_abort(mr_st_writer *w);
 
+/* Writing GGUF as a stream: metadata and tensors are declared, then the tensors' bytes come in the
+ * same order.  Dimensions as elsewhere here, rows last.  An array's items follow its key. */
+typedef struct mr_gguf_writer mr_gguf_writer;
+mr_err mr_gguf_writer_open(mr_gguf_writer **out, const char *path);
+void mr_gguf_writer_str(mr_gguf_writer *w, const char *name, const char *value);
+void mr_gguf_writer_u32(mr_gguf_writer *w, const char *name, uint32_t value);
+void mr_gguf_writer_f32(mr_gguf_writer *w, const char *name, float value);
+void mr_gguf_writer_bool(mr_gguf_writer *w, const char *name, bool value);
+void mr_gguf_writer_strings(mr_gguf_writer *w, const char *name, uint64_t count);
+void mr_gguf_writer_ints(mr_gguf_writer *w, const char *name, uint64_t count);
+void mr_gguf_writer_add_str(mr_gguf_writer *w, const char *s, size_t len);
+void mr_gguf_writer_add_int(mr_gguf_writer *w, int32_t v);
+mr_err mr_gguf_writer_declare(mr_gguf_writer *w, const char *name, mr_dtype t, int rank,
+                              const int64_t *dim);
+mr_err mr_gguf_writer_begin(mr_gguf_writer *w); /* writes metadata and table */
+mr_err mr_gguf_writer_data(mr_gguf_writer *w, const void *bytes, size_t len);
+mr_err mr_gguf_writer_commit(mr_gguf_writer *w); /* fails if the bytes do not match; frees w */
+void mr_gguf_writer_abort(mr_gguf_writer *w);
+
 #endif

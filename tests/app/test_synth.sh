@@ -24,6 +24,25 @@ is "the dummy tokenizer knows bytes" [ "$(tr ',' '\n' <"$out" | wc -l)" = 3 ]
 go 0 tokenize "$o" --decode --ids "$(tr -d '[] \n' <"$out")"
 is "and back" [ "$(cat "$out")" = "Hi!" ]
 
+# ---- GGUF ----
+tr -d '\n' <$D/config.json | sed 's/"rope_scaling": *{[^}]*}/"rope_scaling": null/' >"$tmp/mla.json"
+for c in $G/config.json "$tmp/mla.json" tests/vectors/llama-tied/config.json; do
+    for q in f32 f16 q8_0 q4_0 q4_1; do
+        sed 's/"hidden_size": 72/"hidden_size": 288/; s/"num_attention_heads": 9/"num_attention_heads": 9, "head_dim": 32/' \
+            "$c" >"$tmp/shape.json"
+        go 0 synth "$tmp/shape.json" "$tmp/made.gguf" --format gguf --quant $q
+        is "nothing is printed" [ ! -s "$out" ]
+        go 0 inspect "$tmp/made.gguf" --json
+        is "nothing was left over" prints '"skipped": []'
+        go 0 run "$tmp/made.gguf" -p "Hi!" -n 4 --threads 1
+        is "no NaN: $c $q" [ -s "$out" ]
+    done
+done
+rm "$tmp/made.gguf"
+refused "rope_scaling" synth $D/config.json "$tmp/made.gguf" --format gguf
+refused "llada2" synth $L/config.json "$tmp/made.gguf" --format gguf
+is "nothing was made" [ ! -e "$tmp/made.gguf" ]
+
 # ---- seeds ----
 for s in 1 1 2; do
     mv -f "$tmp/seed/model.safetensors" "$tmp/before" 2>/dev/null

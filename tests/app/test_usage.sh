@@ -24,7 +24,7 @@ flags_of() {
     inspect) echo "--json --ctx" ;;
     graph) echo "--plan --stage --format --report --block-length --precision --threads --no-pass" ;;
     bench) echo "-p -n -r --batch --depth --profile --json --threads --precision --block-length --no-pass" ;;
-    synth) echo "--quant --group --seed" ;;
+    synth) echo "--format --quant --group --seed" ;;
     esac
 }
 for c in $commands; do
@@ -67,7 +67,7 @@ for c in $commands; do
     usage "--bogus" $c $G --bogus=3
 done
 usage "unexpected" run $G another -p x
-usage "needs CONFIG OUTDIR" synth $G/config.json
+usage "needs CONFIG OUT" synth $G/config.json
 for c in run logits perplexity bench; do
     for v in 0 1025 -1 x 1.5 "" 99999999999999999999; do
         usage "--threads" $c $G --threads "$v"
@@ -119,6 +119,8 @@ usage "stage" graph $G --stage last
 usage "format" graph $G --format pdf
 usage "no pass" graph $G --no-pass bogus
 usage "quant" synth $G/config.json "$tmp/s" --quant q3
+usage "format" synth $G/config.json "$tmp/s" --format onnx
+usage "quant" synth $G/config.json "$tmp/s" --format gguf --quant q4
 usage "group" synth $G/config.json "$tmp/s" --group 48
 usage "--repeat" bench $G --repeat 0
 usage "--batch" bench $G --batch 0

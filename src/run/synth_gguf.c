@@ -1,0 +1,360 @@
+/* mr_synth's other form: one GGUF file of a config's shape, for the architectures that other
+ * programs read too, so that both run the very same bits.
+ *
+ * Tensor names come from the family's own table; the metadata is the config's keys under GGUF's
+ * names.  Matrices have the asked type; what GGUF files keep in f32 (vectors, routers) is f32.
+ * Quantised blocks are random codes under scales that give the wanted spread. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "run/synth.h"
+
+enum { CHUNK = 1 << 16, NAME = 512 };
+
+typedef struct tensor {
+    const char *name;
+    mr_dtype type;
+    int rank;
+    int64_t dim[MR_MAX_RANK];
+    uint64_t bytes;
+} tensor;
+
+typedef struct synth {
+    const mr_synth_opts *o;
+    mr_model *model;
+    mr_jval config;
+    const char *arch;
+    mr_dtype type;
+    mr_arena *arena;
+    mr_gguf_writer *w;
+    tensor *list;
+    int n;
+    uint64_t done, total;
+} synth;
+
+/* ---- metadata ---- */
+
+/* GGUF's key of an integer of config.json; absent there: `def`, negative: no key. */
+typedef struct int_key {
+    const char *config, *gguf;
+    int64_t def;
+} int_key;
+
+static const int_key common_keys[] = {{"max_position_embeddings", "context_length", 8192},
+                                      {"hidden_size", "embedding_length", -1},
+                                      {"num_hidden_layers", "block_count", -1},
+                                      {"intermediate_size", "feed_forward_length", -1},
+                                      {"num_attention_heads", "attention.head_count", -1},
+                                      {"vocab_size", "vocab_size", -1},
+                                      {0}};
+static const int_key gqa_keys[] = {{"num_key_value_heads", "attention.head_count_kv", -1},
+                                   {"head_dim", "attention.key_length", -1},
+                                   {"head_dim", "attention.value_length", -1},
+                                   {"head_dim", "rope.dimension_count", -1},
+                                   {"sliding_window", "attention.sliding_window", -1},
+                                   {0}};
+static const int_key mla_keys[] = {{"q_lora_rank", "attention.q_lora_rank", -1},
+                                   {"kv_lora_rank", "attention.kv_lora_rank", -1},
+                                   {"qk_rope_head_dim", "rope.dimension_count", -1},
+                                   {"kv_lora_rank", "attention.value_length", -1},
+                                   {"v_head_dim", "attention.value_length_mla", -1},
+                                   {"first_k_dense_replace", "leading_dense_block_count", 0},
+                                   {"n_routed_experts", "expert_count", -1},
+                                   {"num_experts_per_tok", "expert_used_count", -1},
+                                   {"n_shared_experts", "expert_shared_count", 0},
+                                   {"moe_intermediate_size", "expert_feed_forward_length", -1},
+                                   {"n_group", "expert_group_count", 1},
+                                   {"topk_group", "expert_group_used_count", 1},
+                                   {0}};
+
+static mr_err get(const synth *s, const char *key, int64_t def, int64_t *out)
+{
+    return mr_cfg_int_or(s->config, key, def, 0, INT32_MAX, out);
+}
+
+static void put_int(const synth *s, const char *key, int64_t v)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s.%s", s->arch, key);
+    mr_gguf_writer_u32(s->w, full, (uint32_t)v);
+}
+
+static mr_err put_num(const synth *s, const char *key, const char *config, double def)
+{
+    char full[128];
+    double v;
+    MR_TRY(mr_cfg_num_in(s->config, config, def, 0, 1e12, &v));
+    snprintf(full, sizeof full, "%s.%s", s->arch, key);
+    mr_gguf_writer_f32(s->w, full, (float)v);
+    return MR_OK;
+}
+
+static mr_err put_keys(const synth *s, const int_key *k)
+{
+    for (; k->config; k++) {
+        int64_t v;
+        MR_TRY(get(s, k->config, k->def < 0 ? INT32_MAX : k->def, &v));
+        if (k->def >= 0 || v != INT32_MAX)
+            put_int(s, k->gguf, v);
+    }
+    return MR_OK;
+}
+
+static mr_err put_mla(const synth *s)
+{
+    int64_t nope, rope, latent;
+    bool v3, norm;
+    MR_TRY(get(s, "qk_nope_head_dim", 128, &nope));
+    MR_TRY(get(s, "qk_rope_head_dim", 64, &rope));
+    MR_TRY(get(s, "kv_lora_rank", 512, &latent));
+    v3 = strcmp(mr_model_facts(s->model)->model_type, "deepseek_v2") != 0;
+    MR_TRY(mr_cfg_bool_or(s->config, "norm_topk_prob", v3, &norm));
+    MR_TRY(put_keys(s, mla_keys));
+    put_int(s, "attention.head_count_kv", 1);
+    put_int(s, "attention.key_length", latent + rope);
+    put_int(s, "attention.key_length_mla", nope + rope);
+    put_int(s, "expert_gating_func", v3 ? 2 : 1);
+    if (norm)
+        mr_gguf_writer_bool(s->w, "deepseek2.expert_weights_norm", true);
+    return put_num(s, "expert_weights_scale", "routed_scaling_factor", 1);
+}
+
+static void put_vocabulary(const synth *s)
+{
+    uint64_t vocab = (uint64_t)mr_model_facts(s->model)->vocab;
+    int moved = 0;
+    char z[24];
+    mr_gguf_writer_str(s->w, "tokenizer.ggml.model", "gpt2");
+    mr_gguf_writer_str(s->w, "tokenizer.ggml.pre", "gpt-2");
+    mr_gguf_writer_strings(s->w, "tokenizer.ggml.tokens", vocab);
+    for (uint64_t i = 0; i < vocab; i++) {
+        mr_synth_token((int64_t)i, &moved, z);
+        mr_gguf_writer_add_str(s->w, z, strlen(z));
+    }
+    mr_gguf_writer_ints(s->w, "tokenizer.ggml.token_type", vocab);
+    for (uint64_t i = 0; i < vocab; i++)
+        mr_gguf_writer_add_int(s->w, 1); /* normal */
+    mr_gguf_writer_strings(s->w, "tokenizer.ggml.merges", 0);
+    mr_gguf_writer_u32(s->w, "tokenizer.ggml.bos_token_id", 0);
+    mr_gguf_writer_u32(s->w, "tokenizer.ggml.eos_token_id", 1);
+    mr_gguf_writer_bool(s->w, "tokenizer.ggml.add_bos_token", false);
+}
+
+static mr_err put_metadata(const synth *s)
+{
+    bool mla = strcmp(s->arch, "deepseek2") == 0, gemma = strcmp(s->arch, "gemma3") == 0;
+    double theta = gemma ? 1e6 : 1e4, eps = 1e-6;
+    if (mr_jhas(mr_jget(s->config, "rope_scaling")))
+        return mr_jfail(mr_jget(s->config, "rope_scaling"), "not written to GGUF; leave it out");
+    mr_gguf_writer_str(s->w, "general.architecture", s->arch);
+    mr_gguf_writer_str(s->w, "general.name", "synth");
+    MR_TRY(put_keys(s, common_keys));
+    MR_TRY(put_num(s, "attention.layer_norm_rms_epsilon", "rms_norm_eps", eps));
+    MR_TRY(put_num(s, "rope.freq_base", "rope_theta", theta));
+    MR_TRY(mla ? put_mla(s) : put_keys(s, gqa_keys));
+    put_vocabulary(s);
+    return MR_OK;
+}
+
+/* ---- tensors ---- */
+
+static mr_err add(synth *s, const char *name, mr_dtype type, int rank, const int64_t *dim)
+{
+    tensor *t = &s->list[s->n++];
+    *t = (tensor){.name = mr_arena_strdup(s->arena, name), .type = type, .rank = rank};
+    if (!t->name)
+        return MR_ENOMEM;
+    memcpy(t->dim, dim, (size_t)rank * sizeof *dim);
+    uint64_t blocks = 1;
+    for (int i = 0; i < rank; i++)
+        blocks *= (uint64_t)dim[i];
+    t->bytes = blocks / (uint64_t)mr_dtype_block(type) * (uint64_t)mr_dtype_block_bytes(type);
+    s->total += t->bytes;
+    return mr_gguf_writer_declare(s->w, t->name, type, rank, dim);
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* The latent's matrix goes in two: keys turned, so that queries meet it, and values. */
+static mr_err add_latent(synth *s, const char *name, const int64_t *dim)
+{
+    int64_t heads, nope, v;
+    int block;
+    MR_TRY(mr_cfg_int(s->config, "num_attention_heads", 1, 1 << 16, &heads));
+    MR_TRY(mr_cfg_int(s->config, "qk_nope_head_dim", 1, 1 << 16, &nope));
+    MR_TRY(mr_cfg_int(s->config, "v_head_dim", 1, 1 << 16, &v));
+    if (sscanf(name, "blk.%d.", &block) != 1)
+        return mr_fail(MR_EFORMAT, "\"%s\" is in no layer", name);
+    const char *k_b = mr_arena_printf(s->arena, "blk.%d.attn_k_b.weight", block),
+               *v_b = mr_arena_printf(s->arena, "blk.%d.attn_v_b.weight", block);
+    if (!k_b || !v_b)
+        return MR_ENOMEM;
+    MR_TRY(add(s, k_b, s->type, 3, (int64_t[]){heads, dim[1], nope}));
+    return add(s, v_b, s->type, 3, (int64_t[]){heads, v, dim[1]});
+}
+
+static mr_err add_asked(synth *s, const mr_asked *a)
+{
+    char name[NAME];
+    if (!mr_model_gguf_name(s->model, a->name, name))
+        return mr_fail(MR_EUNSUPPORTED, "\"%s\" has no name in GGUF files", a->name);
+    if (ends_with(name, "attn_kv_b.weight"))
+        return add_latent(s, name, a->dim);
+    bool plain = a->rank == 1 || ends_with(name, "ffn_gate_inp.weight");
+    return add(s, name, plain ? MR_F32 : s->type, a->rank, a->dim);
+}
+
+static mr_err declare(synth *s)
+{
+    int n = mr_model_asked(s->model);
+    s->list = mr_arena_alloc(s->arena, 2 * (size_t)n * sizeof *s->list);
+    if (!s->list)
+        return MR_ENOMEM;
+    for (int i = 0; i < n; i++)
+        if (!mr_synth_seen_before(s->model, i))
+            MR_TRY(add_asked(s, mr_model_asked_at(s->model, i)));
+    return MR_OK;
+}
+
+/* ---- writing ---- */
+
+static mr_err put(synth *s, const void *bytes, size_t n)
+{
+    MR_TRY(mr_gguf_writer_data(s->w, bytes, n));
+    s->done += n;
+    if (s->o->progress && s->o->progress(s->o->ctx, s->done, s->total))
+        return mr_fail(MR_ECANCEL, "stopped by the caller");
+    return MR_OK;
+}
+
+static mr_err write_floats(synth *s, int index, uint8_t *buf)
+{
+    const tensor *t = &s->list[index];
+    size_t size = (size_t)mr_dtype_block_bytes(t->type);
+    int64_t n = (int64_t)(t->bytes / size);
+    for (int64_t at = 0; at < n;) {
+        size_t used = 0;
+        for (; at < n && used < CHUNK; at++, used += size) {
+            float v = mr_synth_number(s->o->seed, index, at, t->name, t->rank, t->dim[t->rank - 1]);
+            uint16_t h = t->type == MR_F16 ? mr_f32_to_f16(v) : mr_f32_to_bf16(v);
+            memcpy(buf + used, t->type == MR_F32 ? (void *)&v : (void *)&h, size);
+        }
+        MR_TRY(put(s, buf, used));
+    }
+    return MR_OK;
+}
+
+/* A block: the scale first, in q4_1 the least value after it, then the codes.  The first code's byte
+ * varies the scale by a quarter. */
+static void set_scales(const tensor *t, uint8_t *block)
+{
+    bool wide = t->type == MR_Q8_0, least = t->type == MR_Q4_1;
+    float levels = wide ? 255 : 15, vary = 0.75f + 0.5f / 255 * (float)block[4];
+    float scale = vary * sqrtf(12.0f) / levels / sqrtf((float)t->dim[t->rank - 1]);
+    uint16_t d = mr_f32_to_f16(scale), m = mr_f32_to_f16(-scale * levels * 0.5f);
+    memcpy(block, &d, 2);
+    if (least)
+        memcpy(block + 2, &m, 2);
+}
+
+static mr_err write_blocks(synth *s, int index, uint8_t *buf)
+{
+    const tensor *t = &s->list[index];
+    size_t size = (size_t)mr_dtype_block_bytes(t->type);
+    uint64_t whole = CHUNK / (16 * size) * (16 * size);
+    for (uint64_t at = 0; at < t->bytes;) {
+        uint64_t n = t->bytes - at < whole ? t->bytes - at : whole;
+        mr_synth_bytes(s->o->seed, index, at, n, buf);
+        for (uint64_t i = 0; i < n; i += size)
+            set_scales(t, buf + i);
+        MR_TRY(put(s, buf, (size_t)n));
+        at += n;
+    }
+    return MR_OK;
+}
+
+static mr_err write_file(synth *s, const char *path)
+{
+    uint8_t *buf = mr_alloc(MR_MEM_OTHER, CHUNK + 16);
+    mr_err err = buf ? mr_gguf_writer_open(&s->w, path) : MR_ENOMEM;
+    if (!err)
+        err = put_metadata(s);
+    if (!err)
+        err = declare(s);
+    if (!err)
+        err = mr_gguf_writer_begin(s->w);
+    for (int i = 0; !err && i < s->n; i++)
+        err =
+            mr_dtype_block(s->list[i].type) > 1 ? write_blocks(s, i, buf) : write_floats(s, i, buf);
+    if (!err)
+        err = mr_gguf_writer_commit(s->w);
+    else
+        mr_gguf_writer_abort(s->w);
+    mr_free(buf);
+    return err;
+}
+
+/* ---- the whole ---- */
+
+static mr_err check_quant(synth *s)
+{
+    static const struct {
+        const char *name;
+        mr_dtype type;
+    } known[] = {{"f32", MR_F32},   {"f16", MR_F16},   {"bf16", MR_BF16},
+                 {"q8_0", MR_Q8_0}, {"q4_0", MR_Q4_0}, {"q4_1", MR_Q4_1}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        s->type = known[i].type;
+        if (strcmp(s->o->quant, known[i].name) == 0)
+            return MR_OK;
+    }
+    return mr_fail(MR_EUSAGE, "quant \"%s\" is unknown for GGUF (f32, f16, bf16, q8_0, q4_0, q4_1)",
+                   s->o->quant);
+}
+
+static mr_err check_family(synth *s)
+{
+    static const char *const known[] = {"llama", "gemma3", "deepseek2"};
+    const mr_family *f = mr_model_family(s->model);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        for (const char *const *a = f->archs; a && *a; a++)
+            if (strcmp(*a, known[i]) == 0)
+                s->arch = known[i];
+    if (!s->arch)
+        return mr_fail(MR_EUNSUPPORTED,
+                       "synth: family %s is not written as GGUF (llama, gemma3, deepseek)",
+                       f->name);
+    if (mr_jhas(mr_jget(s->config, "text_config")))
+        return mr_jfail(mr_jget(s->config, "text_config"), "give the text model's config itself");
+    return MR_OK;
+}
+
+static mr_err run(synth *s, const char *config, const char *path)
+{
+    mr_graph *g = NULL;
+    MR_TRY(check_quant(s));
+    MR_TRY(mr_arena_new(&s->arena, MR_MEM_OTHER));
+    MR_TRY(mr_model_open(&s->model, config, &(mr_model_opts){0}));
+    if (mr_model_weights(s->model))
+        return mr_fail(MR_EUSAGE, "%s: a config.json is needed, not a model", config);
+    s->config = mr_model_config(s->model);
+    MR_TRY(check_family(s));
+    MR_TRY(mr_model_build(s->model, &g));
+    mr_graph_free(g);
+    return write_file(s, path);
+}
+
+mr_err mr_synth_gguf(const char *config, const char *path, const mr_synth_opts *o)
+{
+    synth s = {.o = o};
+    mr_err err = run(&s, config, path);
+    mr_model_close(s.model);
+    mr_arena_free(s.arena);
+    return err;
+}
