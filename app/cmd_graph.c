@@ -7,7 +7,8 @@ int cmd_graph(int argc, char **argv)
     mr_view_opts v = {0};
     const char *model;
     const app_opt opts[] = {
-        {"--plan", NULL, APP_STR, &v.plan, 0, 0, "NAME", "decode (default) or prefill", NULL},
+        {"--plan", NULL, APP_STR, &v.plan, 0, 0, "NAME",
+         "decode (default), prefill; canvas, for models with canvases", NULL},
         {"--stage", NULL, APP_STR, &v.stage, 0, 0, "NAME", "built, fused (default) or plan", NULL},
         {"--format", NULL, APP_STR, &v.format, 0, 0, "NAME", "text (default), dot, svg or json",
          NULL},

@@ -301,7 +301,7 @@ MR_API mr_status mr_chat(const mr_tokenizer *t, const char *user, size_t len, ch
 /* ---- looking at models ---- */
 
 typedef struct mr_view_opts {
-    const char *plan;   /* "decode" (default), "prefill" */
+    const char *plan;   /* "decode" (default), "prefill", "canvas" */
     const char *stage;  /* "built", "fused" (default), "plan" */
     const char *format; /* "text" (default), "dot", "svg", "json" */
     bool report;        /* fusion and dispatch reports instead of the graph */

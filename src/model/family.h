@@ -95,7 +95,8 @@ const mr_weights *mr_model_weights(const mr_model *m); /* NULL: config only */
 mr_jval mr_model_config(const mr_model *m); /* root of the config (of the made one for GGUF) */
 const char *mr_model_path(const mr_model *m);
 mr_err mr_model_build(mr_model *m, mr_graph **out);
-mr_err mr_model_build_canvas(mr_model *m, mr_graph **out); /* after build; *out NULL: has none */
+/* The canvas graph of the last build, now the caller's; NULL: the family has none. */
+mr_graph *mr_model_take_canvas(mr_model *m);
 
 /* After build: tensors not used; skipped by pattern is fine, else MR_EFORMAT naming the first and the count. */
 mr_err mr_model_check_unused(const mr_model *m);

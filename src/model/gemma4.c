@@ -40,6 +40,13 @@ static mr_val attention(mr_flow *f, const gemma4 *c, mr_val x, int i, const char
                            .v_from_k = c->k_eq_v && c->global[i],
                            .v_norm = true,
                            .shared = i >= c->first_shared};
+    if (c->pass == GEMMA4_ENCODER)
+        s.span = c->vision ? 2 : 0;
+    if (c->pass == GEMMA4_CANVAS) {
+        s.mask = MR_MASK_CANVAS;
+        s.window = c->global[i] ? 0 : c->window;
+        s.span = 2;
+    }
     s.wanted = s.shared;
     for (int j = 0; j < c->first_shared; j++)
         if (c->global[j] == c->global[i])
@@ -86,7 +93,7 @@ static mr_val feed_forward(mr_flow *f, const gemma4 *c, mr_val x, int i, const c
 /* ple: this layer's embeddings, or MR_NO_VAL. */
 static mr_val layer(mr_flow *f, const gemma4 *c, mr_val x, mr_val ple, int i)
 {
-    const char *p = mr_flow_name(f, "model.layers.%d", i);
+    const char *p = mr_flow_name(f, "%s.%d", c->layers, i);
     mr_val y = attention(f, c, norm(f, c, x, p, "input_layernorm"), i, p);
     x = mr_flow_add(f, x, norm(f, c, y, p, "post_attention_layernorm"));
     x = mr_flow_add(f, x, feed_forward(f, c, x, i, p));
@@ -97,7 +104,12 @@ static mr_val layer(mr_flow *f, const gemma4 *c, mr_val x, mr_val ple, int i)
                            false);
         x = mr_flow_add(f, x, norm(f, c, y, p, "post_per_layer_input_norm"));
     }
-    return mr_flow_scale_weight(f, x, mr_flow_name(f, "%s.layer_scalar", p));
+    return mr_flow_scale_weight(f, x, mr_flow_name(f, "%s.%d.layer_scalar", c->scalars, i));
+}
+
+mr_val mr_gemma4_layer(mr_flow *f, const gemma4 *c, mr_val x, int i)
+{
+    return layer(f, c, x, MR_NO_VAL, i);
 }
 
 /* All layers' embeddings of each row [R, layers * ple]: of the id, and a projection of the row. */

@@ -143,6 +143,21 @@ static mr_err ropes(mr_jval o, gemma4 *c)
     return one_rope(o, sliding, false, c);
 }
 
+mr_err mr_gemma4_shape(mr_jval o, mr_arena *a, int64_t def_window, gemma4 *c)
+{
+    MR_TRY(layer_types(o, a, c));
+    MR_TRY(mr_cfg_window(o, def_window, &c->window));
+    MR_TRY(sizes(o, c));
+    return ropes(o, c);
+}
+
+mr_err mr_gemma4_experts(mr_jval o, gemma4 *c)
+{
+    MR_TRY(mr_cfg_int(o, "num_experts", 1, MR_CFG_EXPERTS, &c->experts));
+    MR_TRY(mr_cfg_int(o, "top_k_experts", 1, c->experts, &c->top_k));
+    return mr_cfg_int(o, "moe_intermediate_size", 1, MR_CFG_WIDTH, &c->expert_inter);
+}
+
 /* The class without "unified" in its name alone has per-layer embeddings and experts. */
 static mr_err extras(mr_jval o, bool unified, gemma4 *c)
 {
@@ -152,11 +167,7 @@ static mr_err extras(mr_jval o, bool unified, gemma4 *c)
     MR_TRY(mr_cfg_int_or(o, "hidden_size_per_layer_input", 256, 0, MR_CFG_WIDTH, &c->ple));
     MR_TRY(mr_cfg_int_or(o, "vocab_size_per_layer_input", 262144, 1, MR_CFG_VOCAB, &c->ple_vocab));
     MR_TRY(mr_cfg_bool_or(o, "enable_moe_block", false, &moe));
-    if (!moe)
-        return MR_OK;
-    MR_TRY(mr_cfg_int(o, "num_experts", 1, MR_CFG_EXPERTS, &c->experts));
-    MR_TRY(mr_cfg_int(o, "top_k_experts", 1, c->experts, &c->top_k));
-    return mr_cfg_int(o, "moe_intermediate_size", 1, MR_CFG_WIDTH, &c->expert_inter);
+    return moe ? mr_gemma4_experts(o, c) : MR_OK;
 }
 
 const int32_t mr_gemma4_media[3] = {258880, 258884, 258881};
@@ -173,12 +184,13 @@ static mr_err media_ids(mr_jval root, mr_jval o, bool nested, gemma4 *c)
     return MR_OK;
 }
 
-static mr_err facts(mr_jval root, mr_jval o, bool unified, gemma4 *c, mr_model_info *info)
+mr_err mr_gemma4_facts(mr_jval root, mr_jval o, int64_t def_positions, gemma4 *c,
+                       mr_model_info *info)
 {
     MR_TRY(mr_cfg_int_or(o, "vocab_size", 262144, 1, MR_CFG_VOCAB, &info->vocab));
     MR_TRY(mr_cfg_int(o, "hidden_size", 1, MR_CFG_HIDDEN, &info->hidden));
     MR_TRY(mr_cfg_int(o, "num_hidden_layers", 1, MR_CFG_LAYERS, &info->layers));
-    MR_TRY(mr_cfg_int_or(o, "max_position_embeddings", unified ? 262144 : 131072, 1, INT32_MAX,
+    MR_TRY(mr_cfg_int_or(o, "max_position_embeddings", def_positions, 1, INT32_MAX,
                          &info->max_positions));
     MR_TRY(mr_cfg_id(mr_jhas(mr_jget(root, "bos_token_id")) ? root : o, "bos_token_id", -1,
                      &info->bos));
@@ -191,8 +203,6 @@ static mr_err facts(mr_jval root, mr_jval o, bool unified, gemma4 *c, mr_model_i
     MR_TRY(mr_cfg_act(o, "hidden_activation", "gelu_pytorch_tanh", &c->act));
     MR_TRY(mr_cfg_num_in(o, "final_logit_softcapping", 0, 1e-6, 1e9, &c->softcap));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
-    MR_TRY(mr_cfg_bool_or(o, "attention_k_eq_v", false, &c->k_eq_v));
-    MR_TRY(mr_cfg_bool_or(o, "use_double_wide_mlp", false, &c->double_wide));
     return mr_cfg_bool_or(root, "tie_word_embeddings", true, &c->tied);
 }
 
@@ -209,11 +219,11 @@ mr_err mr_gemma4_config(mr_jval root, const mr_model_opts *opts, mr_arena *a, vo
         return MR_ENOMEM;
     if (mr_jtype(o) != MR_JOBJECT)
         return mr_jfail(o, o.doc ? "an object is needed" : "is missing");
-    MR_TRY(facts(root, o, unified, c, info));
-    MR_TRY(layer_types(o, a, c));
-    MR_TRY(mr_cfg_window(o, unified ? 1024 : 512, &c->window));
-    MR_TRY(sizes(o, c));
-    MR_TRY(ropes(o, c));
+    MR_TRY(mr_gemma4_facts(root, o, unified ? 262144 : 131072, c, info));
+    MR_TRY(mr_cfg_bool_or(o, "attention_k_eq_v", false, &c->k_eq_v));
+    MR_TRY(mr_cfg_bool_or(o, "use_double_wide_mlp", false, &c->double_wide));
+    MR_TRY(mr_gemma4_shape(o, a, unified ? 1024 : 512, c));
+    c->layers = c->scalars = "model.layers";
     MR_TRY(extras(o, unified, c));
     MR_TRY(media_ids(root, o, nested, c));
     mr_jval both = mr_jget(o, "use_bidirectional_attention");

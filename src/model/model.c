@@ -296,6 +296,7 @@ void mr_model_close(mr_model *m)
     mr_free(m->text);
     mr_free(m->used);
     mr_free(m->asked);
+    mr_graph_free(m->canvas);
     mr_arena_free(m->asked_arena);
     mr_arena_free(m->arena);
     mr_free(m);
@@ -362,13 +363,22 @@ mr_err mr_model_build(mr_model *m, mr_graph **out)
     mr_names_init(&m->asked_names, m->asked_arena);
     if (m->weights)
         memset(m->used, 0, (size_t)mr_weights_count(m->weights) * sizeof *m->used);
-    return run_build(m, m->family->build, out);
+    mr_graph_free(m->canvas);
+    m->canvas = NULL;
+    MR_TRY(run_build(m, m->family->build, out));
+    mr_err e = m->family->build_canvas ? run_build(m, m->family->build_canvas, &m->canvas) : MR_OK;
+    if (e != MR_OK) {
+        mr_graph_free(*out);
+        *out = NULL;
+    }
+    return e;
 }
 
-mr_err mr_model_build_canvas(mr_model *m, mr_graph **out)
+mr_graph *mr_model_take_canvas(mr_model *m)
 {
-    *out = NULL;
-    return m->family->build_canvas ? run_build(m, m->family->build_canvas, out) : MR_OK;
+    mr_graph *g = m->canvas;
+    m->canvas = NULL;
+    return g;
 }
 
 /* ---- tensors left over ---- */

@@ -23,6 +23,7 @@ struct mr_model {
     bool one_plus; /* MLX made it: zero-centred norms hold 1 + w, convolutions are [C,K,1] */
     int64_t heads, kv_heads; /* GGUF: for modifiers */
     bool *used;              /* per tensor */
+    mr_graph *canvas;        /* of the last build, until it is taken */
     mr_arena *asked_arena;   /* remade by each build */
     mr_names asked_names;
     mr_asked *asked;

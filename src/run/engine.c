@@ -154,9 +154,8 @@ static mr_err make_graph(mr_engine *e, const mr_engine_opts *o)
     mr_graph *built = NULL, *edited = NULL, *canvas = NULL;
     MR_TRY(mr_engine_pass_opts(o, &passes));
     MR_TRY(mr_model_build(e->model, &built));
-    mr_err err = mr_model_build_canvas(e->model, &canvas);
-    if (!err)
-        err = mr_model_check_unused(e->model);
+    canvas = mr_model_take_canvas(e->model);
+    mr_err err = mr_model_check_unused(e->model);
     const mr_graph *source = built;
     if (!err && o->graph_file) {
         err = read_graph(o->graph_file, &edited);

@@ -44,10 +44,13 @@ static mr_err print_plan(const mr_plan *p, const char *format, mr_buf *out)
     return mr_plan_print(p, out);
 }
 
-static mr_err make_plan(view *v, const mr_view_opts *o, bool prefill)
+static mr_err make_plan(view *v, const mr_view_opts *o, const char *plan)
 {
     const mr_model_info *m = mr_model_facts(v->model);
     int64_t rows = mr_engine_decode_rows(m);
+    bool prefill = strcmp(plan, "prefill") == 0;
+    if (strcmp(plan, "canvas") == 0)
+        return mr_plan_compile(&v->plan, v->fused, v->backend, plan, m->canvas, m->canvas);
     MR_TRY(mr_plan_compile(&v->plan, v->fused, v->backend, "decode", rows,
                            mr_engine_out_cap(m, rows)));
     if (!prefill)
@@ -61,7 +64,7 @@ static mr_err make_plan(view *v, const mr_view_opts *o, bool prefill)
 
 static mr_err make_view(view *v, const char *path, const mr_view_opts *o, mr_buf *out)
 {
-    static const char *const plans[] = {"decode", "prefill", NULL},
+    static const char *const plans[] = {"decode", "prefill", "canvas", NULL},
                              *const stages[] = {"built", "fused", "plan", NULL},
                              *const formats[] = {"text", "dot", "svg", "json", NULL};
     const char *plan = o->plan ? o->plan : "decode", *stage = o->stage ? o->stage : "fused";
@@ -77,12 +80,19 @@ static mr_err make_view(view *v, const char *path, const mr_view_opts *o, mr_buf
     MR_TRY(mr_model_build(v->model, &v->built));
     if (mr_model_weights(v->model))
         MR_TRY(mr_model_check_unused(v->model));
+    if (strcmp(plan, "canvas") == 0) {
+        mr_graph_free(v->built);
+        v->built = mr_model_take_canvas(v->model);
+        if (!v->built)
+            return mr_fail(MR_EUSAGE, "plan \"canvas\": %s has no canvas",
+                           mr_model_facts(v->model)->model_type);
+    }
     if (strcmp(stage, "built") == 0 && !o->report)
         return print_graph(v->built, format, out);
     MR_TRY(mr_passes_run(v->built, v->backend, &passes, &v->fused, &v->report));
     if (strcmp(stage, "fused") == 0 && !o->report)
         return print_graph(v->fused, format, out);
-    MR_TRY(make_plan(v, o, strcmp(plan, "prefill") == 0));
+    MR_TRY(make_plan(v, o, plan));
     if (!o->report)
         return print_plan(v->plan, format, out);
     mr_buf_add(out, v->report.data, v->report.len);

@@ -16,7 +16,8 @@ flags_of() {
     run) echo "-p -f --ids -n --temperature --top-k --top-p --min-p --repeat-penalty --seed --stop --threads --ctx" \
         "--precision --print-ids --json --stats --block-length --steps --threshold --minimal-topk --eos-early-stop" \
         "--decoder --editing-threshold --max-post-steps --num-to-transfer --max-steps-per-block --low-threshold" \
-        "--credit-alpha --credit-gamma --credit-decay" \
+        "--credit-alpha --credit-gamma --credit-decay --t-min --t-max --entropy-bound --stability-threshold" \
+        "--confidence-threshold --draws" \
         "--trace --mask-id --eos-id --chat --logit-bias --no-pass" ;;
     logits) echo "--ids --ids-file --out --precision --chunk --threads --block-length --graph --no-pass" ;;
     perplexity) echo "-f --ids-file --ctx --against --json --precision --threads --no-pass" ;;
