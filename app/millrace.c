@@ -13,7 +13,7 @@ const app_cmd app_commands[] = {
     {"inspect", "MODEL", "what a model is made of, and the memory it needs", cmd_inspect},
     {"graph", "MODEL", "show the compiled graph (a config.json will do)", cmd_graph},
     {"bench", "MODEL", "measure prefill and decode speed", cmd_bench},
-    {"convert", "MODEL OUTDIR", "write a model's weights again in another format", cmd_convert},
+    {"convert", "MODEL OUT", "write a model's weights again in another format", cmd_convert},
     {"synth", "CONFIG OUT", "make a model of a config's shape with random weights", cmd_synth},
     {NULL, NULL, NULL, NULL},
 };

@@ -198,6 +198,24 @@ MR_API mr_status mr_commit(mr_session *s, int64_t k);
 /* Drops committed positions from `length` on; refused like a commit. 0 is always possible. */
 MR_API mr_status mr_truncate(mr_session *s, int64_t length);
 
+/* The committed tokens, mr_session_length of them; valid until the session is next called. */
+MR_API const int32_t *mr_session_ids(const mr_session *s);
+
+/* ---- saved states ---- */
+
+/* A session's committed tokens and all that the model keeps of them: going on from a saved state
+ * gives the bits of never having stopped, on any machine and with any threads, chunk and context.
+ * The model and its precision must be the same; another's state is refused.  A file is written
+ * beside its name and renamed. */
+MR_API mr_status mr_state_save(const mr_session *s, const char *path);
+/* Replaces what the session holds.  A refused call changes nothing (a file that is cut short,
+ * damaged, of another model or too long); should reading then fail, the session is empty. */
+MR_API mr_status mr_state_load(mr_session *s, const char *path);
+/* The same in memory of the caller's. */
+MR_API mr_status mr_state_bytes(const mr_session *s, uint64_t *bytes);
+MR_API mr_status mr_state_write(const mr_session *s, void *buffer, uint64_t bytes);
+MR_API mr_status mr_state_read(mr_session *s, const void *buffer, uint64_t bytes);
+
 /* ---- generation ---- */
 
 typedef struct mr_logit_bias {
@@ -333,16 +351,20 @@ typedef struct mr_synth_opts {
 MR_API mr_status mr_synth(const char *config, const char *out, const mr_synth_opts *o);
 
 typedef struct mr_convert_opts {
-    const char *quant; /* "q2" "q3" "q4" "q5" "q6" "q8" (MLX affine), "f32" "f16" "bf16"; NULL: floats
-                          stay as they are, and a quantised tensor is MR_STATUS_USAGE */
-    int group;         /* 32 64 (default) 128 */
+    const char *format; /* "safetensors" (default, MLX's form) or "gguf" */
+    /* "f32" "f16" "bf16"; safetensors: "q2" "q3" "q4" "q5" "q6" "q8" (affine); GGUF: "q4" or "q4_0",
+     * "q4_1", "q5_0", "q5_1", "q8" or "q8_0".  NULL: floats stay as they are, and a quantised tensor is
+     * MR_STATUS_USAGE. */
+    const char *quant;
+    int group; /* of affine integers: 32 64 (default) 128 */
     /* as mr_synth_opts */
     int (*progress)(void *ctx, uint64_t done, uint64_t total);
     void (*note)(void *ctx, const char *line);
     void *ctx;
 } mr_convert_opts;
-/* Writes a model's text part as a new directory `out` of MLX safetensors with its config and
- * tokenizer files.  `out` must not exist or be empty; after an error nothing of it is left. */
+/* Writes a model's text part with its config and tokenizer: as a new directory `out`, which must not
+ * exist or be empty, or as a GGUF file `out` (model types llama, gemma, gemma2, gemma3, qwen3,
+ * qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2).  After an error nothing of it is left. */
 MR_API mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o);
 
 #ifdef __cplusplus

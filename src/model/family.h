@@ -113,8 +113,8 @@ typedef struct mr_asked {
 int mr_model_asked(const mr_model *m);
 const mr_asked *mr_model_asked_at(const mr_model *m, int i);
 
-/* The first name that a canonical one has in GGUF files of the model's family; false: none. */
-bool mr_model_gguf_name(const mr_model *m, const char *canonical, char out[512]);
+/* The first name that a canonical one has in GGUF files of the model's family, and its row; NULL: none. */
+const mr_name_row *mr_model_gguf_name(const mr_model *m, const char *canonical, char out[512]);
 
 /* Recipe lookup and reading over the model's weights (ctx = mr_model *), for mr_recipe_bind and weight_load. */
 mr_err mr_model_lookup(void *ctx, const char *name, mr_stored *out);

@@ -254,9 +254,9 @@ static const mr_name_row *gguf_name(const mr_model *m, const char *name, int i, 
     return table_row(m->family->names, name, i, out);
 }
 
-bool mr_model_gguf_name(const mr_model *m, const char *canonical, char out[512])
+const mr_name_row *mr_model_gguf_name(const mr_model *m, const char *canonical, char out[512])
 {
-    return gguf_name(m, canonical, 0, out) != NULL;
+    return gguf_name(m, canonical, 0, out);
 }
 
 /* The i-th name that a canonical one may have in the files; false: no more.  Names under "model."

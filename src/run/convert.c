@@ -1,4 +1,4 @@
-/* mr_convert: a model's weights written again, as MLX safetensors.
+/* mr_convert: a model's weights written again, as MLX safetensors (convert_gguf.c: as GGUF).
  *
  * The family says, as it does for a run, which tensors make up the model and how each is made from
  * the files (a recipe); rows come through the recipe, so any format that runs can be converted, and
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "run/engine.h"
+#include "run/convert.h"
 #include "tensor/affine.h"
 
 /* Files beside the weights that belong to the tokenizer or the run. */
@@ -52,7 +52,6 @@ typedef struct convert {
     int n, bits;
     mr_dtype as; /* of all floats; MR_DTYPE_COUNT: each as it is */
     uint64_t done, total;
-    mr_recipe_scratch scratch;
     mr_buf weight_map;
     bool made; /* the directory */
 } convert;
@@ -182,17 +181,17 @@ static mr_err put(convert *c, mr_st_writer *w, const void *bytes, size_t n)
     return MR_OK;
 }
 
-static mr_err check_finite(const tensor *t, const float *x, int64_t row)
+mr_err mr_convert_check(const char *name, int64_t row, const float *x, int64_t k)
 {
-    for (int64_t i = 0; i < t->k; i++)
+    for (int64_t i = 0; i < k; i++)
         if (!(x[i] - x[i] == 0))
             return mr_fail(MR_EFORMAT,
-                           "convert: \"%s\" holds a number that is not finite in row %lld",
-                           t->asked->name, (long long)row);
+                           "convert: \"%s\" holds a number that is not finite in row %lld", name,
+                           (long long)row);
     return MR_OK;
 }
 
-static size_t narrow_row(const float *x, int64_t k, mr_dtype to, uint8_t *out)
+size_t mr_convert_narrow(const float *x, int64_t k, mr_dtype to, uint8_t *out)
 {
     if (to == MR_F32) {
         memcpy(out, x, (size_t)k * 4);
@@ -205,56 +204,77 @@ static size_t narrow_row(const float *x, int64_t k, mr_dtype to, uint8_t *out)
     return (size_t)k * 2;
 }
 
-/* Where the rows of one tensor go: its own buffers, made and freed by write_tensor. */
+static mr_err stream_rows(mr_model *m, const mr_recipe *r, bool minus_one,
+                          int64_t (*from)(const void *ctx, int64_t row), mr_row_fn *fn, void *ctx,
+                          mr_recipe_scratch *scratch, float *x)
+{
+    int64_t k = mr_recipe_k(r), total = mr_recipe_total(r), step = ROWS_BYTES / (4 * k) + 1;
+    if (from)
+        step = 1;
+    for (int64_t row = 0; row < total; row += step) {
+        mr_rows rows;
+        int64_t n = total - row < step ? total - row : step;
+        MR_TRY(mr_recipe_rows(r, from ? from(ctx, row) : row, n, mr_model_read, m, scratch, &rows));
+        for (int64_t i = 0; i < n; i++) {
+            mr_dequant_row(&rows, i, x);
+            for (int64_t j = 0; minus_one && j < k; j++)
+                x[j] -= 1.0f;
+            MR_TRY(fn(ctx, row + i, x));
+        }
+    }
+    return MR_OK;
+}
+
+mr_err mr_convert_rows(mr_model *m, const mr_recipe *r, bool minus_one,
+                       int64_t (*from)(const void *ctx, int64_t row), mr_row_fn *fn, void *ctx)
+{
+    mr_recipe_scratch scratch = {0};
+    float *x = mr_alloc(MR_MEM_OTHER, (size_t)mr_recipe_k(r) * sizeof *x);
+    mr_err err = x ? stream_rows(m, r, minus_one, from, fn, ctx, &scratch, x) : MR_ENOMEM;
+    mr_free(x);
+    mr_recipe_scratch_free(&scratch);
+    return err;
+}
+
+/* Where the rows of one tensor go. */
 typedef struct sink {
-    float *row;
-    uint8_t *bytes;
+    convert *c;
+    mr_st_writer *w;
+    const tensor *t;
+    uint8_t *bytes;            /* of one row */
     uint16_t *scales, *biases; /* of the whole tensor */
 } sink;
 
-static mr_err write_row(convert *c, mr_st_writer *w, const tensor *t, int64_t row, const sink *s)
+static mr_err write_row(void *ctx, int64_t row, float *x)
 {
-    int64_t groups = t->k / c->o->group;
-    if (t->asked->plus_one)
-        for (int64_t i = 0; i < t->k; i++)
-            s->row[i] -= 1.0f;
+    const sink *s = ctx;
+    const tensor *t = s->t;
+    const mr_convert_opts *o = s->c->o;
     if (!t->quantised)
-        return put(c, w, s->bytes, narrow_row(s->row, t->k, t->plain, s->bytes));
-    MR_TRY(check_finite(t, s->row, row));
-    mr_affine_quantise(s->row, t->k, c->bits, c->o->group, s->bytes, s->scales + row * groups,
-                       s->biases + row * groups);
-    return put(c, w, s->bytes, (size_t)(t->k * c->bits / 8));
-}
-
-static mr_err write_rows(convert *c, mr_st_writer *w, const tensor *t, const sink *s)
-{
-    int64_t step = ROWS_BYTES / (4 * t->k) + 1;
-    for (int64_t row = 0; row < t->rows; row += step) {
-        mr_rows rows;
-        int64_t n = t->rows - row < step ? t->rows - row : step;
-        MR_TRY(mr_recipe_rows(t->recipe, row, n, mr_model_read, c->model, &c->scratch, &rows));
-        for (int64_t i = 0; i < n; i++) {
-            mr_dequant_row(&rows, i, s->row);
-            MR_TRY(write_row(c, w, t, row + i, s));
-        }
-    }
-    if (!t->quantised)
-        return MR_OK;
-    size_t side = (size_t)(t->rows * (t->k / c->o->group)) * sizeof *s->scales;
-    MR_TRY(put(c, w, s->scales, side));
-    return put(c, w, s->biases, side);
+        return put(s->c, s->w, s->bytes, mr_convert_narrow(x, t->k, t->plain, s->bytes));
+    MR_TRY(mr_convert_check(t->asked->name, row, x, t->k));
+    int64_t at = row * (t->k / o->group);
+    mr_affine_quantise(x, t->k, s->c->bits, o->group, s->bytes, s->scales + at, s->biases + at);
+    return put(s->c, s->w, s->bytes, (size_t)(t->k * s->c->bits / 8));
 }
 
 static mr_err write_tensor(convert *c, mr_st_writer *w, const tensor *t)
 {
-    size_t side = t->quantised ? (size_t)(t->rows * (t->k / c->o->group)) : 0;
-    sink s = {.row = mr_alloc(MR_MEM_OTHER, (size_t)t->k * 4),
+    size_t side = t->quantised ? (size_t)(t->rows * (t->k / c->o->group)) * 2 : 0;
+    sink s = {.c = c,
+              .w = w,
+              .t = t,
               .bytes = mr_alloc(MR_MEM_OTHER, (size_t)t->k * 4),
-              .scales = mr_alloc(MR_MEM_OTHER, side * 2),
-              .biases = mr_alloc(MR_MEM_OTHER, side * 2)};
-    bool have = s.row && s.bytes && (!side || (s.scales && s.biases));
-    mr_err err = have ? write_rows(c, w, t, &s) : MR_ENOMEM;
-    mr_free(s.row);
+              .scales = mr_alloc(MR_MEM_OTHER, side),
+              .biases = mr_alloc(MR_MEM_OTHER, side)};
+    bool have = s.bytes && (!side || (s.scales && s.biases));
+    mr_err err = have
+                     ? mr_convert_rows(c->model, t->recipe, t->asked->plus_one, NULL, write_row, &s)
+                     : MR_ENOMEM;
+    if (!err && side)
+        err = put(c, w, s.scales, side);
+    if (!err && side)
+        err = put(c, w, s.biases, side);
     mr_free(s.bytes);
     mr_free(s.scales);
     mr_free(s.biases);
@@ -442,21 +462,9 @@ static void remove_all(convert *c)
         rmdir(c->outdir);
 }
 
-static mr_err run(convert *c)
+static mr_err write_directory(convert *c)
 {
-    mr_model_opts mo = {0};
-    mr_graph *g = NULL;
     MR_TRY(check_opts(c));
-    MR_TRY(mr_arena_new(&c->arena, MR_MEM_OTHER));
-    MR_TRY(mr_model_open(&c->model, c->path, &mo));
-    if (!mr_model_weights(c->model))
-        return mr_fail(MR_EUSAGE, "%s: a model is needed, not a config.json", c->path);
-    if (mr_weights_gguf(mr_model_weights(c->model)))
-        return mr_fail(MR_EUNSUPPORTED, "%s: a GGUF file's tokenizer cannot be written yet",
-                       c->path);
-    MR_TRY(mr_model_build(c->model, &g));
-    mr_graph_free(g);
-    MR_TRY(mr_model_check_unused(c->model));
     MR_TRY(list_tensors(c));
     MR_TRY(make_directory(c));
     mr_err err = write_weights(c);
@@ -471,13 +479,33 @@ static mr_err run(convert *c)
     return err;
 }
 
+static mr_err run(convert *c)
+{
+    mr_model_opts mo = {0};
+    mr_graph *g = NULL;
+    bool gguf = strcmp(c->o->format, "gguf") == 0;
+    if (!gguf && strcmp(c->o->format, "safetensors") != 0)
+        return mr_fail(MR_EUSAGE, "format \"%s\" is unknown (safetensors, gguf)", c->o->format);
+    MR_TRY(mr_arena_new(&c->arena, MR_MEM_OTHER));
+    MR_TRY(mr_model_open(&c->model, c->path, &mo));
+    if (!mr_model_weights(c->model))
+        return mr_fail(MR_EUSAGE, "%s: a model is needed, not a config.json", c->path);
+    if (mr_weights_gguf(mr_model_weights(c->model)))
+        return mr_fail(MR_EUNSUPPORTED, "%s: a GGUF file's tokenizer cannot be written yet",
+                       c->path);
+    MR_TRY(mr_model_build(c->model, &g));
+    mr_graph_free(g);
+    MR_TRY(mr_model_check_unused(c->model));
+    return gguf ? mr_convert_gguf(c->model, c->outdir, c->o) : write_directory(c);
+}
+
 mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o)
 {
     mr_convert_opts full = *o;
     full.group = o->group ? o->group : 64;
+    full.format = o->format ? o->format : "safetensors";
     convert c = {.o = &full, .path = model, .outdir = out};
     mr_err err = run(&c);
-    mr_recipe_scratch_free(&c.scratch);
     mr_buf_free(&c.weight_map);
     mr_free(c.list);
     mr_model_close(c.model);

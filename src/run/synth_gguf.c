@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "run/gguf_meta.h"
 #include "run/synth.h"
 
 enum { CHUNK = 1 << 16, NAME = 512 };
@@ -36,91 +37,6 @@ typedef struct synth {
 
 /* ---- metadata ---- */
 
-/* GGUF's key of an integer of config.json; absent there: `def`, negative: no key. */
-typedef struct int_key {
-    const char *config, *gguf;
-    int64_t def;
-} int_key;
-
-static const int_key common_keys[] = {{"max_position_embeddings", "context_length", 8192},
-                                      {"hidden_size", "embedding_length", -1},
-                                      {"num_hidden_layers", "block_count", -1},
-                                      {"intermediate_size", "feed_forward_length", -1},
-                                      {"num_attention_heads", "attention.head_count", -1},
-                                      {"vocab_size", "vocab_size", -1},
-                                      {0}};
-static const int_key gqa_keys[] = {{"num_key_value_heads", "attention.head_count_kv", -1},
-                                   {"head_dim", "attention.key_length", -1},
-                                   {"head_dim", "attention.value_length", -1},
-                                   {"head_dim", "rope.dimension_count", -1},
-                                   {"sliding_window", "attention.sliding_window", -1},
-                                   {0}};
-static const int_key mla_keys[] = {{"q_lora_rank", "attention.q_lora_rank", -1},
-                                   {"kv_lora_rank", "attention.kv_lora_rank", -1},
-                                   {"qk_rope_head_dim", "rope.dimension_count", -1},
-                                   {"kv_lora_rank", "attention.value_length", -1},
-                                   {"v_head_dim", "attention.value_length_mla", -1},
-                                   {"first_k_dense_replace", "leading_dense_block_count", 0},
-                                   {"n_routed_experts", "expert_count", -1},
-                                   {"num_experts_per_tok", "expert_used_count", -1},
-                                   {"n_shared_experts", "expert_shared_count", 0},
-                                   {"moe_intermediate_size", "expert_feed_forward_length", -1},
-                                   {"n_group", "expert_group_count", 1},
-                                   {"topk_group", "expert_group_used_count", 1},
-                                   {0}};
-
-static mr_err get(const synth *s, const char *key, int64_t def, int64_t *out)
-{
-    return mr_cfg_int_or(s->config, key, def, 0, INT32_MAX, out);
-}
-
-static void put_int(const synth *s, const char *key, int64_t v)
-{
-    char full[128];
-    snprintf(full, sizeof full, "%s.%s", s->arch, key);
-    mr_gguf_writer_u32(s->w, full, (uint32_t)v);
-}
-
-static mr_err put_num(const synth *s, const char *key, const char *config, double def)
-{
-    char full[128];
-    double v;
-    MR_TRY(mr_cfg_num_in(s->config, config, def, 0, 1e12, &v));
-    snprintf(full, sizeof full, "%s.%s", s->arch, key);
-    mr_gguf_writer_f32(s->w, full, (float)v);
-    return MR_OK;
-}
-
-static mr_err put_keys(const synth *s, const int_key *k)
-{
-    for (; k->config; k++) {
-        int64_t v;
-        MR_TRY(get(s, k->config, k->def < 0 ? INT32_MAX : k->def, &v));
-        if (k->def >= 0 || v != INT32_MAX)
-            put_int(s, k->gguf, v);
-    }
-    return MR_OK;
-}
-
-static mr_err put_mla(const synth *s)
-{
-    int64_t nope, rope, latent;
-    bool v3, norm;
-    MR_TRY(get(s, "qk_nope_head_dim", 128, &nope));
-    MR_TRY(get(s, "qk_rope_head_dim", 64, &rope));
-    MR_TRY(get(s, "kv_lora_rank", 512, &latent));
-    v3 = strcmp(mr_model_facts(s->model)->model_type, "deepseek_v2") != 0;
-    MR_TRY(mr_cfg_bool_or(s->config, "norm_topk_prob", v3, &norm));
-    MR_TRY(put_keys(s, mla_keys));
-    put_int(s, "attention.head_count_kv", 1);
-    put_int(s, "attention.key_length", latent + rope);
-    put_int(s, "attention.key_length_mla", nope + rope);
-    put_int(s, "expert_gating_func", v3 ? 2 : 1);
-    if (norm)
-        mr_gguf_writer_bool(s->w, "deepseek2.expert_weights_norm", true);
-    return put_num(s, "expert_weights_scale", "routed_scaling_factor", 1);
-}
-
 static void put_vocabulary(const synth *s)
 {
     uint64_t vocab = (uint64_t)mr_model_facts(s->model)->vocab;
@@ -144,16 +60,8 @@ static void put_vocabulary(const synth *s)
 
 static mr_err put_metadata(const synth *s)
 {
-    bool mla = strcmp(s->arch, "deepseek2") == 0, gemma = strcmp(s->arch, "gemma3") == 0;
-    double theta = gemma ? 1e6 : 1e4, eps = 1e-6;
-    if (mr_jhas(mr_jget(s->config, "rope_scaling")))
-        return mr_jfail(mr_jget(s->config, "rope_scaling"), "not written to GGUF; leave it out");
-    mr_gguf_writer_str(s->w, "general.architecture", s->arch);
     mr_gguf_writer_str(s->w, "general.name", "synth");
-    MR_TRY(put_keys(s, common_keys));
-    MR_TRY(put_num(s, "attention.layer_norm_rms_epsilon", "rms_norm_eps", eps));
-    MR_TRY(put_num(s, "rope.freq_base", "rope_theta", theta));
-    MR_TRY(mla ? put_mla(s) : put_keys(s, gqa_keys));
+    MR_TRY(mr_gguf_meta(s->w, s->model, s->arch));
     put_vocabulary(s);
     return MR_OK;
 }
@@ -318,18 +226,16 @@ static mr_err check_quant(synth *s)
                    s->o->quant);
 }
 
+/* What needs a tensor beside the config's own is left to convert. */
 static mr_err check_family(synth *s)
 {
-    static const char *const known[] = {"llama", "gemma3", "deepseek2"};
-    const mr_family *f = mr_model_family(s->model);
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        for (const char *const *a = f->archs; a && *a; a++)
-            if (strcmp(*a, known[i]) == 0)
-                s->arch = known[i];
-    if (!s->arch)
-        return mr_fail(MR_EUNSUPPORTED,
-                       "synth: family %s is not written as GGUF (llama, gemma3, deepseek)",
-                       f->name);
+    float *factors;
+    int64_t n;
+    MR_TRY(mr_gguf_arch(s->model, &s->arch));
+    MR_TRY(mr_gguf_rope_factors(s->model, &factors, &n));
+    mr_free(factors);
+    if (n)
+        return mr_jfail(mr_jget(s->config, "rope_scaling"), "not written to GGUF; leave it out");
     if (mr_jhas(mr_jget(s->config, "text_config")))
         return mr_jfail(mr_jget(s->config, "text_config"), "give the text model's config itself");
     return MR_OK;

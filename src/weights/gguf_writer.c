@@ -111,6 +111,11 @@ void mr_gguf_writer_ints(mr_gguf_writer *w, const char *name, uint64_t count)
     array(w, name, TYPE_I32, count);
 }
 
+void mr_gguf_writer_floats(mr_gguf_writer *w, const char *name, uint64_t count)
+{
+    array(w, name, TYPE_F32, count);
+}
+
 void mr_gguf_writer_add_str(mr_gguf_writer *w, const char *s, size_t len)
 {
     assert(w->items_left);
@@ -122,6 +127,13 @@ void mr_gguf_writer_add_int(mr_gguf_writer *w, int32_t v)
 {
     assert(w->items_left);
     put(&w->meta, (uint32_t)v, 4);
+    w->items_left--;
+}
+
+void mr_gguf_writer_add_float(mr_gguf_writer *w, float v)
+{
+    assert(w->items_left);
+    put_f32(&w->meta, v);
     w->items_left--;
 }
 

@@ -131,8 +131,10 @@ void mr_gguf_writer_f32(mr_gguf_writer *w, const char *name, float value);
 void mr_gguf_writer_bool(mr_gguf_writer *w, const char *name, bool value);
 void mr_gguf_writer_strings(mr_gguf_writer *w, const char *name, uint64_t count);
 void mr_gguf_writer_ints(mr_gguf_writer *w, const char *name, uint64_t count);
+void mr_gguf_writer_floats(mr_gguf_writer *w, const char *name, uint64_t count);
 void mr_gguf_writer_add_str(mr_gguf_writer *w, const char *s, size_t len);
 void mr_gguf_writer_add_int(mr_gguf_writer *w, int32_t v);
+void mr_gguf_writer_add_float(mr_gguf_writer *w, float v);
 mr_err mr_gguf_writer_declare(mr_gguf_writer *w, const char *name, mr_dtype t, int rank,
                               const int64_t *dim);
 mr_err mr_gguf_writer_begin(mr_gguf_writer *w); /* writes metadata and table */

@@ -43,6 +43,33 @@ is "q4 is within 5 %: $(number "$tmp/q4.txt")" near "$tmp/q4.txt" "$tmp/float.tx
 is "q2 differs: $(number "$tmp/q2.txt")" differ "$tmp/q2.txt" "$tmp/float.txt"
 is "q4 is small" [ "$(wc -c <"$tmp/q4/model.safetensors")" -lt $(($(wc -c <$G/model.safetensors) / 3)) ]
 
+# ---- GGUF: the same numbers, the same bytes ----
+for m in llama-tied qwen3 qwen3-moe gemma1-7b gemma2-2b gemma3-4b dsv2 dsv3 kimi-k2 mlx-dsv3-4bit; do
+    go 0 convert tests/vectors/$m "$tmp/m.gguf" --format gguf --quant f32
+    is "the missing tokenizer is said: $m" says "no tokenizer"
+    go 0 logits "$tmp/m.gguf" --ids $ids --precision exact --out "$tmp/new.npy"
+    go 0 logits tests/vectors/$m --ids $ids --precision exact --out "$tmp/old.npy"
+    is "the same bytes: $m" same "$tmp/old.npy" "$tmp/new.npy"
+done
+for q in q4 q4_1 q5_0 q5_1 q8; do
+    go 0 convert $G "$tmp/$q.gguf" --format gguf --quant $q
+    go 0 perplexity "$tmp/$q.gguf" -f "$tmp/text" --precision exact
+    cp "$out" "$tmp/$q.g.txt"
+done
+is "q8_0 is within 0.2 %: $(number "$tmp/q8.g.txt")" near "$tmp/q8.g.txt" "$tmp/float.txt" 0.002
+is "q5_1 is within 2 %: $(number "$tmp/q5_1.g.txt")" near "$tmp/q5_1.g.txt" "$tmp/float.txt" 0.02
+is "q4_0 is within 10 %: $(number "$tmp/q4.g.txt")" near "$tmp/q4.g.txt" "$tmp/float.txt" 0.1
+for a in $G "$tmp/q8.gguf"; do
+    go 0 tokenize $a -p "Once upon a time, there's a Café: 12 dogs  "
+    keep "$(basename $a).ids"
+done
+is "the tokenizer came along" same "$tmp/gemma3-stories.ids" "$tmp/q8.gguf.ids"
+refused "query_pre_attn_scalar" convert tests/vectors/gemma2-27b "$tmp/x" --format gguf
+refused "llada2_moe is not written" convert tests/vectors/llada2-base "$tmp/x" --format gguf
+refused "experts in every layer" convert tests/vectors/qwen3-moe-saved "$tmp/x" --format gguf
+usage "unknown" convert $G "$tmp/x" --format onnx
+usage "unknown for GGUF" convert $G "$tmp/x" --format gguf --quant q3
+
 # ---- a matrix that the group does not divide ----
 go 0 convert tests/vectors/llama3 "$tmp/odd" --quant q4 --group 128
 is "is listed" says "model.layers.0.mlp.down_proj.weight stays unquantised: 160 is no multiple of 128"

@@ -39,7 +39,7 @@ for c in $G/config.json "$tmp/mla.json" tests/vectors/llama-tied/config.json; do
     done
 done
 rm "$tmp/made.gguf"
-refused "rope_scaling" synth $D/config.json "$tmp/made.gguf" --format gguf
+refused "rope_" synth tests/vectors/llama3/config.json "$tmp/made.gguf" --format gguf
 refused "llada2" synth $L/config.json "$tmp/made.gguf" --format gguf
 is "nothing was made" [ ! -e "$tmp/made.gguf" ]
 

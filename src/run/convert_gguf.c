@@ -1,0 +1,298 @@
+/* mr_convert's other form: one GGUF file.
+ *
+ * Tensor names come from the family's table of GGUF names, and what that table says undoes the file's
+ * form when it is read is done here: rows of q and k for interleaved pairs, 1 + w in norms, the
+ * latent's matrix in two.  Vectors and routers are f32, as other programs expect. */
+#include <stdio.h>
+#include <string.h>
+
+#include "run/convert.h"
+#include "run/gguf_meta.h"
+#include "tensor/block_quantise.h"
+#include "text/vocab_export.h"
+
+enum { NAME = 512 };
+
+typedef struct tensor {
+    const char *name;
+    const char *canonical;
+    mr_recipe *recipe;
+    mr_dtype type;
+    int rank;
+    int64_t dim[MR_MAX_RANK], rows, k;
+    int64_t heads;        /* rows of so many heads are put in GGUF's order; 0: as they are */
+    bool minus_one, plus; /* the recipe gives 1 + w; the file shall hold it */
+} tensor;
+
+typedef struct convert {
+    const mr_convert_opts *o;
+    mr_model *model;
+    const char *path, *arch;
+    mr_arena *arena;
+    mr_gguf_writer *w;
+    tensor *list;
+    int n;
+    mr_dtype as; /* of matrices; MR_DTYPE_COUNT: floats as they are */
+    float *factors;
+    int64_t n_factors;
+    uint64_t done, total;
+    const tensor *now; /* being written */
+    uint8_t *row;
+} convert;
+
+/* ---- which tensors ----------------------------------------------------------------------- */
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+static mr_err note(const convert *c, const tensor *t, mr_dtype kept)
+{
+    mr_buf line = {0};
+    if (!c->o->note)
+        return MR_OK;
+    mr_buf_printf(&line, "%s becomes %s: %lld is no multiple of %d", t->name, mr_dtype_name(kept),
+                  (long long)t->k, mr_dtype_block(c->as));
+    mr_err err = mr_buf_check(&line);
+    if (!err)
+        c->o->note(c->o->ctx, line.data);
+    mr_buf_free(&line);
+    return err;
+}
+
+static mr_err choose_type(const convert *c, tensor *t)
+{
+    mr_dtype stored = mr_recipe_fmt(t->recipe).dtype;
+    bool plain = t->rank == 1 || ends_with(t->name, "ffn_gate_inp.weight");
+    t->type = plain ? MR_F32 : c->as == MR_DTYPE_COUNT ? stored : c->as;
+    if (mr_dtype_is_quantised(stored) && !plain && c->as == MR_DTYPE_COUNT)
+        return mr_fail(MR_EUSAGE, "%s: \"%s\" is %s: --quant must say what it becomes",
+                       mr_model_path(c->model), t->canonical, mr_dtype_name(stored));
+    if (t->k % mr_dtype_block(t->type) == 0)
+        return MR_OK;
+    t->type = MR_F16;
+    return note(c, t, MR_F16);
+}
+
+static mr_err add(convert *c, const char *name, const mr_asked *a, const char *recipe, int rank,
+                  const int64_t *dim, const char *modifiers)
+{
+    int64_t heads = 0;
+    tensor *t = &c->list[c->n++];
+    *t = (tensor){.name = mr_arena_strdup(c->arena, name),
+                  .canonical = a->name,
+                  .rank = rank,
+                  .minus_one = a->plus_one};
+    if (!t->name)
+        return MR_ENOMEM;
+    memcpy(t->dim, dim, (size_t)rank * sizeof *dim);
+    MR_TRY(mr_recipe_parse(&t->recipe, recipe, c->arena));
+    MR_TRY(mr_recipe_bind(t->recipe, mr_model_lookup, c->model));
+    t->rows = mr_recipe_total(t->recipe);
+    t->k = mr_recipe_k(t->recipe);
+    if (modifiers && strcmp(modifiers, MR_ONE_PLUS_W) == 0) {
+        t->plus = !t->minus_one;
+        t->minus_one = false;
+    } else if (modifiers && strncmp(modifiers, ":unrope(%", 9) == 0) {
+        mr_jval o = mr_model_config(c->model);
+        MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &heads));
+        if (modifiers[9] == 'k')
+            MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", heads, 1, MR_CFG_HEADS, &heads));
+        t->heads = heads;
+    } else if (modifiers) {
+        return mr_fail(MR_EUNSUPPORTED, "convert: \"%s\" has another form in GGUF (%s)", a->name,
+                       modifiers);
+    }
+    return choose_type(c, t);
+}
+
+/* kv_b's rows are [keys | values] per head; the file has the keys turned, so that queries meet them. */
+static mr_err add_latent(convert *c, const char *name, const mr_asked *a)
+{
+    int64_t heads, nope, v, latent = a->dim[1];
+    int block;
+    char k_b[64], v_b[64];
+    mr_jval root = mr_model_config(c->model), text = mr_jget(root, "text_config");
+    mr_jval o = mr_jtype(text) == MR_JOBJECT ? text : root;
+    MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &heads));
+    MR_TRY(mr_cfg_int(o, "qk_nope_head_dim", 1, INT32_MAX, &nope));
+    MR_TRY(mr_cfg_int(o, "v_head_dim", 1, INT32_MAX, &v));
+    if (sscanf(name, "blk.%d.", &block) != 1)
+        return mr_fail(MR_EFORMAT, "\"%s\" is in no layer", name);
+    snprintf(k_b, sizeof k_b, "blk.%d.attn_k_b.weight", block);
+    snprintf(v_b, sizeof v_b, "blk.%d.attn_v_b.weight", block);
+    const char *keys = mr_arena_printf(c->arena, "%s :rows(%lld,0,%lld) :t(%lld)", a->recipe,
+                                       (long long)(nope + v), (long long)nope, (long long)nope),
+               *values = mr_arena_printf(c->arena, "%s :rows(%lld,%lld,%lld)", a->recipe,
+                                         (long long)(nope + v), (long long)nope, (long long)v);
+    if (!keys || !values)
+        return MR_ENOMEM;
+    MR_TRY(add(c, k_b, a, keys, 3, (int64_t[]){heads, latent, nope}, NULL));
+    return add(c, v_b, a, values, 3, (int64_t[]){heads, v, latent}, NULL);
+}
+
+static mr_err list_tensors(convert *c)
+{
+    int n = mr_model_asked(c->model);
+    c->list = mr_zalloc(MR_MEM_OTHER, 2 * (size_t)n * sizeof *c->list);
+    if (!c->list)
+        return MR_ENOMEM;
+    for (int i = 0; i < n; i++) {
+        char name[NAME];
+        const mr_asked *a = mr_model_asked_at(c->model, i);
+        const mr_name_row *row = mr_model_gguf_name(c->model, a->name, name);
+        if (!row)
+            return mr_fail(MR_EUNSUPPORTED, "convert: \"%s\" has no name in GGUF files", a->name);
+        if (ends_with(name, "attn_kv_b.weight"))
+            MR_TRY(add_latent(c, name, a));
+        else
+            MR_TRY(add(c, name, a, a->recipe, a->rank, a->dim, row->modifiers));
+    }
+    return mr_gguf_rope_factors(c->model, &c->factors, &c->n_factors);
+}
+
+/* ---- writing ----------------------------------------------------------------------------- */
+
+static size_t row_bytes(const tensor *t)
+{
+    return (size_t)(t->k / mr_dtype_block(t->type)) * (size_t)mr_dtype_block_bytes(t->type);
+}
+
+static mr_err declare(convert *c)
+{
+    if (c->n_factors)
+        MR_TRY(mr_gguf_writer_declare(c->w, "rope_freqs.weight", MR_F32, 1, &c->n_factors));
+    for (int i = 0; i < c->n; i++) {
+        const tensor *t = &c->list[i];
+        MR_TRY(mr_gguf_writer_declare(c->w, t->name, t->type, t->rank, t->dim));
+        c->total += row_bytes(t) * (uint64_t)t->rows;
+    }
+    return mr_gguf_writer_begin(c->w);
+}
+
+/* GGUF's row 2i + j of a head of d rows is row j*d/2 + i. */
+static int64_t roped_row(const void *ctx, int64_t row)
+{
+    const tensor *t = ((const convert *)ctx)->now;
+    int64_t d = t->rows / t->heads, head = row / d, at = row % d;
+    return head * d + at % 2 * (d / 2) + at / 2;
+}
+
+static mr_err write_row(void *ctx, int64_t row, float *x)
+{
+    convert *c = ctx;
+    const tensor *t = c->now;
+    size_t bytes = row_bytes(t);
+    for (int64_t i = 0; t->plus && i < t->k; i++)
+        x[i] += 1.0f;
+    if (mr_block_quantisable(t->type)) {
+        MR_TRY(mr_convert_check(t->canonical, row, x, t->k));
+        mr_block_quantise(t->type, x, t->k, c->row);
+    } else {
+        mr_convert_narrow(x, t->k, t->type, c->row);
+    }
+    MR_TRY(mr_gguf_writer_data(c->w, c->row, bytes));
+    c->done += bytes;
+    if (c->o->progress && c->o->progress(c->o->ctx, c->done, c->total))
+        return mr_fail(MR_ECANCEL, "stopped by the caller");
+    return MR_OK;
+}
+
+static mr_err write_tensor(convert *c, const tensor *t)
+{
+    c->now = t;
+    c->row = mr_alloc(MR_MEM_OTHER, (size_t)t->k * 4);
+    mr_err err = c->row ? mr_convert_rows(c->model, t->recipe, t->minus_one,
+                                          t->heads ? roped_row : NULL, write_row, c)
+                        : MR_ENOMEM;
+    mr_free(c->row);
+    return err;
+}
+
+/* The tokenizer of the model's folder; without one the file has none and says so. */
+static mr_err write_vocab(convert *c)
+{
+    mr_tokenizer *t;
+    mr_vocab_copy v;
+    if (mr_tokenizer_open(&t, mr_model_path(c->model)) != MR_OK) {
+        if (c->o->note)
+            c->o->note(c->o->ctx, "the file gets no tokenizer: the model has none");
+        return MR_OK;
+    }
+    mr_err err = mr_vocab_of(t, (int32_t)mr_model_facts(c->model)->vocab, &v);
+    if (!err) {
+        const mr_model_info *info = mr_model_facts(c->model);
+        if (v.v.eos < 0 && info->n_eos)
+            v.v.eos = info->eos[0];
+        if (v.v.bos < 0)
+            v.v.bos = info->bos;
+        mr_gguf_meta_vocab(c->w, &v.v);
+        mr_vocab_copy_free(&v);
+    }
+    mr_tokenizer_close(t);
+    return err;
+}
+
+static mr_err write_file(convert *c)
+{
+    mr_err err = mr_gguf_writer_open(&c->w, c->path);
+    if (err)
+        return err;
+    err = mr_gguf_meta(c->w, c->model, c->arch);
+    if (!err && c->as != MR_DTYPE_COUNT && mr_dtype_is_quantised(c->as))
+        mr_gguf_writer_u32(c->w, "general.quantization_version", 2);
+    if (!err)
+        err = write_vocab(c);
+    if (!err)
+        err = declare(c);
+    if (!err && c->n_factors)
+        err = mr_gguf_writer_data(c->w, c->factors, (size_t)c->n_factors * sizeof *c->factors);
+    for (int i = 0; !err && i < c->n; i++)
+        err = write_tensor(c, &c->list[i]);
+    if (!err)
+        return mr_gguf_writer_commit(c->w);
+    mr_gguf_writer_abort(c->w);
+    return err;
+}
+
+static mr_err check_quant(convert *c)
+{
+    static const struct {
+        const char *name;
+        mr_dtype type;
+    } known[] = {{"f32", MR_F32},   {"f16", MR_F16},   {"bf16", MR_BF16}, {"q4", MR_Q4_0},
+                 {"q4_0", MR_Q4_0}, {"q4_1", MR_Q4_1}, {"q5_0", MR_Q5_0}, {"q5_1", MR_Q5_1},
+                 {"q8", MR_Q8_0},   {"q8_0", MR_Q8_0}};
+    c->as = MR_DTYPE_COUNT;
+    if (!c->o->quant)
+        return MR_OK;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(c->o->quant, known[i].name) == 0)
+            c->as = known[i].type;
+    if (c->as != MR_DTYPE_COUNT)
+        return MR_OK;
+    return mr_fail(
+        MR_EUSAGE,
+        "quant \"%s\" is unknown for GGUF (f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0)",
+        c->o->quant);
+}
+
+mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o)
+{
+    convert c = {.o = o, .model = m, .path = path};
+    mr_err err = check_quant(&c);
+    if (!err)
+        err = mr_gguf_arch(m, &c.arch);
+    if (!err)
+        err = mr_arena_new(&c.arena, MR_MEM_OTHER);
+    if (!err)
+        err = list_tensors(&c);
+    if (!err)
+        err = write_file(&c);
+    mr_free(c.factors);
+    mr_free(c.list);
+    mr_arena_free(c.arena);
+    return err;
+}

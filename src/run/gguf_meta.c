@@ -1,0 +1,422 @@
+/* Tables of keys per architecture, and by hand what a table cannot say: rope, windows, score scales.
+ * GGUF's readers infer some facts from others; where ours differ from what they infer, the model is
+ * refused. */
+#include "run/gguf_meta.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* An integer of config.json.  Absent there: def; ABSENT: then there is no key; HEADS, WIDTH: as many
+ * as heads, hidden / heads. */
+typedef struct int_key {
+    const char *config, *gguf;
+    int64_t def;
+} int_key;
+enum { ABSENT = -1, HEADS = -2, WIDTH = -3 };
+
+static const int_key common[] = {{"hidden_size", "embedding_length", ABSENT},
+                                 {"num_hidden_layers", "block_count", ABSENT},
+                                 {"intermediate_size", "feed_forward_length", ABSENT},
+                                 {0}};
+static const int_key llama[] = {{"num_attention_heads", "attention.head_count", ABSENT},
+                                {"num_key_value_heads", "attention.head_count_kv", HEADS},
+                                {"head_dim", "attention.key_length", WIDTH},
+                                {"head_dim", "attention.value_length", WIDTH},
+                                {"head_dim", "rope.dimension_count", WIDTH},
+                                {0}};
+static const int_key qwen3[] = {{"num_attention_heads", "attention.head_count", ABSENT},
+                                {"num_key_value_heads", "attention.head_count_kv", HEADS},
+                                {"head_dim", "attention.key_length", 128},
+                                {"head_dim", "attention.value_length", 128},
+                                {0}};
+static const int_key qwen3moe[] = {{"num_attention_heads", "attention.head_count", ABSENT},
+                                   {"num_key_value_heads", "attention.head_count_kv", 4},
+                                   {"head_dim", "attention.key_length", 128},
+                                   {"head_dim", "attention.value_length", 128},
+                                   {"num_experts_per_tok", "expert_used_count", 8},
+                                   {"moe_intermediate_size", "expert_feed_forward_length", 768},
+                                   {0}};
+static const int_key gemma[] = {{"num_attention_heads", "attention.head_count", ABSENT},
+                                {"num_key_value_heads", "attention.head_count_kv", HEADS},
+                                {"head_dim", "attention.key_length", 256},
+                                {"head_dim", "attention.value_length", 256},
+                                {0}};
+static const int_key gemma23[] = {{"num_attention_heads", "attention.head_count", 8},
+                                  {"num_key_value_heads", "attention.head_count_kv", 4},
+                                  {"head_dim", "attention.key_length", 256},
+                                  {"head_dim", "attention.value_length", 256},
+                                  {"sliding_window", "attention.sliding_window", 4096},
+                                  {0}};
+static const int_key deepseek2[] = {{"num_attention_heads", "attention.head_count", ABSENT},
+                                    {"q_lora_rank", "attention.q_lora_rank", ABSENT},
+                                    {"kv_lora_rank", "attention.kv_lora_rank", ABSENT},
+                                    {"kv_lora_rank", "attention.value_length", ABSENT},
+                                    {"qk_rope_head_dim", "rope.dimension_count", ABSENT},
+                                    {"v_head_dim", "attention.value_length_mla", ABSENT},
+                                    {"first_k_dense_replace", "leading_dense_block_count", 0},
+                                    {"n_routed_experts", "expert_count", ABSENT},
+                                    {"num_experts_per_tok", "expert_used_count", ABSENT},
+                                    {"n_shared_experts", "expert_shared_count", 0},
+                                    {"moe_intermediate_size", "expert_feed_forward_length", ABSENT},
+                                    {"n_group", "expert_group_count", 1},
+                                    {"topk_group", "expert_group_used_count", 1},
+                                    {0}};
+
+static const struct {
+    const char *model_type, *arch;
+    const int_key *keys;
+    double theta;
+} archs[] = {{"llama", "llama", llama, 1e4},
+             {"gemma", "gemma", gemma, 1e4},
+             {"gemma2", "gemma2", gemma23, 1e4},
+             {"gemma3", "gemma3", gemma23, 1e6},
+             {"gemma3_text", "gemma3", gemma23, 1e6},
+             {"qwen3", "qwen3", qwen3, 1e4},
+             {"qwen3_moe", "qwen3moe", qwen3moe, 1e4},
+             {"deepseek_v2", "deepseek2", deepseek2, 1e4},
+             {"deepseek_v3", "deepseek2", deepseek2, 1e4},
+             {"kimi_k2", "deepseek2", deepseek2, 1e4}};
+enum { ARCHS = sizeof archs / sizeof *archs };
+
+typedef struct meta {
+    mr_gguf_writer *w;
+    const mr_model *m;
+    mr_jval o; /* the text part of the config */
+    const char *arch;
+    int64_t layers, heads;
+} meta;
+
+static int row_of(const mr_model *m)
+{
+    for (int i = 0; i < ARCHS; i++)
+        if (strcmp(archs[i].model_type, mr_model_facts(m)->model_type) == 0)
+            return i;
+    return -1;
+}
+
+mr_err mr_gguf_arch(const mr_model *m, const char **arch)
+{
+    int row = row_of(m);
+    if (row < 0)
+        return mr_fail(MR_EUNSUPPORTED,
+                       "%s: model_type %s is not written as GGUF (llama, gemma, gemma2, gemma3, "
+                       "qwen3, qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2 are)",
+                       mr_model_path(m), mr_model_facts(m)->model_type);
+    *arch = archs[row].arch;
+    return MR_OK;
+}
+
+/* ---- one key ---- */
+
+static const char *full(const meta *x, const char *key, char out[128])
+{
+    snprintf(out, 128, "%s.%s", x->arch, key);
+    return out;
+}
+
+static void put_int(const meta *x, const char *key, int64_t v)
+{
+    char name[128];
+    mr_gguf_writer_u32(x->w, full(x, key, name), (uint32_t)v);
+}
+
+static void put_num(const meta *x, const char *key, double v)
+{
+    char name[128];
+    mr_gguf_writer_f32(x->w, full(x, key, name), (float)v);
+}
+
+static void put_str(const meta *x, const char *key, const char *v)
+{
+    char name[128];
+    mr_gguf_writer_str(x->w, full(x, key, name), v);
+}
+
+static mr_err get(const meta *x, const char *key, int64_t def, int64_t *out)
+{
+    return mr_cfg_int_or(x->o, key, def, 0, INT32_MAX, out);
+}
+
+static mr_err put_keys(const meta *x, const int_key *k)
+{
+    for (; k->config; k++) {
+        int64_t v, def = k->def;
+        if (def == ABSENT && !mr_jhas(mr_jget(x->o, k->config)))
+            continue;
+        if (def == HEADS)
+            def = x->heads;
+        if (def == WIDTH)
+            def = x->heads ? mr_model_facts(x->m)->hidden / x->heads : 0;
+        MR_TRY(get(x, k->config, def < 0 ? 0 : def, &v));
+        put_int(x, k->gguf, v);
+    }
+    return MR_OK;
+}
+
+/* ---- rope ---- */
+
+static mr_err flat_rope(const meta *x, double theta)
+{
+    mr_rope_spec r;
+    double all_dim;
+    int64_t most = mr_model_facts(x->m)->max_positions;
+    MR_TRY(mr_cfg_rope(x->o, theta, most, &r, &all_dim));
+    put_num(x, "rope.freq_base", r.theta);
+    if (r.kind == MR_ROPE_NONE || r.kind == MR_ROPE_LLAMA3) /* the latter: a tensor */
+        return MR_OK;
+    put_str(x, "rope.scaling.type", r.kind == MR_ROPE_LINEAR ? "linear" : "yarn");
+    put_num(x, "rope.scaling.factor", r.factor);
+    if (r.kind == MR_ROPE_LINEAR)
+        return MR_OK;
+    bool mla = strcmp(x->arch, "deepseek2") == 0;
+    double said = mla ? 1 : mr_yarn_mscale(r.factor, 1);
+    if (fabs(r.mscale - said) > 1e-6 * said || !r.truncate)
+        return mr_cfg_refuse(mr_jget(x->o, "rope_scaling"),
+                             "GGUF cannot say an attention factor of %g or untruncated bounds",
+                             r.mscale);
+    put_int(x, "rope.scaling.original_context_length", (int64_t)r.orig);
+    put_num(x, "rope.scaling.yarn_beta_fast", r.beta_fast);
+    put_num(x, "rope.scaling.yarn_beta_slow", r.beta_slow);
+    if (mla)
+        put_num(x, "rope.scaling.yarn_log_multiplier", 0.1 * all_dim);
+    return MR_OK;
+}
+
+/* Gemma 3: global layers as above, local ones by a key of their own and never scaled. */
+static mr_err gemma3_rope(const meta *x)
+{
+    mr_rope_spec global, local;
+    mr_jval params = mr_jget(x->o, "rope_parameters"), scaling = mr_jget(x->o, "rope_scaling"),
+            none = {0};
+    int64_t most = mr_model_facts(x->m)->max_positions;
+    double theta, swa;
+    MR_TRY(mr_cfg_num_in(x->o, "rope_theta", 1e6, 1e-9, 1e18, &theta));
+    MR_TRY(mr_cfg_num_in(x->o, "rope_local_base_freq", 1e4, 1e-9, 1e18, &swa));
+    if (!mr_jhas(params) && mr_jtype(scaling) == MR_JOBJECT &&
+        !mr_jhas(mr_jget(scaling, "rope_type")))
+        scaling = none; /* as the reference reads it */
+    MR_TRY(mr_cfg_rope_object(x->o, scaling, mr_jget(params, "full_attention"), theta, most,
+                              &global, NULL));
+    MR_TRY(mr_cfg_rope_object(x->o, none, mr_jget(params, "sliding_attention"), swa, most, &local,
+                              NULL));
+    bool linear = global.kind == MR_ROPE_LINEAR;
+    if (local.kind != MR_ROPE_NONE || (global.kind != MR_ROPE_NONE && !linear))
+        return mr_cfg_refuse(mr_jhas(params) ? params : scaling,
+                             "GGUF's gemma3 has linear scaling of the global layers only");
+    put_num(x, "rope.freq_base", global.theta);
+    put_num(x, "rope.freq_base_swa", local.theta);
+    if (linear) {
+        put_str(x, "rope.scaling.type", "linear");
+        put_num(x, "rope.scaling.factor", global.factor);
+    }
+    return MR_OK;
+}
+
+mr_err mr_gguf_rope_factors(const mr_model *m, float **out, int64_t *n)
+{
+    mr_rope_spec r;
+    mr_jval o = mr_model_config(m);
+    int64_t heads, dim;
+    *out = NULL;
+    *n = 0;
+    if (strcmp(mr_model_facts(m)->model_type, "llama") != 0)
+        return MR_OK;
+    MR_TRY(mr_cfg_rope(o, 1e4, mr_model_facts(m)->max_positions, &r, NULL));
+    if (r.kind != MR_ROPE_LLAMA3)
+        return MR_OK;
+    MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &heads));
+    MR_TRY(
+        mr_cfg_int_or(o, "head_dim", mr_model_facts(m)->hidden / heads, 2, MR_CFG_HEAD_DIM, &dim));
+    *n = dim / 2;
+    *out = mr_alloc(MR_MEM_OTHER, (size_t)*n * sizeof **out);
+    if (!*out)
+        return MR_ENOMEM;
+    for (int64_t i = 0; i < *n; i++) {
+        double wave = 2 * 3.14159265358979323846 * pow(r.theta, 2.0 * (double)i / (double)dim);
+        double t = (r.orig / wave - r.low) / (r.high - r.low);
+        t = t < 0 ? 0 : t > 1 ? 1 : t;
+        (*out)[i] = (float)(1 / ((1 - t) / r.factor + t));
+    }
+    return MR_OK;
+}
+
+/* ---- what an architecture has of its own ---- */
+
+/* Readers scale scores by the head's width, but one published size by hidden / heads. */
+static mr_err check_query_scalar(const meta *x, int64_t layers_of_other)
+{
+    int64_t head_dim;
+    double scalar;
+    MR_TRY(get(x, "head_dim", 256, &head_dim));
+    MR_TRY(mr_cfg_num_in(x->o, "query_pre_attn_scalar", 256, 1e-6, 1e9, &scalar));
+    double read = x->layers == layers_of_other ? (double)(mr_model_facts(x->m)->hidden / x->heads)
+                                               : (double)head_dim;
+    if (scalar == read)
+        return MR_OK;
+    return mr_fail(MR_EUNSUPPORTED,
+                   "%s: \"query_pre_attn_scalar\": GGUF's readers take %g, this model has %g",
+                   mr_model_path(x->m), read, scalar);
+}
+
+/* A period where the pattern has one, else a flag per layer: 1 slides. */
+static mr_err put_pattern(const meta *x)
+{
+    bool global[MR_CFG_LAYERS], regular = true;
+    int64_t period;
+    char name[128];
+    MR_TRY(mr_cfg_int_or(x->o, "sliding_window_pattern", 6, 1, INT32_MAX, &period));
+    MR_TRY(mr_cfg_layer_types(x->o, period, x->layers, global));
+    for (period = 1; period <= x->layers && !global[period - 1];)
+        period++;
+    for (int64_t i = 0; i < x->layers; i++)
+        regular &= global[i] == ((i + 1) % period == 0);
+    if (regular) {
+        put_int(x, "attention.sliding_window_pattern", period);
+        return MR_OK;
+    }
+    mr_gguf_writer_ints(x->w, full(x, "attention.sliding_window_pattern", name),
+                        (uint64_t)x->layers);
+    for (int64_t i = 0; i < x->layers; i++)
+        mr_gguf_writer_add_int(x->w, !global[i]);
+    return MR_OK;
+}
+
+static mr_err put_cap(const meta *x, const char *config, const char *key, double def)
+{
+    double cap;
+    MR_TRY(mr_cfg_num_in(x->o, config, def, 0, 1e9, &cap));
+    if (cap > 0)
+        put_num(x, key, cap);
+    return MR_OK;
+}
+
+static mr_err own_gemma2(const meta *x)
+{
+    MR_TRY(put_cap(x, "attn_logit_softcapping", "attn_logit_softcapping", 50));
+    MR_TRY(put_cap(x, "final_logit_softcapping", "final_logit_softcapping", 30));
+    return check_query_scalar(x, 46);
+}
+
+static mr_err own_gemma3(const meta *x)
+{
+    bool text = strcmp(mr_model_facts(x->m)->model_type, "gemma3_text") == 0;
+    if (text) /* the other class never applies it */
+        MR_TRY(put_cap(x, "final_logit_softcapping", "final_logit_softcapping", 0));
+    MR_TRY(put_pattern(x));
+    return check_query_scalar(x, 62);
+}
+
+static mr_err own_qwen3moe(const meta *x)
+{
+    int64_t experts, layers = x->layers;
+    bool norm, sparse[MR_CFG_LAYERS];
+    bool published = mr_jhas(mr_jget(x->o, "num_experts"));
+    MR_TRY(get(x, published ? "num_experts" : "num_local_experts", 128, &experts));
+    MR_TRY(mr_cfg_bool_or(x->o, "norm_topk_prob", false, &norm));
+    MR_TRY(mr_cfg_sparse_layers(x->o, layers, sparse));
+    for (int64_t i = 0; i < layers; i++)
+        if (!sparse[i])
+            return mr_fail(MR_EUNSUPPORTED, "%s: GGUF's qwen3moe has experts in every layer",
+                           mr_model_path(x->m));
+    if (!norm)
+        return mr_fail(MR_EUNSUPPORTED,
+                       "%s: \"norm_topk_prob\": GGUF's qwen3moe always divides by the sum",
+                       mr_model_path(x->m));
+    put_int(x, "expert_count", experts);
+    return MR_OK;
+}
+
+static mr_err own_deepseek2(const meta *x)
+{
+    int64_t nope, rope, latent;
+    bool v2 = strcmp(mr_model_facts(x->m)->model_type, "deepseek_v2") == 0, norm;
+    double scale;
+    MR_TRY(mr_cfg_int(x->o, "qk_nope_head_dim", 1, INT32_MAX, &nope));
+    MR_TRY(mr_cfg_int(x->o, "qk_rope_head_dim", 1, INT32_MAX, &rope));
+    MR_TRY(mr_cfg_int(x->o, "kv_lora_rank", 1, INT32_MAX, &latent));
+    MR_TRY(mr_cfg_bool_or(x->o, "norm_topk_prob", !v2, &norm));
+    MR_TRY(mr_cfg_num_in(x->o, "routed_scaling_factor", v2 ? 1 : 2.5, 0, 1e9, &scale));
+    put_int(x, "attention.head_count_kv", 1);
+    put_int(x, "attention.key_length", latent + rope);
+    put_int(x, "attention.key_length_mla", nope + rope);
+    put_int(x, "expert_gating_func", v2 ? 1 : 2);
+    put_num(x, "expert_weights_scale", scale);
+    if (norm && !v2)
+        mr_gguf_writer_bool(x->w, "deepseek2.expert_weights_norm", true);
+    return MR_OK;
+}
+
+static mr_err put_own(const meta *x)
+{
+    if (strcmp(x->arch, "gemma2") == 0)
+        return own_gemma2(x);
+    if (strcmp(x->arch, "gemma3") == 0)
+        return own_gemma3(x);
+    if (strcmp(x->arch, "qwen3moe") == 0)
+        return own_qwen3moe(x);
+    return strcmp(x->arch, "deepseek2") == 0 ? own_deepseek2(x) : MR_OK;
+}
+
+/* ---- the whole ---- */
+
+mr_err mr_gguf_meta(mr_gguf_writer *w, const mr_model *m, const char *arch)
+{
+    int row = row_of(m);
+    const mr_model_info *info = mr_model_facts(m);
+    mr_jval root = mr_model_config(m), text = mr_jget(root, "text_config");
+    meta x = {.w = w, .m = m, .arch = arch, .layers = info->layers};
+    double eps;
+    x.o = mr_jtype(text) == MR_JOBJECT ? text : root;
+    MR_TRY(get(&x, "num_attention_heads", 8, &x.heads));
+    mr_gguf_writer_str(w, "general.architecture", arch);
+    put_int(&x, "context_length", info->max_positions);
+    put_int(&x, "vocab_size", info->vocab);
+    MR_TRY(put_keys(&x, common));
+    MR_TRY(put_keys(&x, archs[row].keys));
+    MR_TRY(mr_cfg_num_in(x.o, "rms_norm_eps", 1e-6, 0, 1, &eps));
+    put_num(&x, "attention.layer_norm_rms_epsilon", eps);
+    MR_TRY(strcmp(arch, "gemma3") == 0 ? gemma3_rope(&x) : flat_rope(&x, archs[row].theta));
+    return put_own(&x);
+}
+
+static void put_id(mr_gguf_writer *w, const char *key, int32_t id)
+{
+    if (id >= 0)
+        mr_gguf_writer_u32(w, key, (uint32_t)id);
+}
+
+void mr_gguf_meta_vocab(mr_gguf_writer *w, const mr_vocab *v)
+{
+    uint64_t n = (uint64_t)v->n_tokens;
+    mr_gguf_writer_str(w, "tokenizer.ggml.model", v->model);
+    if (v->pre)
+        mr_gguf_writer_str(w, "tokenizer.ggml.pre", v->pre);
+    mr_gguf_writer_strings(w, "tokenizer.ggml.tokens", n);
+    for (uint64_t i = 0; i < n; i++)
+        mr_gguf_writer_add_str(w, v->tokens[i].data, v->tokens[i].len);
+    mr_gguf_writer_ints(w, "tokenizer.ggml.token_type", n);
+    for (uint64_t i = 0; i < n; i++)
+        mr_gguf_writer_add_int(w, v->types[i]);
+    if (v->scores) {
+        mr_gguf_writer_floats(w, "tokenizer.ggml.scores", n);
+        for (uint64_t i = 0; i < n; i++)
+            mr_gguf_writer_add_float(w, v->scores[i]);
+    }
+    if (v->n_merges >= 0) {
+        mr_gguf_writer_strings(w, "tokenizer.ggml.merges", (uint64_t)v->n_merges);
+        for (int32_t i = 0; i < v->n_merges; i++)
+            mr_gguf_writer_add_str(w, v->merges[i].data, v->merges[i].len);
+    }
+    put_id(w, "tokenizer.ggml.bos_token_id", v->bos);
+    put_id(w, "tokenizer.ggml.eos_token_id", v->eos);
+    put_id(w, "tokenizer.ggml.unknown_token_id", v->unk);
+    if (v->add_bos >= 0)
+        mr_gguf_writer_bool(w, "tokenizer.ggml.add_bos_token", v->add_bos);
+    if (v->add_eos >= 0)
+        mr_gguf_writer_bool(w, "tokenizer.ggml.add_eos_token", v->add_eos);
+    if (v->add_space_prefix >= 0)
+        mr_gguf_writer_bool(w, "tokenizer.ggml.add_space_prefix", v->add_space_prefix);
+    if (v->chat_template)
+        mr_gguf_writer_str(w, "tokenizer.chat_template", v->chat_template);
+}

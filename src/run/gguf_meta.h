@@ -1,0 +1,22 @@
+/* config.json's facts and a vocabulary as GGUF metadata, for the architectures that this build writes.
+ *
+ * Why:    synth and convert write GGUF files; what such a file must say is here once.
+ * Use:    MR_TRY(mr_gguf_arch(m, &arch)); MR_TRY(mr_gguf_meta(w, m, arch)); mr_gguf_meta_vocab(w, &v)
+ * Fails:  MR_EUNSUPPORTED naming the key that GGUF's readers would not honour: a file that says less
+ *         than its model is would be another model.
+ * Extend: a row in the tables of gguf_meta.c for an architecture.
+ */
+#ifndef MR_RUN_GGUF_META_H
+#define MR_RUN_GGUF_META_H
+
+#include "run/engine.h"
+
+/* The architecture a model is written as: llama, gemma, gemma2, gemma3, qwen3, qwen3moe, deepseek2. */
+mr_err mr_gguf_arch(const mr_model *m, const char **arch);
+mr_err mr_gguf_meta(mr_gguf_writer *w, const mr_model *m, const char *arch);
+void mr_gguf_meta_vocab(mr_gguf_writer *w, const mr_vocab *v);
+/* Frequency divisors of rope type llama3, which GGUF keeps as the tensor rope_freqs.weight: *n of
+ * them (0: none needed) into *out, which mr_free frees. */
+mr_err mr_gguf_rope_factors(const mr_model *m, float **out, int64_t *n);
+
+#endif
