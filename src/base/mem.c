@@ -13,8 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ALIGN = 64, OVERHEAD = 96 };
+enum { ALIGN = 64, OVERHEAD = 96, HUGE_PAGE = 2 << 20, HUGE_FROM = 4 * HUGE_PAGE };
 
 typedef struct header {
     size_t bytes;
@@ -84,6 +85,17 @@ static void *place(void *raw)
     return (char *)raw + (at - (uintptr_t)raw);
 }
 
+/* Large blocks in huge pages, where the system leaves that to us: fewer faults while they are filled,
+ * fewer misses while they are read.  Whole pages inside the block only; a refusal changes nothing. */
+static void ask_huge(void *raw, size_t bytes)
+{
+    if (bytes < HUGE_FROM)
+        return;
+    uintptr_t from = ((uintptr_t)raw + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
+    uintptr_t end = ((uintptr_t)raw + bytes) & ~(uintptr_t)(HUGE_PAGE - 1);
+    madvise((void *)from, end - from, MADV_HUGEPAGE);
+}
+
 static void *finish(void *raw, mr_mem account, size_t bytes)
 {
     void *p = place(raw);
@@ -103,6 +115,8 @@ void *mr_alloc(mr_mem account, size_t bytes)
     if (injected() || !mr_add_size(bytes, OVERHEAD, &total))
         return refuse(account, bytes);
     void *raw = malloc(total);
+    if (raw && account == MR_MEM_WEIGHTS)
+        ask_huge(raw, total);
     return raw ? finish(raw, account, bytes) : refuse(account, bytes);
 }
 
@@ -114,6 +128,8 @@ void *mr_zalloc(mr_mem account, size_t bytes)
         return refuse(account, bytes);
     /* calloc knows fresh pages to be zero and does not touch them. */
     void *raw = calloc(1, total);
+    if (raw && account == MR_MEM_WEIGHTS)
+        ask_huge(raw, total);
     return raw ? finish(raw, account, bytes) : refuse(account, bytes);
 }
 

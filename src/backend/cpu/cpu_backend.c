@@ -194,7 +194,7 @@ static mr_err weight_load(mr_backend *b, const mr_graph *g, int value, const mr_
         return MR_ENOMEM;
     mr_err e;
     if (s.n) {
-        e = mr_matrix_pack(&w->matrix, r, s.e, s.n, s.k, read, ctx);
+        e = mr_matrix_pack(&w->matrix, r, s.e, s.n, s.k, ((mr_cpu *)b)->pool, read, ctx);
     } else if (s.taps) {
         w->vector = mr_zalloc(MR_MEM_WEIGHTS, convolution_floats(&s) * sizeof(float));
         e = w->vector ? load_convolution(&s, r, read, ctx, w->vector) : MR_ENOMEM;
@@ -309,6 +309,9 @@ static const mr_backend_vtable vtable = {
     .kv_need = mr_cpu_kv_need,
     .kv_free = mr_cpu_kv_free,
     .kv_settle = mr_cpu_kv_settle,
+    .kv_row_bytes = mr_cpu_kv_row_bytes,
+    .kv_get = mr_cpu_kv_get,
+    .kv_put = mr_cpu_kv_put,
     .run = run,
     .peaks = peaks,
     .output = output,

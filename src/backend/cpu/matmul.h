@@ -22,9 +22,9 @@ typedef struct mr_matrix mr_matrix; /* E packed matrices of [n,k] */
 
 /* Packed size in bytes (everything it allocates). */
 mr_err mr_matrix_bytes(mr_fmt fmt, int64_t e, int64_t n, int64_t k, size_t *bytes);
-/* Rows of all E matrices come one after the other from the recipe. */
+/* Rows of all E matrices come one after the other from the recipe; `read` is called by all threads. */
 mr_err mr_matrix_pack(mr_matrix **out, const mr_recipe *r, int64_t e, int64_t n, int64_t k,
-                      mr_reader_fn read, void *ctx);
+                      mr_pool *pool, mr_reader_fn read, void *ctx);
 void mr_matrix_free(mr_matrix *m);
 int64_t mr_matrix_n(const mr_matrix *m);
 int64_t mr_matrix_k(const mr_matrix *m);

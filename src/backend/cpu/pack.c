@@ -1,15 +1,21 @@
 /* Packing: rows of a file's format into columns of 16 and 64 outputs.
  *
- * Every format first becomes, per row and unit of k, plain integers q (one byte each), scales and
- * biases; one routine then scatters them into the lines that matmul_core.h draws.  Packing runs
- * once per weight at load, so it is written to be read; it is bound by the scattered byte stores.
+ * Once per weight, at load, by all threads: a task reads some rows and packs them.  16 rows that
+ * share their lines go together, unit by unit: each row gives its dword of every line, and whole
+ * lines are written, so that memory sees neither scattered stores nor a line twice.
  */
 #include "backend/cpu/matmul_core.h"
 
 #include <assert.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
-enum { PACK_ROWS = 256 }; /* rows asked of a recipe at once */
+enum {
+    PACK_ROWS = 1024,       /* rows of a task at most, */
+    PACK_BYTES = 256 << 10, /* halved until they are so small; 64 at least */
+    PACK_LINES = 32         /* of a unit: 128 bytes of k, or 256 nibbles */
+};
 
 /* MLX affine and symmetric integers of 4 and 8 bits; the other widths are CODES. */
 static mr_layout layout_grouped(mr_fmt fmt)
@@ -201,144 +207,219 @@ mr_place mr_matrix_place(const mr_matrix *m, int64_t e, int64_t o)
                       at % 16};
 }
 
-/* ---- one unit of one row, as plain numbers ---- */
+/* ---- one row of 16: the dwords it has in each line ---- */
 
-typedef struct plain_unit {
-    uint8_t q[128];
-    uint8_t scale[4], bias[4]; /* bytes of the file's type */
-} plain_unit;
-
-static void plain_q4(const uint8_t *p, const uint8_t *nibbles, bool bias, plain_unit *u)
+/* k..k+7, two to a byte in order, as k+j low and k+4+j high in byte j. */
+static uint32_t pair_fours(uint32_t q)
 {
-    memcpy(u->scale, p, 2);
-    if (bias)
-        memcpy(u->bias, p + 2, 2);
-    for (int j = 0; j < 16; j++) {
-        u->q[j] = nibbles[j] & 15;
-        u->q[j + 16] = nibbles[j] >> 4;
+    uint32_t low = q & 0xffff, high = q >> 16;
+    low = (low | low << 8) & 0x00ff00ff;
+    high = (high | high << 8) & 0x00ff00ff;
+    return ((low | low << 4) & 0x0f0f0f0f) | ((high | high << 4) & 0x0f0f0f0f) << 4;
+}
+
+static uint32_t dword(const uint8_t *p)
+{
+    uint32_t u;
+    memcpy(&u, p, 4);
+    return u;
+}
+
+/* One unit of a row, with its scale and bias where they are. */
+typedef struct unit_parts {
+    uint32_t lines[PACK_LINES];
+    const uint8_t *scale, *bias;
+} unit_parts;
+
+/* Block formats of GGUF: 32 weights, elements 0..15 low and 16..31 high. */
+static void ggml_parts(const uint8_t *p, mr_dtype t, unit_parts *u)
+{
+    const uint8_t *q = p + (t == MR_Q4_1 ? 4 : 2);
+    u->scale = p;
+    u->bias = p + 2;
+    for (int i = 0; i < 8 && t == MR_Q8_0; i++)
+        u->lines[i] = dword(q + 4 * i) ^ 0x80808080;
+    for (int i = 0; i < 2 && t != MR_Q8_0; i++) {
+        uint32_t a = dword(q + 8 * i), b = dword(q + 8 * i + 4);
+        u->lines[i] = (a & 0x0f0f0f0f) | (b & 0x0f0f0f0f) << 4;
+        u->lines[i + 2] = (a >> 4 & 0x0f0f0f0f) | (b & 0xf0f0f0f0);
     }
 }
 
-static void plain_q8_0(const uint8_t *p, plain_unit *u)
+static void grouped_parts(const mr_rows *r, const uint8_t *row, int64_t at, int64_t unit,
+                          unit_parts *u)
 {
-    memcpy(u->scale, p, 2);
-    for (int j = 0; j < 32; j++)
-        u->q[j] = p[2 + j] ^ 0x80;
+    size_t size = (size_t)mr_dtype_block_bytes(r->scale_dtype), place = (size_t)at * size;
+    const uint8_t *p = row + (size_t)unit * (size_t)r->group * (size_t)r->bits / 8;
+    u->scale = (const uint8_t *)r->scales + place;
+    u->bias = r->biases ? (const uint8_t *)r->biases + place : NULL;
+    if (r->bits == 8)
+        memcpy(u->lines, p, (size_t)r->group);
+    else
+        for (int i = 0; i < r->group / 8; i++)
+            u->lines[i] = pair_fours(dword(p + 4 * i));
 }
 
-static void plain_grouped(const mr_rows *r, int64_t row, int64_t unit, plain_unit *u)
+/* ---- up to 16 rows of one lane block ---- */
+
+/* Block: [line][lane]; whole lines are written at once. */
+static void put_lines(uint8_t *dst, size_t stride, uint32_t block[][16], int lines, int lane,
+                      int lanes)
 {
-    size_t size = (size_t)mr_dtype_block_bytes(r->scale_dtype);
-    size_t at = (size_t)(row * (r->k / r->group) + unit) * size;
-    memcpy(u->scale, (const uint8_t *)r->scales + at, size);
-    if (r->biases)
-        memcpy(u->bias, (const uint8_t *)r->biases + at, size);
-    const uint8_t *p =
-        (const uint8_t *)r->data + (size_t)row * mr_row_bytes(r->dtype, r->bits, r->k);
-    p += (size_t)unit * (size_t)r->group * (size_t)r->bits / 8;
-    for (int i = 0; i < r->group; i++)
-        u->q[i] = r->bits == 8 ? p[i] : (uint8_t)(p[i / 2] >> (i & 1 ? 4 : 0) & 15);
+    for (int i = 0; i < lines; i++)
+        memcpy(dst + (size_t)i * stride + 4 * (size_t)lane, block[i] + lane, 4 * (size_t)lanes);
 }
 
-static void plain_of(const mr_rows *r, int64_t row, int64_t unit, plain_unit *u)
+static void fill_units(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row,
+                       int lanes)
 {
-    const uint8_t *p = (const uint8_t *)r->data +
-                       (size_t)row * mr_row_bytes(r->dtype, r->bits, r->k) +
-                       (size_t)unit * (size_t)mr_dtype_block_bytes(r->dtype);
-    switch (r->dtype) {
-    case MR_Q4_0:
-        plain_q4(p, p + 2, false, u);
-        break;
-    case MR_Q4_1:
-        plain_q4(p, p + 4, true, u);
-        break;
-    case MR_Q8_0:
-        plain_q8_0(p, u);
-        break;
-    default:
-        plain_grouped(r, row, unit, u);
-        break;
+    const mr_layout *l = &m->layout;
+    const size_t bytes = mr_row_bytes(rows->dtype, rows->bits, rows->k), ss = scale_size(l);
+    const size_t outputs = 16 * (size_t)at->nv, o = 16 * (size_t)at->v + (size_t)at->lane;
+    const int lines = l->k_unit / (l->kind == MR_PACK_U4 ? 8 : 4);
+    const bool grouped = mr_dtype_is_grouped(rows->dtype);
+    uint32_t block[PACK_LINES][16];
+    unit_parts u;
+    for (int64_t unit = 0; unit < m->units; unit++) {
+        uint8_t *dst = at->unit0 + (size_t)unit * at->unit;
+        uint8_t *after = dst + mr_layout_lines(l, at->nv);
+        for (int i = 0; i < lanes; i++) {
+            const uint8_t *p = (const uint8_t *)rows->data + (size_t)(row + i) * bytes;
+            if (grouped)
+                grouped_parts(rows, p, (row + i) * m->units + unit, unit, &u);
+            else
+                ggml_parts(p + (size_t)(unit * mr_dtype_block_bytes(rows->dtype)), rows->dtype, &u);
+            for (int j = 0; j < lines; j++)
+                block[j][at->lane + i] = u.lines[j];
+            memcpy(after + (o + (size_t)i) * ss, u.scale, ss);
+            if (l->bias)
+                memcpy(after + (outputs + o + (size_t)i) * ss, u.bias, ss);
+        }
+        put_lines(dst + 64 * (size_t)at->v, 64 * (size_t)at->nv, block, lines, at->lane, lanes);
     }
 }
 
-/* ---- scattering ---- */
-
-static void scatter_unit(const mr_layout *l, const mr_place *at, uint8_t *dst, const plain_unit *u)
+/* Floats: a dword is an F32, or a pair of BF16 (an odd k leaves half of the last one 0). */
+static void fill_floats(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row,
+                        int lanes)
 {
-    size_t ss = scale_size(l), outputs = 16 * (size_t)at->nv,
-           o = 16 * (size_t)at->v + (size_t)at->lane;
-    uint8_t *after = dst + mr_layout_lines(l, at->nv);
-    if (l->kind == MR_PACK_U4) {
-        for (int i = 0; i < l->k_unit; i += 8)
-            for (int j = 0; j < 4; j++)
-                dst[(i / 8 * at->nv + at->v) * 64 + 4 * at->lane + j] =
-                    (uint8_t)(u->q[i + j] | u->q[i + 4 + j] << 4);
-    } else {
-        for (int i = 0; i < l->k_unit; i += 4)
-            memcpy(dst + (i / 4 * at->nv + at->v) * 64 + 4 * at->lane, u->q + i, 4);
+    const size_t bytes = mr_row_bytes(rows->dtype, rows->bits, rows->k);
+    const uint8_t *first = (const uint8_t *)rows->data + (size_t)row * bytes;
+    uint32_t block[PACK_LINES][16];
+    for (int64_t unit = 0; unit < m->units; unit += PACK_LINES) {
+        int64_t left = m->units - unit;
+        int lines = (int)(left < PACK_LINES ? left : PACK_LINES);
+        for (int i = 0; i < lanes; i++) {
+            const size_t from = 4 * (size_t)unit;
+            uint32_t words[PACK_LINES] = {0};
+            size_t size = 4 * (size_t)lines;
+            memcpy(words, first + (size_t)i * bytes + from,
+                   bytes - from < size ? bytes - from : size);
+            for (int j = 0; j < lines; j++)
+                block[j][at->lane + i] = words[j];
+        }
+        put_lines(at->unit0 + (size_t)unit * at->unit + 64 * (size_t)at->v, at->unit, block, lines,
+                  at->lane, lanes);
     }
-    memcpy(after + o * ss, u->scale, ss);
-    if (l->bias)
-        memcpy(after + (outputs + o) * ss, u->bias, ss);
 }
 
-static void fill_float(const mr_matrix *m, const mr_place *at, const uint8_t *row)
+static void fill_halves(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row,
+                        int lanes)
 {
-    size_t o = 16 * (size_t)at->v + (size_t)at->lane;
+    const size_t o = 16 * (size_t)at->v + (size_t)at->lane;
+    const uint8_t *from = (const uint8_t *)rows->data + 2 * (size_t)(row * m->k);
     for (int64_t k = 0; k < m->k; k++) {
-        if (m->layout.kind == MR_PACK_F32)
-            memcpy(at->unit0 + (size_t)k * at->unit + 4 * o, row + 4 * k, 4);
-        else if (m->layout.kind == MR_PACK_F16)
-            memcpy(at->unit0 + (size_t)k * at->unit + 2 * o, row + 2 * k, 2);
-        else
-            memcpy(at->unit0 + (size_t)(k / 2) * at->unit + 4 * o + 2 * (size_t)(k & 1),
-                   row + 2 * k, 2);
+        uint8_t *to = at->unit0 + (size_t)k * at->unit + 2 * o;
+        for (int i = 0; i < lanes; i++)
+            memcpy(to + 2 * i, from + 2 * (i * m->k + k), 2);
     }
 }
 
 void mr_matrix_fill(mr_matrix *m, int64_t row0, const mr_rows *rows)
 {
-    size_t bytes = mr_row_bytes(rows->dtype, rows->bits, rows->k);
-    plain_unit u;
     assert(rows->dtype == m->fmt.dtype && rows->k == m->k && row0 >= 0 &&
            row0 + rows->n <= m->e * m->n);
-    for (int64_t i = 0; i < rows->n; i++) {
-        mr_place at = mr_matrix_place(m, (row0 + i) / m->n, (row0 + i) % m->n);
-        if (m->layout.kind == MR_PACK_CODES || m->layout.kind == MR_PACK_E4M3) {
+    for (int64_t i = 0, lanes; i < rows->n; i += lanes) {
+        int64_t o = (row0 + i) % m->n, left = rows->n - i;
+        mr_place at = mr_matrix_place(m, (row0 + i) / m->n, o);
+        lanes = 16 - at.lane;
+        lanes = lanes < left ? lanes : left;
+        lanes = lanes < m->n - o ? lanes : m->n - o;
+        switch (m->layout.kind) {
+        case MR_PACK_CODES:
+        case MR_PACK_E4M3:
             mr_codes_fill(m, &at, rows, i);
-            continue;
-        }
-        if (!mr_layout_quantised(&m->layout)) {
-            fill_float(m, &at, (const uint8_t *)rows->data + (size_t)i * bytes);
-            continue;
-        }
-        for (int64_t unit = 0; unit < m->units; unit++) {
-            plain_of(rows, i, unit, &u);
-            scatter_unit(&m->layout, &at, at.unit0 + (size_t)unit * at.unit, &u);
+            lanes = 1;
+            break;
+        case MR_PACK_F16:
+            fill_halves(m, &at, rows, i, (int)lanes);
+            break;
+        case MR_PACK_F32:
+        case MR_PACK_BF16:
+            fill_floats(m, &at, rows, i, (int)lanes);
+            break;
+        default:
+            fill_units(m, &at, rows, i, (int)lanes);
+            break;
         }
     }
 }
 
-mr_err mr_matrix_pack(mr_matrix **out, const mr_recipe *r, int64_t e, int64_t n, int64_t k,
-                      mr_reader_fn read, void *ctx)
+/* ---- a whole matrix ---- */
+
+typedef struct pack_task {
+    mr_matrix *m;
+    const mr_recipe *recipe;
+    mr_reader_fn read;
+    void *ctx;
+    int64_t total, each; /* rows, and how many a task packs */
+    atomic_bool failed;
+    mr_err err; /* of the first task that failed; messages belong to threads, so it is kept too */
+    char message[MR_ERR_MAX];
+} pack_task;
+
+static mr_err pack_rows(const pack_task *t, int64_t task)
 {
     mr_recipe_scratch scratch = {0};
+    mr_rows rows;
+    int64_t row = task * t->each, left = t->total - row;
+    mr_err err = mr_recipe_rows(t->recipe, row, left < t->each ? left : t->each, t->read, t->ctx,
+                                &scratch, &rows);
+    if (err == MR_OK)
+        mr_matrix_fill(t->m, row, &rows);
+    mr_recipe_scratch_free(&scratch);
+    return err;
+}
+
+static void pack_some(void *ctx, int task, int worker)
+{
+    pack_task *t = ctx;
+    (void)worker;
+    if (atomic_load(&t->failed))
+        return;
+    mr_err err = pack_rows(t, task);
+    if (err == MR_OK || atomic_exchange(&t->failed, true))
+        return;
+    t->err = err;
+    snprintf(t->message, sizeof t->message, "%s", mr_error());
+}
+
+mr_err mr_matrix_pack(mr_matrix **out, const mr_recipe *r, int64_t e, int64_t n, int64_t k,
+                      mr_pool *pool, mr_reader_fn read, void *ctx)
+{
+    mr_fmt fmt = mr_recipe_fmt(r);
     mr_matrix *m;
-    mr_err err = MR_OK;
     *out = NULL;
     assert(mr_recipe_total(r) == e * n && mr_recipe_k(r) == k);
-    MR_TRY(mr_matrix_new(&m, mr_recipe_fmt(r), e, n, k));
-    for (int64_t row = 0, total = e * n; row < total && err == MR_OK; row += PACK_ROWS) {
-        mr_rows rows;
-        int64_t count = total - row < PACK_ROWS ? total - row : PACK_ROWS;
-        err = mr_recipe_rows(r, row, count, read, ctx, &scratch, &rows);
-        if (err == MR_OK)
-            mr_matrix_fill(m, row, &rows);
-    }
-    mr_recipe_scratch_free(&scratch);
-    if (err != MR_OK) {
+    MR_TRY(mr_matrix_new(&m, fmt, e, n, k));
+    pack_task t = {
+        .m = m, .recipe = r, .read = read, .ctx = ctx, .total = e * n, .each = PACK_ROWS};
+    while (t.each > 64 && (size_t)t.each * mr_row_bytes(fmt.dtype, fmt.bits, k) > PACK_BYTES)
+        t.each /= 2;
+    mr_pool_run(pool, (int)((t.total + t.each - 1) / t.each), pack_some, &t);
+    if (atomic_load(&t.failed)) {
         mr_matrix_free(m);
-        return err;
+        return mr_fail(t.err, "%s", t.message);
     }
     *out = m;
     return MR_OK;
