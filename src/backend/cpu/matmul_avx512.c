@@ -7,6 +7,7 @@
 #define TILE_NV 4
 #define TILE_F32_ROWS 6
 #define U8_OFFSET 0
+#define TAKES_U4 1
 #define U8_WIDE 0
 #define ROW_STREAMS 2
 #define DIRECT_F32 4
@@ -68,6 +69,8 @@ static inline v16f number_u8(const uint8_t *line, int j)
     __m512i q = _mm512_and_si512(_mm512_loadu_si512(line + j), _mm512_set1_epi32(255));
     return (v16f){_mm512_cvtepi32_ps(q)};
 }
+
+#include "backend/cpu/quantise_avx512.h"
 
 #include "backend/cpu/matmul_tile_avx512.h"
 #define I8_MANY_ROWS many_rows

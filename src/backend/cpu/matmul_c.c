@@ -7,6 +7,7 @@
 #define TILE_NV 1
 #define TILE_F32_ROWS 4
 #define U8_OFFSET 0
+#define TAKES_U4 0
 #define U8_WIDE 0
 #define ROW_STREAMS 1
 #define DIRECT_F32 4

@@ -131,6 +131,7 @@ typedef struct mr_qgroup {
     int32_t start; /* start_by * sum of v; SUBS: of the first 16 */
     union {
         float a;          /* (float)(sum of v << e) */
+        int32_t less;     /* where no bias is stored: -(sum of v) */
         int32_t start_hi; /* SUBS: of the last 16 */
     } u;
 } mr_qgroup;
@@ -143,6 +144,7 @@ typedef struct mr_qform {
     int group;     /* 32 or 64 */
     int start_by;  /* what the kernels leave out: (byte offset of the ISA) - zero; 1 for mins */
     bool halves;   /* SUBS: a start for each half of a group */
+    bool less;     /* no bias is stored: u.less instead of u.a */
     bool wide;     /* values as int16 in the order v0 v2 v1 v3 (AVX2, 8 bits) */
     size_t step;   /* bytes from group to group */
     size_t stride; /* bytes from row to row */
@@ -156,6 +158,7 @@ typedef struct mr_mm_kernels {
     mr_isa isa;
     int u8_offset; /* what its dots subtract from bytes (128 where both sides are signed) */
     bool wide_u8;  /* wants mr_qform.wide for U8 */
+    bool takes_u4; /* tile_i8 is as fast on wide columns of U4 as on panels of their bytes */
     int direct_f32,
         direct_u4; /* up to so many rows straight from the packed form; more: by panel */
     void (*quantise)(const float *x, const mr_qform *f, uint8_t *row);

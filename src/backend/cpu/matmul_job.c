@@ -14,9 +14,11 @@
 
 enum {
     FEW_ROWS = 4,             /* so many need no memory of the worker */
-    BLOCK_ROWS = 252,         /* rows that meet one panel; whole tiles of 2, 4 and 6 */
+    BLOCK_ROWS = 516,         /* rows that meet one panel; their sums stay in the L2 cache */
+    TILE_ROWS = 6,            /* of the largest tiles */
     PANEL_K = 512,            /* of an f32 panel; a multiple of every k_unit */
     PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
+    FETCH_ROWS = 12,
     TASKS_PER_THREAD = 4
 };
 
@@ -50,6 +52,7 @@ mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k
     f.halves = bytes.kind == MR_PACK_SUBS;
     if (f.halves && l->bias)
         f.start_by = 1;
+    f.less = !l->bias && !f.halves;
     f.step = sizeof(mr_qgroup) + (size_t)f.group * (f.wide ? 2 : 1);
     /* An odd number of cache lines: rows of a tile then lie in different sets. */
     f.stride = (MR_QROW_HEADER + (size_t)(k / f.group) * f.step + 63) / 64 * 64;
@@ -95,7 +98,7 @@ bool mr_job_same_form(const mr_mm *mm, const mr_matrix *a, const mr_matrix *b)
     mr_qform fa = mr_qform_of(kernels, &a->layout, a->k),
              fb = mr_qform_of(kernels, &b->layout, b->k);
     return fa.group == fb.group && fa.start_by == fb.start_by && fa.halves == fb.halves &&
-           fa.wide == fb.wide;
+           fa.less == fb.less && fa.wide == fb.wide;
 }
 
 /* ---- activations -------------------------------------------------------------------------- */
@@ -193,7 +196,8 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
             most = PANEL_BYTES / (int64_t)panel.unit / each;
     for (int r = 0; r < b->rows; r++)
         x[r] = b->x[r] + MR_QROW_HEADER;
-    if (b->rows <= job->kernels->direct_u4 || bytes.kind == c->layout->kind) {
+    if (b->rows <= job->kernels->direct_u4 || bytes.kind == c->layout->kind ||
+        (c->layout->kind == MR_PACK_U4 && c->nv == 4 && job->kernels->takes_u4)) {
         job->kernels->tile_i8(c, units, &job->form, x, b->rows, sums);
         return;
     }
@@ -229,12 +233,11 @@ static void finish_row(const block *b, int r, float *g, float *up, int64_t first
     vec->mul(y, g, u, n);
 }
 
-/* y is far away: its lines come while the sums are made. */
-static void fetch_outputs(const block *b, int64_t first, int n)
+/* y is far away and each row of it on its own page: its lines come while rows before are written. */
+static void fetch_outputs(const block *b, int r, int64_t first, int n)
 {
-    for (int r = 0; r < b->rows; r++)
-        for (int i = 0; i < n; i += 16)
-            __builtin_prefetch(b->y[r] + first + i, 1, 2);
+    for (int i = 0; r < b->rows && i < n; i += 16)
+        __builtin_prefetch(b->y[r] + first + i, 1, 3);
 }
 
 static void run_column(const block *b, int64_t e, int64_t column)
@@ -246,16 +249,18 @@ static void run_column(const block *b, int64_t e, int64_t column)
         const mr_matrix *m = job->w[i];
         mr_column c = mr_matrix_column(m, e, column, &first);
         n = (int)(m->n - first < 16 * c.nv ? m->n - first : 16 * c.nv);
-        if (i == 0 && b->rows > FEW_ROWS)
-            fetch_outputs(b, first, n);
         memset(b->sums[i], 0, (size_t)b->rows * MR_TILE_OUT * sizeof(float));
         if (job->form.k)
             sums_i8(b, &c, m->units, b->sums[i]);
         else
             sums_f32(b, &c, m->k, b->sums[i]);
     }
-    for (int r = 0; r < b->rows; r++)
+    for (int r = 0; r < FETCH_ROWS; r++)
+        fetch_outputs(b, r, first, n);
+    for (int r = 0; r < b->rows; r++) {
+        fetch_outputs(b, r + FETCH_ROWS, first, n);
         finish_row(b, r, b->sums[0] + r * MR_TILE_OUT, b->sums[1] + r * MR_TILE_OUT, first, n);
+    }
 }
 
 /* One row, n columns at once: both of a gated pair, or one or two of w[0]. */
@@ -366,21 +371,28 @@ static void run_items(void *ctx, int task, int worker)
     }
 }
 
+/* Rows of each of `blocks` equal blocks, in whole tiles. */
+static int64_t even_rows(int64_t rows, int64_t blocks)
+{
+    int64_t each = (rows + blocks - 1) / blocks;
+    return blocks == 1 ? rows : (each + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+}
+
 void mr_job_run(const mr_job *job)
 {
     int64_t threads = mr_pool_threads(job->mm->pool), largest = 0;
     schedule s = {.job = job, .columns = mr_matrix_columns(job->w[0]), .block_rows = BLOCK_ROWS};
     for (int64_t e = 0; e < job->w[0]->e; e++)
         largest = rows_of(job, e) > largest ? rows_of(job, e) : largest;
-    if (largest < s.block_rows)
-        s.block_rows = largest > 0 ? largest : 1;
+    if (largest > 0)
+        s.block_rows = even_rows(largest, (largest + BLOCK_ROWS - 1) / BLOCK_ROWS);
     do {
         s.items = 0;
         for (int64_t e = 0; e < job->w[0]->e; e++)
             s.items += blocks_of(&s, e) * s.columns;
         if (threads == 1 || s.items >= threads * TASKS_PER_THREAD || s.block_rows <= 32)
             break;
-        s.block_rows = (s.block_rows + 1) / 2;
+        s.block_rows = even_rows(s.block_rows, 2);
     } while (true);
     s.tasks = (int)(threads == 1                           ? 1
                     : s.items < threads * TASKS_PER_THREAD ? s.items

@@ -22,7 +22,7 @@
  *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2
  *   v16f number_u4(line, j)           the numbers q[k+j] of a line of U4, j < 8, and of U8, j < 4;
  *   v16f number_u8(line, j)           may read 3 bytes past the line
- *   LANES_ISA, U8_OFFSET, U8_WIDE, DIRECT_F32, DIRECT_U4: see mr_mm_kernels
+ *   LANES_ISA, U8_OFFSET, U8_WIDE, TAKES_U4, DIRECT_F32, DIRECT_U4: see mr_mm_kernels
  */
 #include "backend/cpu/matmul_core.h"
 
@@ -86,6 +86,7 @@ const mr_mm_kernels LANES_FN(mr_mm_kernels) = {
     .isa = LANES_ISA,
     .u8_offset = U8_OFFSET,
     .wide_u8 = U8_WIDE,
+    .takes_u4 = TAKES_U4,
     .direct_f32 = DIRECT_F32,
     .direct_u4 = DIRECT_U4,
     .quantise = quantise,

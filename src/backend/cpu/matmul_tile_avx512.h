@@ -1,19 +1,26 @@
-/* The int8 tile for many rows on AVX-512: 6 rows x 32 outputs over all of k, in assembly.
+/* The int8 tile for many rows on AVX-512: up to 6 rows x 64 outputs, in assembly.
  *
- * Why:    on two ports for 512-bit arithmetic everything beside the dots costs: a compiler's tile
- *         (sums in memory, addresses made anew per row) reaches half of the dots' peak, this one
- *         what the counts of instructions allow.  12 int32 sums, 12 f32 outputs, 2 lines of weights
- *         and 6 broadcasts are 32 registers.
- * Use:    many_rows has tile_i8's parameters and returns how many rows it has done.  Wide columns
- *         of bytes whose weight groups are activation groups; other shapes take the general tile.
- * Bits:   the order of docs/numerics.md: slot, << 7, start, quads; fma(b, A, y), fma(s, I << e, y).
+ * Why:    where two ports do all 512-bit arithmetic, everything beside the dots costs.  24 sums
+ *         hide the dots' latency (12 do not quite) and make 10 loads serve 24 dots; the outputs
+ *         are in memory, since loads and stores are free; 2^e is in the scales.  What is left per
+ *         group, 16 outputs and row: the dots, one for the slot, a shift, a conversion, an FMA, and
+ *         one more with a bias.
+ * How:    a block of k: bytes of the weights (U8 as packed, U4 unpacked) and per group the scales
+ *         times 2^0 .. 2^6, all within the L1 cache; then all rows over it.
+ *         Without a bias zero is made 128 (U4: q + 120), so that what makes up for it is a multiple
+ *         of 128 and enters ahead of the slot's shift, which costs nothing.
+ * Use:    many_rows has tile_i8's parameters and returns how many rows it has done: all or none.
+ * Bits:   the order of docs/numerics.md: fma(b, A, y), fma(s, I << e, y).  s * 2^e is exact and
+ *         takes the place of the shift: scaling commutes with the rounding of I to f32.
  */
 #include "backend/cpu/matmul_core.h"
 
-enum { TILE_ROWS = 6, SCALE_GROUPS = 64 };
+enum { MANY_ROWS = 5, BLOCK_K = 256, BLOCK_GROUPS = BLOCK_K / 32, STEPS = 7, UP = 120 };
 
-/* Scales and biases of some groups as f32: [group][s of 64, b of 64]. */
-typedef float tile_scales[2 * MR_TILE_OUT];
+/* Of one group: scales by e, biases. */
+typedef struct tile_scales {
+    float s[STEPS][MR_TILE_OUT], b[MR_TILE_OUT];
+} tile_scales;
 
 static inline v16f scale_numbers(const uint8_t *p, mr_dtype t)
 {
@@ -24,123 +31,178 @@ static inline v16f scale_numbers(const uint8_t *p, mr_dtype t)
     return v16f_load((const float *)(const void *)p);
 }
 
-static inline void widen_scales(const mr_column *c, const uint8_t *unit, int n, tile_scales *to)
+static inline void widen_scales(const mr_column *c, const uint8_t *after, tile_scales *to)
 {
-    size_t size = c->layout->scale_dtype == MR_F32 ? 4 : 2;
-    for (int g = 0; g < n; g++, unit += c->unit)
-        for (int i = 0; i < (c->layout->bias ? 8 : 4); i++)
-            v16f_store(to[g] + 16 * i, scale_numbers(unit + c->lines + 16 * size * (size_t)i,
-                                                     c->layout->scale_dtype));
+    const mr_dtype type = c->layout->scale_dtype;
+    const size_t size = type == MR_F32 ? 4 : 2;
+    for (int i = 0; i < 4; i++) {
+        v16f s = scale_numbers(after + 16 * size * (size_t)i, type);
+        for (int e = 0; e < STEPS; e++)
+            v16f_store(to->s[e] + 16 * i, v16f_mul(s, v16f_set1((float)(1 << e))));
+        if (c->layout->bias)
+            v16f_store(to->b + 16 * i, scale_numbers(after + 16 * size * (size_t)(i + 4), type));
+    }
 }
 
-/* zmm 0..11 y, 12..23 sums (row r: 2r and 2r+1), 24 25 weights, 26..31 broadcasts.
- * Operands: %[x0]..%[x5] rows, %[at] into them, %[rec] of the group's record, %[w] weights. */
+/* Nibbles as bytes, in the order of U8, each `up` more. */
+static inline void widen_lines(const uint8_t *from, size_t bytes, int up, uint8_t *to)
+{
+    v16i low = v16i_set1(0x0f0f0f0f), add = v16i_set1(0x01010101 * up);
+    for (size_t i = 0; i < bytes; i += 64) {
+        v16i line = v16i_load((const int32_t *)(const void *)(from + i));
+        int32_t *pair = (int32_t *)(void *)(to + i / 256 * 512 + i % 256);
+        v16i_store(pair, v16i_add(v16i_and(line, low), add));
+        v16i_store(pair + 64, v16i_add(v16i_and(v16i_shr(line, 4), low), add));
+    }
+}
+
+/* zmm 0..23 sums (row r: 4r..4r+3), 24..27 weights or biases, 28 29 of rows in turn, 30 A.
+ * Operands: %[x0]..%[x5] rows, %[at] of the group's record in them (r 0, p 4, e 8, start 12, a and
+ * less 16, values 20), %[w] weights (256 bytes a quad), %[s] scales.
+ * ROWSn(X, q) is X(q, row, its four sums, 28 or 29) for each row; only DOTS wants a q. */
 /* clang-format off */
-#define EACH_ROW(X)                                                                                \
-    X(0, 0, 1, 12, 13, 26)                                                                         \
-    X(1, 2, 3, 14, 15, 27)                                                                         \
-    X(2, 4, 5, 16, 17, 28)                                                                         \
-    X(3, 6, 7, 18, 19, 29)                                                                         \
-    X(4, 8, 9, 20, 21, 30)                                                                         \
-    X(5, 10, 11, 22, 23, 31)
-/* clang-format on */
-#define LOAD_Y(r, y0, y1, a0, a1, b)                                                               \
-    "vmovups 256*" #r "(%[out]), %%zmm" #y0 "\n\tvmovups 256*" #r "+64(%[out]), %%zmm" #y1 "\n\t"
-#define STORE_Y(r, y0, y1, a0, a1, b)                                                              \
-    "vmovups %%zmm" #y0 ", 256*" #r "(%[out])\n\tvmovups %%zmm" #y1 ", 256*" #r "+64(%[out])\n\t"
-/* Record: r 0, p 4, e 8, start 12, a 16. A quad is 256 bytes of weights. */
-#define SLOT(r, y0, y1, a0, a1, b)                                                                 \
-    "movl 4(%[x" #r "],%[rec]), %k[tmp]\n\t"                                                       \
-    "vpbroadcastd (%[x" #r "],%[rec]), %%zmm" #b "\n\t"                                            \
-    "shl $8, %[tmp]\n\t"                                                                           \
-    "vpxord %%zmm" #a0 ", %%zmm" #a0 ", %%zmm" #a0 "\n\t"                                          \
-    "vpxord %%zmm" #a1 ", %%zmm" #a1 ", %%zmm" #a1 "\n\t"                                          \
-    "vmovdqu64 (%[w],%[tmp]), %%zmm24\n\tvmovdqu64 64(%[w],%[tmp]), %%zmm25\n\t"                   \
-    "vpdpbusd %%zmm" #b ", %%zmm24, %%zmm" #a0 "\n\tvpdpbusd %%zmm" #b ", %%zmm25, %%zmm" #a1      \
-    "\n\t"                                                                                         \
-    "vpslld $7, %%zmm" #a0 ", %%zmm" #a0 "\n\tvpslld $7, %%zmm" #a1 ", %%zmm" #a1 "\n\t"
-#define START(r, y0, y1, a0, a1, b)                                                                \
-    "vpbroadcastd 12(%[x" #r "],%[rec]), %%zmm" #b "\n\t"                                          \
-    "vpaddd %%zmm" #b ", %%zmm" #a0 ", %%zmm" #a0 "\n\tvpaddd %%zmm" #b ", %%zmm" #a1              \
-    ", %%zmm" #a1 "\n\t"
-#define BROADCAST(q, r, b) "vpbroadcastd 4*" #q "(%[x" #r "],%[at]), %%zmm" #b "\n\t"
-#define DOTS(w, a, b, c, d, e, f)                                                                  \
-    "vpdpbusd %%zmm26, %%zmm" #w ", %%zmm" #a "\n\tvpdpbusd %%zmm27, %%zmm" #w ", %%zmm" #b "\n\t" \
-    "vpdpbusd %%zmm28, %%zmm" #w ", %%zmm" #c "\n\tvpdpbusd %%zmm29, %%zmm" #w ", %%zmm" #d "\n\t" \
-    "vpdpbusd %%zmm30, %%zmm" #w ", %%zmm" #e "\n\tvpdpbusd %%zmm31, %%zmm" #w ", %%zmm" #f "\n\t"
-/* clang-format off: it does not settle on string pieces between macros */
-#define QUAD(q)                                                                                    \
-    BROADCAST(q, 0, 26)                                                                            \
-    BROADCAST(q, 1, 27)                                                                            \
-    BROADCAST(q, 2, 28)                                                                            \
-    BROADCAST(q, 3, 29)                                                                            \
-    BROADCAST(q, 4, 30)                                                                            \
-    BROADCAST(q, 5, 31)                                                                            \
-    "vmovdqu64 256*" #q "(%[w]), %%zmm24\n\tvmovdqu64 256*" #q                                     \
-    "+64(%[w]), %%zmm25\n\t" DOTS(24, 12, 14, 16, 18, 20, 22) DOTS(25, 13, 15, 17, 19, 21, 23)
-/* clang-format on */
-#define BIAS(r, y0, y1, a0, a1, b)                                                                 \
-    "vbroadcastss 16(%[x" #r "],%[rec]), %%zmm" #b "\n\t"                                          \
-    "vfmadd231ps %%zmm" #b ", %%zmm24, %%zmm" #y0 "\n\tvfmadd231ps %%zmm" #b                       \
-    ", %%zmm25, %%zmm" #y1 "\n\t"
-#define SCALE(r, y0, y1, a0, a1, b)                                                                \
-    "vpbroadcastd 8(%[x" #r "],%[rec]), %%zmm" #b "\n\t"                                           \
-    "vpsllvd %%zmm" #b ", %%zmm" #a0 ", %%zmm" #a0 "\n\tvpsllvd %%zmm" #b ", %%zmm" #a1            \
-    ", %%zmm" #a1 "\n\t"                                                                           \
-    "vcvtdq2ps %%zmm" #a0 ", %%zmm" #a0 "\n\tvcvtdq2ps %%zmm" #a1 ", %%zmm" #a1 "\n\t"             \
-    "vfmadd231ps %%zmm24, %%zmm" #a0 ", %%zmm" #y0 "\n\tvfmadd231ps %%zmm25, %%zmm" #a1            \
-    ", %%zmm" #y1 "\n\t"
-#define LOAD_BIAS "vmovups 256(%[s]), %%zmm24\n\tvmovups 256+64(%[s]), %%zmm25\n\t"
-#define LOAD_SCALE "vmovups (%[s]), %%zmm24\n\tvmovups 64(%[s]), %%zmm25\n\t"
+#define ROWS1(X, q) X(q, 0, 0, 1, 2, 3, 28)
+#define ROWS2(X, q) ROWS1(X, q) X(q, 1, 4, 5, 6, 7, 29)
+#define ROWS4(X, q) ROWS2(X, q) X(q, 2, 8, 9, 10, 11, 28) X(q, 3, 12, 13, 14, 15, 29)
+#define ROWS6(X, q) ROWS4(X, q) X(q, 4, 16, 17, 18, 19, 28) X(q, 5, 20, 21, 22, 23, 29)
+
+#define ZERO(r, a) "vpxord %%zmm" #a ", %%zmm" #a ", %%zmm" #a "\n\t"
+#define LESS(r, a) "vpbroadcastd 16(%[x" #r "],%[at]), %%zmm" #a "\n\t"
+#define SLOT(v, w, a, b)                                                                           \
+    "vmovdqu64 64*" #v "(%[w],%[t]), %%zmm" #w "\n\t"                                              \
+    "vpdpbusd %%zmm" #b ", %%zmm" #w ", %%zmm" #a "\n\t"                                           \
+    "vpslld $7, %%zmm" #a ", %%zmm" #a "\n\t"
+#define SLOTS(r, a0, a1, a2, a3, b)                                                                \
+    "movl 4(%[x" #r "],%[at]), %k[t]\n\tshl $8, %[t]\n\t"                                          \
+    "vpbroadcastd (%[x" #r "],%[at]), %%zmm" #b "\n\t"                                             \
+    SLOT(0, 24, a0, b) SLOT(1, 25, a1, b) SLOT(2, 26, a2, b) SLOT(3, 27, a3, b)
+#define FROM_ZERO(q, r, a0, a1, a2, a3, b)                                                         \
+    ZERO(r, a0) ZERO(r, a1) ZERO(r, a2) ZERO(r, a3) SLOTS(r, a0, a1, a2, a3, b)
+#define FROM_LESS(q, r, a0, a1, a2, a3, b)                                                         \
+    LESS(r, a0) LESS(r, a1) LESS(r, a2) LESS(r, a3) SLOTS(r, a0, a1, a2, a3, b)
+#define START(r, a) "vpaddd 12(%[x" #r "],%[at])%{1to16%}, %%zmm" #a ", %%zmm" #a "\n\t"
+#define FROM_START(q, r, a0, a1, a2, a3, b)                                                        \
+    FROM_ZERO(q, r, a0, a1, a2, a3, b) START(r, a0) START(r, a1) START(r, a2) START(r, a3)
+
+#define DOT(b, w, a) "vpdpbusd %%zmm" #b ", %%zmm" #w ", %%zmm" #a "\n\t"
+#define DOTS(q, r, a0, a1, a2, a3, b)                                                              \
+    "vpbroadcastd 20+4*" #q "(%[x" #r "],%[at]), %%zmm" #b "\n\t"                                  \
+    DOT(b, 24, a0) DOT(b, 25, a1) DOT(b, 26, a2) DOT(b, 27, a3)
+#define QUAD(rows, q)                                                                              \
+    "vmovdqu64 256*" #q "(%[w]), %%zmm24\n\tvmovdqu64 256*" #q "+64(%[w]), %%zmm25\n\t"            \
+    "vmovdqu64 256*" #q "+128(%[w]), %%zmm26\n\tvmovdqu64 256*" #q "+192(%[w]), %%zmm27\n\t"       \
+    rows(DOTS, q)
+#define QUADS8(rows)                                                                               \
+    QUAD(rows, 0) QUAD(rows, 1) QUAD(rows, 2) QUAD(rows, 3)                                        \
+    QUAD(rows, 4) QUAD(rows, 5) QUAD(rows, 6) QUAD(rows, 7)
+#define QUADS16(rows)                                                                              \
+    QUADS8(rows) QUAD(rows, 8) QUAD(rows, 9) QUAD(rows, 10) QUAD(rows, 11)                         \
+    QUAD(rows, 12) QUAD(rows, 13) QUAD(rows, 14) QUAD(rows, 15)
+
+#define LOAD_BIAS                                                                                  \
+    "vmovups 7*256(%[s]), %%zmm24\n\tvmovups 7*256+64(%[s]), %%zmm25\n\t"                          \
+    "vmovups 7*256+128(%[s]), %%zmm26\n\tvmovups 7*256+192(%[s]), %%zmm27\n\t"
+#define ADD_BIAS(w, y) "vfmadd231ps %%zmm30, %%zmm" #w ", %%zmm" #y "\n\t"
+#define NO_BIAS(w, y)
+#define OUT(r, v, w, a, y, bias)                                                                   \
+    "vcvtdq2ps %%zmm" #a ", %%zmm" #a "\n\tvmovups 256*" #r "+64*" #v "(%[out]), %%zmm" #y "\n\t"  \
+    bias(w, y) "vfmadd231ps 64*" #v "(%[s],%[t]), %%zmm" #a ", %%zmm" #y "\n\t"                    \
+    "vmovups %%zmm" #y ", 256*" #r "+64*" #v "(%[out])\n\t"
+#define OUTS(r, a0, a1, a2, a3, bias)                                                              \
+    "movl 8(%[x" #r "],%[at]), %k[t]\n\tshl $8, %[t]\n\t"                                          \
+    OUT(r, 0, 24, a0, 28, bias) OUT(r, 1, 25, a1, 29, bias)                                        \
+    OUT(r, 2, 26, a2, 28, bias) OUT(r, 3, 27, a3, 29, bias)
+#define OUT_PLAIN(q, r, a0, a1, a2, a3, b) OUTS(r, a0, a1, a2, a3, NO_BIAS)
+#define OUT_BIAS(q, r, a0, a1, a2, a3, b)                                                          \
+    "vbroadcastss 16(%[x" #r "],%[at]), %%zmm30\n\t" OUTS(r, a0, a1, a2, a3, ADD_BIAS)
+
 #define CLOBBERS                                                                                   \
     "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",        \
         "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18",   \
         "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28",  \
-        "xmm29", "xmm30", "xmm31"
+        "xmm29", "xmm30"
+/* clang-format on */
 
-/* n groups of `quads` quads (a multiple of 4), `skip` bytes of weights between groups. */
-#define TILE(name, start, bias)                                                                    \
-    static __attribute__((noinline)) void name(const uint8_t *w, size_t skip, int64_t n,           \
-                                               int64_t quads, const tile_scales *s,                \
+typedef void tile_fn(const uint8_t *w, size_t group, const tile_scales *s, int64_t n,
+                     const uint8_t *const *x, size_t at, float *out);
+
+/* n groups of `quads`, whose weights lie `group` bytes apart. */
+#define TILE(name, rows, n_rows, quads, from, load, to)                                            \
+    static __attribute__((noinline)) void name(const uint8_t *w, size_t group,                     \
+                                               const tile_scales *s, int64_t n,                    \
                                                const uint8_t *const *x, size_t at, float *out)     \
     {                                                                                              \
-        size_t rec, tmp;                                                                           \
-        __asm__ volatile(                                                                          \
-            EACH_ROW(LOAD_Y) "1:\n\tmov %[at], %[rec]\n\t" EACH_ROW(SLOT) start                    \
-            "add $20, %[at]\n\tmov %[quads], %[tmp]\n\t"                                           \
-            "2:\n\t" QUAD(0) QUAD(1) QUAD(2)                                                       \
-                QUAD(3) "add $16, %[at]\n\tadd $1024, %[w]\n\tsub $4, %[tmp]\n\tjg 2b\n\t" bias    \
-                    LOAD_SCALE EACH_ROW(SCALE) "add %[skip], %[w]\n\tadd $512, %[s]\n\tdecq "      \
-                                               "%[n]\n\tjg 1b\n\t" EACH_ROW(STORE_Y)               \
-            : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [rec] "=&r"(rec),              \
-              [tmp] "=&r"(tmp)                                                                     \
-            : [x0] "r"(x[0]), [x1] "r"(x[1]), [x2] "r"(x[2]), [x3] "r"(x[3]), [x4] "r"(x[4]),      \
-              [x5] "r"(x[5]), [skip] "m"(skip), [quads] "m"(quads), [out] "r"(out)                 \
-            : CLOBBERS);                                                                           \
+        size_t t;                                                                                  \
+        const uint8_t *row[6];                                                                     \
+        for (int r = 0; r < 6; r++)                                                                \
+            row[r] = x[r < (n_rows) ? r : 0];                                                      \
+        __asm__ volatile(".p2align 5\n1:\n\t" rows(from, 0) QUADS##quads(rows)                     \
+                             load rows(to, 0) "add $4*" #quads                                     \
+                                              "+20, %[at]\n\tadd %[group], %[w]\n\t"               \
+                                              "add $2048, %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"         \
+                         : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t)      \
+                         : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]), \
+                           [x4] "r"(row[4]), [x5] "r"(row[5]), [group] "m"(group), [out] "r"(out)  \
+                         : CLOBBERS);                                                              \
     }
-TILE(tile_bias, "", LOAD_BIAS EACH_ROW(BIAS))
-TILE(tile_start, EACH_ROW(START), "")
+#define TILES(name, quads, from, load, to)                                                         \
+    TILE(name##_1, ROWS1, 1, quads, from, load, to)                                                \
+    TILE(name##_2, ROWS2, 2, quads, from, load, to)                                                \
+    TILE(name##_4, ROWS4, 4, quads, from, load, to)                                                \
+    TILE(name##_6, ROWS6, 6, quads, from, load, to)
+TILES(bias_32, 8, FROM_ZERO, LOAD_BIAS, OUT_BIAS)
+TILES(bias_64, 16, FROM_ZERO, LOAD_BIAS, OUT_BIAS)
+TILES(less_32, 8, FROM_LESS, "", OUT_PLAIN)
+TILES(less_64, 16, FROM_LESS, "", OUT_PLAIN)
+TILES(start_32, 8, FROM_START, "", OUT_PLAIN)
+TILES(start_64, 16, FROM_START, "", OUT_PLAIN)
+
+static tile_fn *tile_of(const mr_layout *l, const mr_qform *f, int rows)
+{
+#define SHAPES(name)                                                                               \
+    {                                                                                              \
+        name##_1, name##_2, name##_4, name##_6                                                     \
+    }
+    static tile_fn *const fns[3][2][4] = {{SHAPES(bias_32), SHAPES(bias_64)},
+                                          {SHAPES(less_32), SHAPES(less_64)},
+                                          {SHAPES(start_32), SHAPES(start_64)}};
+#undef SHAPES
+    bool less = l->zero == 128 || (l->zero == 8 && l->kind == MR_PACK_U4);
+    return fns[l->bias ? 0 : less ? 1 : 2][f->group == 64][rows / 2];
+}
 
 static int many_rows(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
                      int rows, float *out)
 {
-    tile_scales scales[SCALE_GROUPS];
-    mr_pack_kind kind = c->layout->kind;
-    int done = rows - rows % TILE_ROWS;
-    if ((kind != MR_PACK_U8 && kind != MR_PACK_U4_BYTES) || c->nv != 4 ||
-        c->layout->k_unit != f->group)
+    tile_scales scales[BLOCK_GROUPS];
+    uint8_t bytes[BLOCK_K * MR_TILE_OUT] __attribute__((aligned(64)));
+    const mr_layout *l = c->layout;
+    const mr_pack_kind kind = l->kind;
+    const int per_unit = l->k_unit / f->group, block = BLOCK_K / l->k_unit;
+    const size_t group = (size_t)f->group * MR_TILE_OUT;
+    const bool as_packed = kind != MR_PACK_U4 && per_unit == 1;
+    if ((kind != MR_PACK_U4 && kind != MR_PACK_U8 && kind != MR_PACK_U4_BYTES) || c->nv != 4 ||
+        rows < MANY_ROWS)
         return 0;
-    for (int64_t u = 0; done && u < units; u += SCALE_GROUPS) {
-        int n = (int)(units - u < SCALE_GROUPS ? units - u : SCALE_GROUPS);
+    for (int64_t u = 0; u < units; u += block) {
+        int n = (int)(units - u < block ? units - u : block);
         const uint8_t *unit = c->data + (size_t)u * c->unit;
-        widen_scales(c, unit, n, scales);
-        for (int r = 0; r < done; r += TILE_ROWS)
-            for (int half = 0; half < 2; half++) {
-                const tile_scales *s = (const tile_scales *)(const void *)(scales[0] + 32 * half);
-                (c->layout->bias ? tile_bias : tile_start)(
-                    unit + 128 * half, c->unit - c->lines, n, f->group / 4, s, x + r,
-                    (size_t)u * f->step, out + r * MR_TILE_OUT + 32 * half);
-            }
+        size_t at = (size_t)(u * per_unit) * f->step;
+        for (int i = 0; i < n; i++) {
+            const uint8_t *from = unit + (size_t)i * c->unit;
+            uint8_t *to = bytes + (size_t)(i * per_unit) * group;
+            for (int g = 0; g < per_unit; g++)
+                widen_scales(c, from + c->lines, &scales[i * per_unit + g]);
+            if (kind == MR_PACK_U4)
+                widen_lines(from, c->lines, l->bias || l->zero != 8 ? 0 : UP, to);
+            else if (!as_packed)
+                memcpy(to, from, c->lines);
+        }
+        for (int r = 0, now; r < rows; r += now) {
+            now = rows - r >= 6 ? 6 : rows - r >= 4 ? 4 : rows - r >= 2 ? 2 : 1;
+            tile_of(l, f, now)(as_packed ? unit : bytes, as_packed ? c->unit : group, scales,
+                               n * per_unit, x + r, at, out + r * MR_TILE_OUT);
+        }
     }
-    return done;
+    return rows;
 }

@@ -17,10 +17,11 @@ static inline float bits_float(int32_t u)
     return f;
 }
 
+#ifndef GROUP_STEP
+#define GROUP_STEP group_step
 /* Quad maxima of up to four vectors share one: lane 4*i + j holds quad i of vector j. */
 static const int8_t quad_in_lane[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
 static const int8_t vector_of_lane[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
-static const int8_t quad_of_element[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
 
 /* The group's slot and d; *most collects magnitude bits. */
 static inline float group_step(const float *x, int group, int32_t *p, v16i *most)
@@ -42,6 +43,13 @@ static inline float group_step(const float *x, int group, int32_t *p, v16i *most
     c *= 1.0f / 127.0f;
     return c > a ? c : a;
 }
+#endif
+
+#ifndef GROUP_VALUES /* a faster group_values for some forms: whether it did it */
+#define GROUP_VALUES(...) false
+#endif
+
+static const int8_t quad_of_element[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
 
 #ifndef STORE_WIDE
 static inline void store_wide(uint8_t *dst, v16i v)
@@ -91,7 +99,10 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
         g->u.start_hi = f->start_by * (int32_t)sum[1];
     } else {
         g->start = f->start_by * (int32_t)(sum[0] + sum[1]);
-        g->u.a = (sum[0] + sum[1]) * (float)(1 << e);
+        if (f->less)
+            g->u.less = -(int32_t)(sum[0] + sum[1]);
+        else
+            g->u.a = (sum[0] + sum[1]) * (float)(1 << e);
     }
 }
 
@@ -108,7 +119,7 @@ static void quantise(const float *x, const mr_qform *f, uint8_t *row)
     v16i most = v16i_zero();
     for (int64_t i = 0; i < groups; i++) {
         mr_qgroup g = {0};
-        g.u.a = group_step(x + i * f->group, f->group, &g.p, &most); /* d, for the second pass */
+        g.u.a = GROUP_STEP(x + i * f->group, f->group, &g.p, &most); /* d, for the second pass */
         largest = g.u.a > largest ? g.u.a : largest;
         memcpy(records + (size_t)i * f->step, &g, sizeof g);
     }
@@ -126,7 +137,8 @@ static void quantise(const float *x, const mr_qform *f, uint8_t *row)
         uint8_t *at = records + (size_t)i * f->step;
         mr_qgroup g;
         memcpy(&g, at, sizeof g);
-        group_values(x + i * f->group, f, g.u.a, step, inverse, &g, at + sizeof g);
+        if (!GROUP_VALUES(x + i * f->group, f, g.u.a, step, inverse, &g, at + sizeof g))
+            group_values(x + i * f->group, f, g.u.a, step, inverse, &g, at + sizeof g);
         memcpy(at, &g, sizeof g);
     }
     memcpy(row, &step, 4);
