@@ -156,6 +156,9 @@ static void check_elementwise(mr_isa isa, int64_t n, ck_kind kind)
         c->rmsnorm(z, a, w ? b : NULL, 1e-6f, 0.5f, n);
         CK(ck_same(y, z, n), "rmsnorm %s n %d w %d", mr_isa_name(isa), (int)n, w);
     }
+    v->l2norm(y, a, 1e-6f, 0.25f, n);
+    c->l2norm(z, a, 1e-6f, 0.25f, n);
+    CK(ck_same(y, z, n), "l2norm %s n %d", mr_isa_name(isa), (int)n);
     uint16_t *h = ck_guard((size_t)n * 2, 2), *g = ck_guard((size_t)n * 2, 2);
     v->to_bf16(h, a, n);
     for (int64_t i = 0; i < n; i++)
