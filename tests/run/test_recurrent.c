@@ -166,6 +166,28 @@ static void test_together(void **state)
     }
 }
 
+/* One model as the published files have it and as GGUF re-tiles it, in both precisions. */
+static void test_forms_agree(void **state)
+{
+    (void)state;
+    static const char *const precisions[] = {"exact", "fast"};
+    for (int p = 0; p < 2; p++) {
+        float logits[2][VOCAB_MAX];
+        static const char *const dirs[] = {"tests/vectors/qwen3.5-moe",
+                                           "tests/vectors/gguf-qwen35moe-bf16"};
+        int64_t vocab = 0;
+        for (int i = 0; i < 2; i++) {
+            stand t = {.e = open_engine(dirs[i], &(mr_engine_opts){.precision = precisions[p]})};
+            t.s = new_session(t.e);
+            vocab = mr_engine_facts(t.e)->vocab;
+            assert_true(vocab <= VOCAB_MAX);
+            feed(&t, ids, N, logits[i]);
+            close_stand(&t);
+        }
+        assert_memory_equal(logits[0], logits[1], (size_t)vocab * sizeof **logits);
+    }
+}
+
 /* What a session holds is what it was said to need. */
 static void test_memory(void **state)
 {
@@ -192,9 +214,10 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_commits),  cmocka_unit_test(test_truncate),
-        cmocka_unit_test(test_failures), cmocka_unit_test(test_sync),
-        cmocka_unit_test(test_together), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_commits),     cmocka_unit_test(test_truncate),
+        cmocka_unit_test(test_failures),    cmocka_unit_test(test_sync),
+        cmocka_unit_test(test_together),    cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_forms_agree),
     };
     some_ids(ids, N, 280);
     return cmocka_run_group_tests(tests, NULL, NULL);
