@@ -226,9 +226,6 @@ static mr_err open_loop(loop *l)
     mr_task_state *t = l->t;
     const mr_engine_info *i = &t->s->engine->info;
     MR_TRY(mr_decoder_open(&l->d, i, t->o, t->max_new));
-    if (l->d->set[MR_SET_T_MIN] > l->d->set[MR_SET_T_MAX])
-        return mr_fail(MR_EUSAGE, "t_min %g is above t_max %g", l->d->set[MR_SET_T_MIN],
-                       l->d->set[MR_SET_T_MAX]);
     mr_arena *a = l->d->arena;
     size_t n = (size_t)i->canvas;
     l->n = i->canvas;

@@ -132,8 +132,11 @@ static void take_models_own(const mr_engine_info *i, double set[MR_SETTINGS])
 }
 
 /* A canvas's temperature is a schedule: what shapes a single draw has no place in it. */
-static mr_err check_canvas_sampling(const mr_generate_opts *o)
+static mr_err check_canvas_sampling(const mr_generate_opts *o, const double set[MR_SETTINGS])
 {
+    if (set[MR_SET_T_MIN] > set[MR_SET_T_MAX])
+        return mr_fail(MR_EUSAGE, "t_min %g is above t_max %g", set[MR_SET_T_MIN],
+                       set[MR_SET_T_MAX]);
     if (o->temperature != 0 && o->temperature != 1)
         return mr_fail(MR_EUSAGE,
                        "temperature: %g is neither 0 nor 1: canvases have t_min and t_max",
@@ -176,7 +179,7 @@ mr_err mr_decoder_check(const mr_engine_info *info, const mr_generate_opts *o,
         return mr_fail(MR_EUSAGE, "a repetition penalty does not apply: %s is a diffusion model",
                        info->model_type);
     if (k->canvas)
-        MR_TRY(check_canvas_sampling(o));
+        MR_TRY(check_canvas_sampling(o, set));
     if (k->edits && (info->delete_id < 0 || info->split_id < 0))
         return mr_fail(MR_EUSAGE,
                        "the decoder %s needs delete_token_id and split_token_id, which "
