@@ -148,6 +148,13 @@ typedef struct mr_backend_vtable {
      * Settling commits the open state or drops it. */
     void (*kv_settle)(mr_backend *b, mr_kv *kv, bool commit);
 
+    /* For snapshots: rows of committed positions in a form of their own: keys, then values, head by head, elements
+     * as they are stored.  A state is one row.  kv_put: the positions are reserved; a state is then committed. */
+    size_t (*kv_row_bytes)(const mr_backend *b, const mr_kv *kv, int cache);
+    void (*kv_get)(const mr_backend *b, const mr_kv *kv, int cache, int64_t pos, int64_t n,
+                   void *rows);
+    void (*kv_put)(mr_backend *b, mr_kv *kv, int cache, int64_t pos, int64_t n, const void *rows);
+
     /* Steps [first, last) of the plan. */
     mr_err (*run)(mr_backend *b, const mr_plan *p, const mr_run *r, int first, int last);
     /* Measured now; takes about a second. */

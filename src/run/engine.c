@@ -164,6 +164,8 @@ static mr_err make_graph(mr_engine *e, const mr_engine_opts *o)
         source = edited;
     }
     if (!err)
+        err = mr_graph_fingerprint(source, &e->fingerprint_graph);
+    if (!err)
         err = mr_passes_run(source, e->backend, &passes, &e->graph, NULL);
     if (!err && canvas)
         err = mr_passes_run(canvas, e->backend, &passes, &e->canvas_graph, NULL);

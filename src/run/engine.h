@@ -72,6 +72,8 @@ struct mr_engine {
     mr_tables tables;
     mr_tokenizer *text;
     mr_counts counts;
+    /* Of the graph as it was before the passes, and of the weights (0: not yet taken): state.c */
+    uint64_t fingerprint_graph, fingerprint_weights;
     mr_arena *arena;
 };
 
@@ -84,6 +86,8 @@ typedef struct mr_need {
 mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan *decode,
                      const mr_plan *prefill, int64_t context, int64_t chunk, int64_t sessions);
 mr_err mr_need_check(const mr_need *n, const char *path, int64_t context);
+
+mr_err mr_graph_fingerprint(const mr_graph *g, uint64_t *out); /* state.c */
 
 /* Shared by engine, view and inspect. */
 mr_err mr_precision_parse(const char *name, mr_precision *out);

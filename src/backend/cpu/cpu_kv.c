@@ -157,6 +157,54 @@ void mr_cpu_kv_free(mr_backend *b, mr_kv *kv)
     mr_free(kv);
 }
 
+/* ---- snapshots ---- */
+
+size_t mr_cpu_kv_row_bytes(const mr_backend *b, const mr_kv *kv, int cache)
+{
+    (void)b;
+    const mr_kv_cache *c = &kv->cache[cache];
+    return c->slots ? (size_t)c->heads * (size_t)(c->dk + c->dv) * (kv->bf16 ? 2 : 4)
+                    : c->block_bytes;
+}
+
+/* One row between its place in a block and `row`. */
+static void move_row(const mr_kv *kv, const mr_kv_cache *c, int64_t pos, uint8_t *row, bool put)
+{
+    size_t e = kv->bf16 ? 2 : 4, lane = (size_t)(pos % MR_TILE), dk = (size_t)c->dk;
+    size_t dv = (size_t)c->dv, heads = (size_t)c->heads;
+    uint8_t *block = mr_kv_block(c, pos / MR_TILE), *values = row + heads * dk * e;
+    for (size_t i = 0; i < heads * dk; i++) {
+        uint8_t *key = block + (i * MR_TILE + lane) * e;
+        memcpy(put ? key : row + i * e, put ? row + i * e : key, e);
+    }
+    for (size_t h = 0; h < heads && dv; h++) {
+        uint8_t *v = block + (c->v_at + (h * MR_TILE + lane) * (size_t)c->dv16) * e;
+        uint8_t *out = values + h * dv * e;
+        memcpy(put ? v : out, put ? out : v, dv * e);
+    }
+}
+
+void mr_cpu_kv_get(const mr_backend *b, const mr_kv *kv, int cache, int64_t pos, int64_t n,
+                   void *rows)
+{
+    const mr_kv_cache *c = &kv->cache[cache];
+    size_t bytes = mr_cpu_kv_row_bytes(b, kv, cache);
+    if (!c->slots)
+        memcpy(rows, c->state[kv->committed], bytes);
+    for (int64_t i = 0; c->slots && i < n; i++)
+        move_row(kv, c, pos + i, (uint8_t *)rows + (size_t)i * bytes, false);
+}
+
+void mr_cpu_kv_put(mr_backend *b, mr_kv *kv, int cache, int64_t pos, int64_t n, const void *rows)
+{
+    mr_kv_cache *c = &kv->cache[cache];
+    size_t bytes = mr_cpu_kv_row_bytes(b, kv, cache);
+    if (!c->slots)
+        memcpy(c->state[kv->committed], rows, bytes);
+    for (int64_t i = 0; c->slots && i < n; i++)
+        move_row(kv, c, pos + i, (uint8_t *)(uintptr_t)rows + (size_t)i * bytes, true);
+}
+
 /* ---- writing ---- */
 
 /* To bf16, nearest even; NaN stays a quiet NaN.  The same as v16f_store_bf16. */

@@ -81,6 +81,10 @@ size_t mr_ref_kv_bytes(const mr_backend *b, const mr_kv *kv);
 size_t mr_ref_kv_need(const mr_backend *b, const mr_cache_desc *caches, int n, int64_t len,
                       int64_t max_advance);
 void mr_ref_kv_free(mr_backend *b, mr_kv *kv);
+size_t mr_ref_kv_row_bytes(const mr_backend *b, const mr_kv *kv, int cache);
+void mr_ref_kv_get(const mr_backend *b, const mr_kv *kv, int cache, int64_t pos, int64_t n,
+                   void *rows);
+void mr_ref_kv_put(mr_backend *b, mr_kv *kv, int cache, int64_t pos, int64_t n, const void *rows);
 void mr_ref_kv_settle(mr_backend *b, mr_kv *kv, bool commit);
 
 /* One function per primitive op. */

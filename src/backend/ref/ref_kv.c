@@ -1,6 +1,8 @@
 /* Caches of a session: arrays that hold every position, grown 64 positions at a time. */
 #include "backend/ref/ref.h"
 
+#include <string.h>
+
 enum { BLOCK = 64 };
 
 static int64_t whole_blocks(int64_t len)
@@ -134,4 +136,44 @@ size_t mr_ref_kv_need(const mr_backend *b, const mr_cache_desc *caches, int n, i
                                  : (size_t)whole_blocks(len) * (size_t)caches[i].heads *
                                        (size_t)(caches[i].dk + caches[i].dv) * sizeof(float);
     return bytes;
+}
+
+/* ---- snapshots ---- */
+
+size_t mr_ref_kv_row_bytes(const mr_backend *b, const mr_kv *kv, int cache)
+{
+    (void)b;
+    const mr_ref_cache *c = &kv->cache[cache];
+    return sizeof(float) * (c->state[0] ? state_numbers(c->heads, c->dk, c->dv)
+                                        : (size_t)c->heads * (size_t)(c->dk + c->dv));
+}
+
+static void move_row(const mr_ref_cache *c, int64_t pos, float *row, bool put)
+{
+    size_t k = (size_t)c->heads * (size_t)c->dk, v = (size_t)c->heads * (size_t)c->dv;
+    float *keys = c->k + (size_t)pos * k, *values = c->v + (size_t)pos * v;
+    memcpy(put ? keys : row, put ? row : keys, k * sizeof(float));
+    if (v)
+        memcpy(put ? values : row + k, put ? row + k : values, v * sizeof(float));
+}
+
+void mr_ref_kv_get(const mr_backend *b, const mr_kv *kv, int cache, int64_t pos, int64_t n,
+                   void *rows)
+{
+    const mr_ref_cache *c = &kv->cache[cache];
+    size_t bytes = mr_ref_kv_row_bytes(b, kv, cache);
+    if (c->state[0])
+        memcpy(rows, c->state[kv->committed], bytes);
+    for (int64_t i = 0; !c->state[0] && i < n; i++)
+        move_row(c, pos + i, (float *)rows + (size_t)i * (bytes / sizeof(float)), false);
+}
+
+void mr_ref_kv_put(mr_backend *b, mr_kv *kv, int cache, int64_t pos, int64_t n, const void *rows)
+{
+    const mr_ref_cache *c = &kv->cache[cache];
+    size_t bytes = mr_ref_kv_row_bytes(b, kv, cache);
+    if (c->state[0])
+        memcpy(c->state[kv->committed], rows, bytes);
+    for (int64_t i = 0; !c->state[0] && i < n; i++)
+        move_row(c, pos + i, (float *)(uintptr_t)rows + (size_t)i * (bytes / sizeof(float)), true);
 }
