@@ -74,5 +74,6 @@ static inline v16f number_u8(const uint8_t *line, int j)
 
 #include "backend/cpu/matmul_tile_avx512.h"
 #define I8_MANY_ROWS many_rows
+#include "backend/cpu/matmul_tile_f32_avx512.h"
 
 #include "backend/cpu/matmul_lanes.h"

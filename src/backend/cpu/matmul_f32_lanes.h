@@ -162,6 +162,12 @@ F32_ROWS(f32_rows4, 4)
 static __attribute__((noinline)) void f32_panel_rows(const mr_column *c, int64_t k,
                                                      const float *const *x, float *out)
 {
+#ifdef F32_PANEL
+    if (c->nv == 4) {
+        F32_PANEL(c->data, k, x, out);
+        return;
+    }
+#endif
     if (TILE_NV > 1 && c->nv == 1)
         f32_floats(c, 0, k, x, TILE_F32_ROWS, 1, MR_PACK_F32, out);
     else
