@@ -2,7 +2,7 @@
  * process.
  *
  * Why:    figures mean something only as shares of what this core does at this moment.
- * Use:    test_matmul --bench [format [rows]]; one thread, CPU time, the best of several runs.
+ * Use:    test_matmul --bench [all | format [rows]]; one thread, CPU time, the best of several runs.
  */
 #ifndef MR_TESTS_BACKEND_BENCH_MATMUL_H
 #define MR_TESTS_BACKEND_BENCH_MATMUL_H
@@ -88,14 +88,15 @@ static inline void bench_matmul(mr_pool *pool, const char *only, const char *onl
     static const int64_t shapes[][3] = {
         {2048, 2048, 1}, {2048, 2048, 64}, {3072, 2048, 512}, {32768, 2048, 1}};
     checker_rng rng = {3};
-    for (size_t i = 0; i < sizeof fmts / sizeof fmts[0]; i++) {
-        char name[32];
-        mr_fmt_name(fmts[i], name);
+    mr_fmt one;
+    bool all = !only || !strcmp(only, "all");
+    if (!all && !mr_fmt_parse(only, &one))
+        exit(2);
+    for (size_t i = 0; i < (all ? sizeof fmts / sizeof fmts[0] : 1); i++)
         for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
-            if ((!only || !strcmp(only, "all") || !strcmp(only, name)) &&
-                (!only_rows || atoi(only_rows) == shapes[s][2]))
-                bench_matrix(pool, fmts[i], shapes[s][0], shapes[s][1], shapes[s][2], &rng);
-    }
+            if (!only_rows || atoi(only_rows) == shapes[s][2])
+                bench_matrix(pool, all ? fmts[i] : one, shapes[s][0], shapes[s][1], shapes[s][2],
+                             &rng);
 }
 
 #endif

@@ -121,9 +121,10 @@ LANES_OP(v16i, v16i_lookup, (const uint8_t *p, v16i q),
          _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(LOAD16(p)), q.v[h]))
 LANES_OP(v16i, v16i_or, (v16i a, v16i b), _mm256_or_si256(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_xor, (v16i a, v16i b), _mm256_xor_si256(a.v[h], b.v[h]))
-LANES_OP(v16i, v16i_shl, (v16i a, int n), _mm256_sll_epi32(a.v[h], _mm_cvtsi32_si128(n)))
-LANES_OP(v16i, v16i_shr, (v16i a, int n), _mm256_srl_epi32(a.v[h], _mm_cvtsi32_si128(n)))
-LANES_OP(v16i, v16i_sar, (v16i a, int n), _mm256_sra_epi32(a.v[h], _mm_cvtsi32_si128(n)))
+/* By operators: the intrinsics would keep a constant count in a register. */
+LANES_OP(v16i, v16i_shl, (v16i a, int n), (__m256i)((__v8su)a.v[h] << n))
+LANES_OP(v16i, v16i_shr, (v16i a, int n), (__m256i)((__v8su)a.v[h] >> n))
+LANES_OP(v16i, v16i_sar, (v16i a, int n), (__m256i)((__v8si)a.v[h] >> n))
 LANES_OP(v16i, v16i_max, (v16i a, v16i b), _mm256_max_epi32(a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_min, (v16i a, v16i b), _mm256_min_epi32(a.v[h], b.v[h]))
 

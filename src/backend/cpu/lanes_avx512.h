@@ -100,9 +100,10 @@ LANES_OP(v16i, v16i_lookup, (const uint8_t *p, v16i q),
          _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)), q.v))
 LANES_OP(v16i, v16i_or, (v16i a, v16i b), _mm512_or_si512(a.v, b.v))
 LANES_OP(v16i, v16i_xor, (v16i a, v16i b), _mm512_xor_si512(a.v, b.v))
-LANES_OP(v16i, v16i_shl, (v16i a, int n), _mm512_sll_epi32(a.v, _mm_cvtsi32_si128(n)))
-LANES_OP(v16i, v16i_shr, (v16i a, int n), _mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n)))
-LANES_OP(v16i, v16i_sar, (v16i a, int n), _mm512_sra_epi32(a.v, _mm_cvtsi32_si128(n)))
+/* By operators: the intrinsics would keep a constant count in a register. */
+LANES_OP(v16i, v16i_shl, (v16i a, int n), (__m512i)((__v16su)a.v << n))
+LANES_OP(v16i, v16i_shr, (v16i a, int n), (__m512i)((__v16su)a.v >> n))
+LANES_OP(v16i, v16i_sar, (v16i a, int n), (__m512i)((__v16si)a.v >> n))
 LANES_OP(v16i, v16i_max, (v16i a, v16i b), _mm512_max_epi32(a.v, b.v))
 LANES_OP(v16i, v16i_min, (v16i a, v16i b), _mm512_min_epi32(a.v, b.v))
 

@@ -11,6 +11,11 @@ enum {
     CODES_PANEL = 20 * 1024 /* a unit of 64 outputs: bytes, and sides of 4 KiB at most */
 };
 
+/* Values of the tables, plus 128 and 12. */
+static const uint8_t codes_iq4[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                      129, 141, 153, 166, 181, 197, 217, 241};
+static const uint8_t codes_e2m1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
 /* Bytes of quads 8g..8g+7 of lane block v, as they are or from a table. */
 INLINE void codes_32(const uint8_t *unit, size_t k_unit, int nv, int g, int v, int bits,
                      const uint8_t *table, uint8_t *to)
@@ -69,38 +74,38 @@ INLINE v16f half_e8m0(v16i e)
 }
 
 /* Small integer i of 16 outputs, see matmul_core.h: bytes, or words of 4 (Q2_K) or 4 + 2 bits. */
-INLINE v16i code_number(const mr_code_form *f, const uint8_t *p, size_t outputs, int i)
+INLINE v16i code_number(int bits, bool bytes, const uint8_t *p, size_t outputs, int i)
 {
-    if (f->bits == 6 || f->table)
+    if (bytes)
         return v16i_load_i8((const int8_t *)p + (size_t)i * outputs);
     v16i low = v16i_shr(load_line(p + (size_t)(i / 8) * outputs * 4), i % 8 * 4);
     low = v16i_and(low, v16i_set1(15));
-    if (f->bits == 2)
+    if (bits == 2)
         return low;
     v16i high = v16i_and(v16i_shr(load_line(p + 2 * outputs * 4), 2 * i), v16i_set1(3));
     return v16i_or(low, v16i_shl(high, 4));
 }
 
-/* Where d and the min's scale of lane block v lie behind the small integers. */
-INLINE const uint8_t *code_supers(const mr_code_form *f, const uint8_t *sides, size_t outputs)
+/* Bytes of small integers per output: in front of d and the min's scale. */
+INLINE size_t code_numbers(int bits, bool bytes)
 {
-    int bytes = f->bits == 6 || f->table ? f->block / f->run : f->bits == 2 ? 16 : 12;
-    return sides + (size_t)bytes * outputs;
+    return bytes ? bits == 6 ? 16 : 8 : bits == 2 ? 16 : 12;
 }
 
-/* Scale and bias of run j of a block with sub-scales: the products are exact. */
-INLINE void sub_scales(const mr_column *c, const uint8_t *sides, int j, int v, v16f *s, v16f *b)
+/* Scale and bias of run j of a block with sub-scales of 32 k: the products are exact. */
+INLINE void sub_scales(int bits, bool bytes, bool mins, int nv, const uint8_t *sides, int j, int v,
+                       v16f *s, v16f *b)
 {
-    const mr_code_form *f = &c->layout->form;
-    size_t outputs = 16 * (size_t)c->nv, o = 16 * (size_t)v;
-    const uint8_t *supers = code_supers(f, sides, outputs) + 2 * o;
+    size_t outputs = 16 * (size_t)nv, o = 16 * (size_t)v;
+    const uint8_t *supers = sides + code_numbers(bits, bytes) * outputs + 2 * o;
     /* sides of lane block v: words are 64 bytes, bytes 16 */
-    const uint8_t *own = sides + (f->table ? o : 4 * o);
-    *s = v16f_mul(load_numbers(supers, MR_F16), v16f_from_i(code_number(f, own, outputs, j)));
+    const uint8_t *own = sides + (bytes ? o : 4 * o);
+    *s = v16f_mul(load_numbers(supers, MR_F16),
+                  v16f_from_i(code_number(bits, bytes, own, outputs, j)));
     *b = v16f_zero();
-    if (f->bias)
+    if (mins)
         *b = v16f_mul(load_numbers(supers + 2 * outputs, MR_F16),
-                      v16f_neg(v16f_from_i(code_number(f, own, outputs, j + 8))));
+                      v16f_neg(v16f_from_i(code_number(bits, bytes, own, outputs, j + 8))));
 }
 
 /* Sides of the panel units of a packed unit: numbers as they are, or made of sub-scales. */
@@ -121,7 +126,7 @@ static void codes_sides(const mr_column *c, const uint8_t *unit, const mr_column
             float *at = (float *)(void *)to + 16 * v;
             v16f s, b = v16f_zero();
             if (l->form.sub)
-                sub_scales(c, sides, j, v, &s, &b);
+                sub_scales(l->form.bits, l->form.table, l->bias, c->nv, sides, j, v, &s, &b);
             else
                 s = half_e8m0(v16i_load_u8(sides + 16 * v));
             v16f_store(at, s);
@@ -145,15 +150,16 @@ static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
                            from_e4m3(v16i_load_u8(sides + (size_t)j * outputs + o), 0x1p119f));
             continue;
         }
-        const uint8_t *own = sides + (f->bits == 6 ? o : 4 * o);
-        const uint8_t *supers = code_supers(f, sides, outputs) + 2 * o;
+        const bool bytes = f->bits == 6;
+        const uint8_t *own = sides + (bytes ? o : 4 * o);
+        const uint8_t *supers = sides + code_numbers(f->bits, bytes) * outputs + 2 * o;
         int8_t *sub = (int8_t *)to + o, *min = sub + (size_t)runs * outputs;
         float *d = (float *)(void *)(to + (size_t)runs * outputs * (f->bias ? 2 : 1)) + o;
         for (int j = 0; j < runs; j++, sub += outputs, min += outputs) {
-            v16i n = code_number(f, own, outputs, j);
+            v16i n = code_number(f->bits, bytes, own, outputs, j);
             v16i_store_i8(sub, f->bits == 3 ? v16i_sub(n, v16i_set1(32)) : n);
             if (f->bias)
-                v16i_store_i8(min, code_number(f, own, outputs, j + 16));
+                v16i_store_i8(min, code_number(f->bits, bytes, own, outputs, j + 16));
         }
         v16f_store(d, load_numbers(supers, MR_F16));
         if (f->bias)
@@ -165,9 +171,6 @@ static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
 static void unpack_unit_codes(const mr_column *c, const uint8_t *unit, const mr_column *panel,
                               uint8_t *to)
 {
-    static const uint8_t iq4[16] = {1,   24,  45,  63,  79,  93,  106, 118,
-                                    129, 141, 153, 166, 181, 197, 217, 241};
-    static const uint8_t e2m1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
     switch (c->layout->form.bits) {
     case 2:
         codes_lines(c, unit, panel, 2, NULL, to);
@@ -183,9 +186,9 @@ static void unpack_unit_codes(const mr_column *c, const uint8_t *unit, const mr_
         break;
     default:
         if (c->layout->form.table == MR_TABLE_IQ4)
-            codes_lines(c, unit, panel, 4, iq4, to);
+            codes_lines(c, unit, panel, 4, codes_iq4, to);
         else if (c->layout->form.table == MR_TABLE_E2M1)
-            codes_lines(c, unit, panel, 4, e2m1, to);
+            codes_lines(c, unit, panel, 4, codes_e2m1, to);
         else
             codes_lines(c, unit, panel, 4, NULL, to);
         break;
@@ -214,8 +217,6 @@ static void unpack_codes(const mr_column *c, int64_t units, uint8_t *panel)
 /* ---- products through a buffer of one unit ---- */
 
 static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows, float *out);
-static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
-                    int rows, float *out);
 static void unpack_f32(const mr_column *c, int64_t k, float *panel);
 
 static void codes_tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows,
@@ -232,25 +233,6 @@ static void codes_tile_f32(const mr_column *c, int64_t k, const float *const *x,
             for (int r = 0; r < n; r++)
                 at[r] = x[r0 + r] + u * c->layout->k_unit;
             tile_f32(&panel, c->layout->k_unit, at, n, out + r0 * MR_TILE_OUT);
-        }
-    }
-}
-
-static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
-                          const uint8_t *const *x, int rows, float *out)
-{
-    _Alignas(64) uint8_t buffer[CODES_PANEL];
-    mr_layout bytes = mr_layout_bytes(c->layout);
-    mr_column panel = panel_column(c, &bytes, buffer);
-    const uint8_t *at[CODES_ROWS];
-    size_t step = f->step * (size_t)(c->layout->k_unit / f->group);
-    for (int r0 = 0; r0 < rows; r0 += CODES_ROWS) {
-        int n = rows - r0 < CODES_ROWS ? rows - r0 : CODES_ROWS;
-        for (int64_t u = 0; u < units; u++) {
-            unpack_unit_codes(c, c->data + (size_t)u * c->unit, &panel, buffer);
-            for (int r = 0; r < n; r++)
-                at[r] = x[r0 + r] + (size_t)u * step;
-            tile_i8(&panel, c->layout->k_unit / bytes.k_unit, f, at, n, out + r0 * MR_TILE_OUT);
         }
     }
 }

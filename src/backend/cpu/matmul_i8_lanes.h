@@ -213,6 +213,8 @@ INLINE void subs_column(const mr_column *c, int64_t units, const mr_qform *f,
                 subs_group(c, c->data + (size_t)u * c->unit, g, v, x, at, rows, mins, floats, out);
 }
 
+#include "backend/cpu/matmul_codes_row_lanes.h"
+
 typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
                    float *out);
 
