@@ -18,6 +18,7 @@ typedef struct given {
 typedef struct job {
     app_engine engine;
     const char *prompt, *file, *ids_list, *trace_file, *eos_list, *decoder, *draws_file;
+    const char *load, *save; /* states */
     int64_t n, top_k, seed, steps, minimal_topk, mask_id, post, transfer, max_steps, stability;
     double temperature, top_p, min_p, repeat, threshold, editing, low, alpha, gamma, decay;
     double t_min, t_max, entropy, confidence;
@@ -28,6 +29,7 @@ typedef struct job {
     mr_engine *e;
     app_ids ids;
     mr_buf out_ids, text, trace;
+    mr_buf new_ids; /* int32_t: those of out_ids */
     app_draws draws;
     int64_t n_out, trace_block;
     bool progress;
@@ -41,6 +43,8 @@ static int on_ids(void *ctx, const int32_t *ids, size_t n)
     job *j = ctx;
     for (size_t i = 0; i < n; i++)
         mr_buf_printf(&j->out_ids, "%s%d", j->n_out++ ? ", " : "", ids[i]);
+    if (j->save)
+        mr_buf_add(&j->new_ids, (const char *)ids, n * sizeof *ids);
     return app_interrupted();
 }
 
@@ -170,7 +174,7 @@ static mr_status encode_prompt(job *j, const char *text, size_t len)
     if (!s && j->chat)
         s = mr_chat(t, text, len, &chat, &len);
     if (!s)
-        s = mr_encode(t, chat ? chat : text, len, !j->chat, &j->ids.id, &j->ids.n);
+        s = mr_encode(t, chat ? chat : text, len, !j->chat && !j->load, &j->ids.id, &j->ids.n);
     mr_memory_free(chat);
     if (!s && j->ids.n == 0)
         s = (mr_status)mr_fail(MR_EFORMAT, "the prompt is empty: it has no ids");
@@ -342,7 +346,55 @@ static mr_status parse_lists(job *j, mr_engine_opts *o, app_ids *eos)
     return MR_STATUS_OK;
 }
 
-static int finish(job *j, mr_status s, const mr_result *r)
+/* ---- states ---- */
+
+/* The prompt goes on from the state's tokens. */
+static mr_status load_state(job *j, mr_session *s)
+{
+    MR_TRY(mr_state_load(s, j->load));
+    size_t n = (size_t)mr_session_length(s), all = n + j->ids.n;
+    if (!all)
+        return (mr_status)mr_fail(MR_EFORMAT, "%s: holds no tokens, and there is no prompt",
+                                  j->load);
+    int32_t *ids = mr_alloc(MR_MEM_OTHER, all * sizeof *ids);
+    if (!ids)
+        return MR_STATUS_MEMORY;
+    memcpy(ids, mr_session_ids(s), n * sizeof *ids);
+    if (j->ids.n)
+        memcpy(ids + n, j->ids.id, j->ids.n * sizeof *ids);
+    mr_memory_free(j->ids.id);
+    j->ids.id = ids;
+    j->ids.n = all;
+    return MR_STATUS_OK;
+}
+
+/* The state holds the prompt and all that was generated; of a model that fills blocks, whole blocks. */
+static mr_status save_state(job *j, mr_session *s)
+{
+    const mr_engine_info *i = mr_engine_facts(j->e);
+    MR_TRY(mr_buf_check(&j->new_ids));
+    MR_TRY(mr_buf_check(&j->out_ids));
+    size_t n = j->ids.n + (size_t)j->n_out;
+    int32_t *ids = mr_alloc(MR_MEM_OTHER, n * sizeof *ids);
+    if (!ids)
+        return MR_STATUS_MEMORY;
+    memcpy(ids, j->ids.id, j->ids.n * sizeof *ids);
+    if (j->n_out)
+        memcpy(ids + j->ids.n, j->new_ids.data, j->new_ids.len);
+    int64_t block = i->diffusion && !i->canvas ? i->block_length : 1;
+    int64_t end = (int64_t)n / block * block, length = mr_session_length(s);
+    mr_status st = MR_STATUS_OK;
+    if (length > end)
+        st = mr_truncate(s, end);
+    else if (length < end)
+        st = mr_advance(s, ids + length, end - length, MR_WANT_NONE, NULL, 0, NULL);
+    if (!st && length < end)
+        st = mr_commit(s, end - length);
+    mr_memory_free(ids);
+    return st ? st : mr_state_save(s, j->save);
+}
+
+static int finish(job *j, mr_session *session, mr_status s, const mr_result *r)
 {
     bool cut = s == MR_STATUS_CANCELLED;
     if (!s || cut)
@@ -353,6 +405,8 @@ static int finish(job *j, mr_status s, const mr_result *r)
         return app_failed(s);
     print_result(j, r);
     if (j->trace_file && !cut && (s = write_trace(j)))
+        return app_failed(s);
+    if (j->save && (s = save_state(j, session)))
         return app_failed(s);
     return app_out_end(app_interrupted() ? APP_INTERRUPTED : APP_OK);
 }
@@ -375,7 +429,7 @@ static mr_status prepare(job *j, const char *model, mr_session **s)
     char *text = NULL;
     size_t len = 0;
     mr_status st = parse_lists(j, &o, &eos);
-    if (!st && !j->ids_list)
+    if (!st && !j->ids_list && (!j->load || j->prompt || j->file))
         st = app_read_text(j->prompt, j->file, &text, &len);
     if (!st && j->draws_file)
         st = app_draws_read(&j->draws, j->draws_file, &j->ids);
@@ -385,6 +439,8 @@ static mr_status prepare(job *j, const char *model, mr_session **s)
         st = encode_prompt(j, text, len);
     if (!st)
         st = mr_session_new(s, j->e);
+    if (!st && j->load)
+        st = load_state(j, *s);
     app_ids_free(&eos);
     mr_memory_free(text);
     return st;
@@ -403,7 +459,7 @@ static int run_job(job *j, const char *model)
         fill_opts(j, mr_engine_facts(j->e), &g);
         app_catch_interrupt();
         st = mr_generate(s, j->ids.id, j->ids.n, &g, &r);
-        code = finish(j, st, &r);
+        code = finish(j, s, st, &r);
     }
     mr_session_free(s);
     mr_engine_close(j->e);
@@ -443,6 +499,11 @@ int cmd_run(int argc, char **argv)
          "add X to the logit of ID; may be given again", NULL},
         {"--ctx", NULL, APP_INT, &j.engine.context, 1, 1 << 30, "N",
          "context length (default: the model's, at most 8192)", NULL},
+        {"--load-state", NULL, APP_STR, &j.load, 0, 0, "F",
+         "go on from a saved state: a prompt, if any, follows its tokens", NULL},
+        {"--save-state", NULL, APP_STR, &j.save, 0, 0, "F",
+         "save prompt and continuation to go on from (diffusion: up to the last whole block)",
+         NULL},
         {"--print-ids", NULL, APP_FLAG, &j.print_ids, 0, 0, NULL,
          "print the generated ids as a JSON array, no text", NULL},
         {"--json", NULL, APP_FLAG, &j.json, 0, 0, NULL, "one JSON document at the end", NULL},
@@ -509,6 +570,8 @@ int cmd_run(int argc, char **argv)
         return code;
     if (!!j.prompt + !!j.file + !!j.ids_list > 1)
         return app_usage("run", "-p, -f and --ids exclude each other");
+    if (j.draws_file && j.load)
+        return app_usage("run", "--draws and --load-state exclude each other");
     if (j.draws_file && !j.ids_list)
         return app_usage("run", "--draws needs --ids");
     if (j.chat && j.ids_list)
@@ -518,6 +581,7 @@ int cmd_run(int argc, char **argv)
     app_ids_free(&j.ids);
     app_draws_free(&j.draws);
     mr_buf_free(&j.out_ids);
+    mr_buf_free(&j.new_ids);
     mr_buf_free(&j.text);
     mr_buf_free(&j.trace);
     return code;

@@ -14,7 +14,7 @@ done
 flags_of() {
     case $1 in
     run) echo "-p -f --ids -n --temperature --top-k --top-p --min-p --repeat-penalty --seed --stop --threads --ctx" \
-        "--precision --print-ids --json --stats --block-length --steps --threshold --minimal-topk --eos-early-stop" \
+        "--precision --load-state --save-state --print-ids --json --stats --block-length --steps --threshold --minimal-topk --eos-early-stop" \
         "--decoder --editing-threshold --max-post-steps --num-to-transfer --max-steps-per-block --low-threshold" \
         "--credit-alpha --credit-gamma --credit-decay --t-min --t-max --entropy-bound --stability-threshold" \
         "--confidence-threshold --draws" \
