@@ -1,4 +1,5 @@
-/* Fuzzing the safetensors header and the joining of MLX triplets: the input is a whole file.
+/* Fuzzing the safetensors header and the joining of quantised modules: the input is a whole file,
+ * under each of the configs below.
  *
  * What is accepted must keep the reader's promises: every part lies inside the file, sizes agree
  * with shapes, names are sorted and unique, and rows can be dequantised where they stand.
@@ -11,9 +12,15 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char config[] = "{\"group_size\":32,\"bits\":4,\"mode\":\"affine\","
-                             "\"m\":{\"group_size\":64,\"bits\":8},\"off\":false,"
-                             "\"x\":{\"group_size\":32,\"bits\":4,\"mode\":\"mxfp4\"}}";
+static const char *const configs[] = {
+    "{\"group_size\":32,\"bits\":4,\"mode\":\"affine\",\"m\":{\"group_size\":64,\"bits\":8},"
+    "\"off\":false,\"x\":{\"group_size\":32,\"bits\":4,\"mode\":\"mxfp4\"},"
+    "\"y\":{\"group_size\":64,\"bits\":3},\"z\":{\"group_size\":16,\"bits\":4,\"mode\":\"nvfp4\"}}",
+    "{\"quant_method\":\"fp8\",\"weight_block_size\":[128,128]}",
+    "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{"
+    "\"g\":"
+    "{\"weights\":{\"num_bits\":4,\"group_size\":32,\"type\":\"int\",\"strategy\":\"group\","
+    "\"symmetric\":true}}}}"};
 
 static void require(int holds)
 {
@@ -30,18 +37,22 @@ static void check_row(const mr_winfo *t, const uint8_t *data, size_t size)
 {
     int64_t k = t->rank ? t->dim[t->rank - 1] : 1, rows = mr_weights_rows(t);
     check_part(&t->data, size);
-    require(rows >= 0 && k >= 0 && mr_weights_rows_bytes(t, rows) == t->bytes);
+    require(rows >= 0 && k >= 0);
+    require(t->block_rows > 1 || mr_weights_rows_bytes(t, rows) == t->bytes);
     mr_rows r = {.dtype = t->dtype, .n = rows, .k = k, .data = data + t->data.offset};
-    if (t->dtype == MR_AFFINE) {
+    if (mr_dtype_is_grouped(t->dtype)) {
         check_part(&t->scales, size);
-        check_part(&t->biases, size);
         r.bits = t->bits;
         r.group = t->group;
         r.scale_dtype = t->scale_dtype;
         r.scales = data + t->scales.offset;
+    }
+    if (t->dtype == MR_AFFINE) {
+        check_part(&t->biases, size);
         r.biases = data + t->biases.offset;
     }
-    if (!rows || !k || k > 4096 || !mr_dtype_is_weight(t->dtype, t->bits))
+    if (!rows || !k || k > 4096 || t->block_rows > 1 || !mr_dtype_is_weight(t->dtype, t->bits) ||
+        k % mr_row_unit(t->dtype, t->bits, t->group))
         return;
     float values[4096];
     mr_dequant_row(&r, rows - 1, values);
@@ -57,14 +68,11 @@ static void check_table(const mr_weights *w, const uint8_t *data, size_t size)
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void run(const uint8_t *data, size_t size, size_t len, const char *config)
 {
-    size_t len;
     char path[] = "input";
     mr_file file = {.fd = -1, .size = size, .path = path};
     mr_weights w = {.files = &file, .n_files = 1};
-    if (size < 8 || mr_safetensors_header_len(path, data, size, &len) != MR_OK)
-        return 0;
     mr_err e =
         mr_safetensors_parse_header(path, 0, (const char *)data + 8, len, size - 8 - len, &w.table);
     if (e == MR_OK)
@@ -72,11 +80,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (e == MR_OK)
         check_table(&w, data, size);
     mr_json *doc = NULL;
-    if (e == MR_OK && mr_json_parse(&doc, "config.json", config, strlen(config)) == MR_OK &&
-        mr_mlx_join(&w, mr_json_root(doc)) == MR_OK)
+    if (e == MR_OK)
+        e = mr_json_parse(&doc, "config.json", config, strlen(config));
+    if (e == MR_OK)
+        e = mr_quant_join(&w, mr_json_root(doc));
+    if (e == MR_OK)
         check_table(&w, data, size);
     require(e == MR_OK || (mr_error()[0] && !strchr(mr_error(), '\n')));
     mr_json_free(doc);
     mr_wtable_free(&w.table);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    size_t len;
+    if (size < 8 || mr_safetensors_header_len("input", data, size, &len) != MR_OK)
+        return 0;
+    for (size_t i = 0; i < sizeof configs / sizeof *configs; i++)
+        run(data, size, len, configs[i]);
     return 0;
 }
