@@ -198,8 +198,11 @@ static int many_rows(const mr_column *c, int64_t units, const mr_qform *f, const
             else if (!as_packed)
                 memcpy(to, from, c->lines);
         }
+        const size_t here = (size_t)n * c->unit, each = here / (size_t)((rows + 5) / 6) + 1;
         for (int r = 0, now; r < rows; r += now) {
             now = rows - r >= 6 ? 6 : rows - r >= 4 ? 4 : rows - r >= 2 ? 2 : 1;
+            for (size_t i = 0; i < each; i += 64) /* the next block, or past the end: no matter */
+                __builtin_prefetch(unit + here + (size_t)(r / 6) * each + i, 0, 2);
             tile_of(l, f, now)(as_packed ? unit : bytes, as_packed ? c->unit : group, scales,
                                n * per_unit, x + r, at, out + r * MR_TILE_OUT);
         }
