@@ -183,10 +183,11 @@ static mr_err take_fused(mr_model *m, const char *stem, int len, const char *tai
     return gate || up ? take_half(m, fused, rank, dim, up, out) : take(m, fused, rank, dim, out);
 }
 
-/* The name, then with ".experts.{a..b}." as ".switch_mlp.", then as fused experts. */
+/* The name, then with ".experts.{a..b}." as MLX has them stacked, then as fused experts. */
 static mr_err take_forms(mr_model *m, const char *name, int rank, const int64_t *dim, mr_found *out)
 {
     static const char experts[] = ".experts.{";
+    static const char *const stacks[] = {".switch_mlp", ".experts.switch_glu"};
     char stacked[NAME_MAX];
     MR_TRY(take(m, name, rank, dim, out));
     const char *at = strstr(name, experts);
@@ -194,9 +195,11 @@ static mr_err take_forms(mr_model *m, const char *name, int rank, const int64_t 
     if (out->recipe[0] || !at || !find_range(name, &r))
         return MR_OK;
     int stem = (int)(at - name);
-    int n = snprintf(stacked, sizeof stacked, "%.*s.switch_mlp%s", stem, name, r.close + 1);
-    if (n < NAME_MAX)
-        MR_TRY(take(m, stacked, rank, dim, out));
+    for (int i = 0; i < 2 && !out->recipe[0]; i++) {
+        int n = snprintf(stacked, sizeof stacked, "%.*s%s%s", stem, name, stacks[i], r.close + 1);
+        if (n < NAME_MAX)
+            MR_TRY(take(m, stacked, rank, dim, out));
+    }
     return out->recipe[0] ? MR_OK : take_fused(m, name, stem, r.close + 1, rank, dim, out);
 }
 

@@ -209,6 +209,9 @@ static void experts(void **state)
     static const char *const stacked[] = {"model.layers.1.mlp.switch_mlp.gate_proj.weight",
                                           "model.layers.1.mlp.switch_mlp.up_proj.weight",
                                           "model.layers.1.mlp.switch_mlp.down_proj.weight"};
+    static const char *const glu[] = {"model.layers.1.mlp.experts.switch_glu.gate_proj.weight",
+                                      "model.layers.1.mlp.experts.switch_glu.up_proj.weight",
+                                      "model.layers.1.mlp.experts.switch_glu.down_proj.weight"};
     static const int64_t dim[3][3] = {{16, 32, 64}, {16, 32, 64}, {16, 64, 32}};
     char *config;
     (void)state;
@@ -227,6 +230,10 @@ static void experts(void **state)
     find_tensor(&t, "model.layers.1.mlp.experts.15.up_proj.weight")->dim[0] = 31;
     write_model(&t, config);
     refuses(MR_EFORMAT, "model.safetensors", "experts.15.up_proj.weight\" is [31,64]");
+    asked_tensors(&t, config);
+    replace_experts(glu, dim);
+    write_model(&t, config);
+    opens_with(glu[2]);
     asked_tensors(&t, config);
     replace_experts(stacked, dim);
     write_model(&t, config);
