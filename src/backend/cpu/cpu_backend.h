@@ -133,6 +133,7 @@ mr_err mr_run_concat(const mr_cpu_call *c);
 mr_err mr_run_conv1d(const mr_cpu_call *c);
 mr_err mr_run_decay(const mr_cpu_call *c);
 mr_err mr_run_delta_rule(const mr_cpu_call *c);
+size_t mr_state_scratch(int64_t rows); /* conv1d, delta_rule */
 
 /* cpu_moe.c */
 mr_err mr_run_linear(const mr_cpu_call *c);

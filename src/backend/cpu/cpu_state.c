@@ -33,55 +33,69 @@ typedef struct stretch {
     float *to;
 } stretch;
 
-static stretch stretch_at(const mr_cpu_call *c, int cache, int64_t row, int64_t rows)
+size_t mr_state_scratch(int64_t rows)
+{
+    return (size_t)rows * sizeof(stretch);
+}
+
+/* All of a run's, into the step's scratch; gives how many. */
+static int64_t find_stretches(const mr_cpu_call *c, int cache, int64_t rows)
 {
     const mr_run *run = c->run;
-    int64_t end = row + 1;
-    while (end < rows && run->slot[end] == run->slot[row])
-        end++;
-    const mr_kv *kv = run->kv[run->slot[row]];
-    const mr_kv_cache *state = &kv->cache[cache];
-    stretch s = {row, end - row, NULL, state->state[!kv->committed]};
-    if (run->pos[row] > 0)
-        s.from = kv->open ? s.to : state->state[kv->committed];
-    return s;
+    stretch *s = (stretch *)c->scratch;
+    int64_t n = 0;
+    for (int64_t row = 0, end; row < rows; row = end) {
+        for (end = row + 1; end < rows && run->slot[end] == run->slot[row];)
+            end++;
+        const mr_kv *kv = run->kv[run->slot[row]];
+        float *const *state = kv->cache[cache].state;
+        s[n] = (stretch){row, end - row, NULL, state[!kv->committed]};
+        if (run->pos[row] > 0)
+            s[n].from = kv->open ? s[n].to : state[kv->committed];
+        n++;
+    }
+    return n;
 }
 
 /* ---- convolution ---- */
 
 typedef struct convolved {
     const mr_cpu_call *c;
-    mr_conv conv;
+    mr_view x, y;
+    int64_t width, vectors; /* of 16 channels */
 } convolved;
 
 static void run_channels(const void *ctx, int64_t first, int64_t last, int worker)
 {
     (void)worker;
     const convolved *s = ctx;
-    mr_state(s->c->cpu->base.opts.isa)->conv1d(&s->conv, 16 * first, 16 * last);
+    const mr_state_kernels *kernels = mr_state(s->c->cpu->base.opts.isa);
+    for (int64_t i = first, end; i < last; i = end) { /* sessions, one after the other */
+        const stretch *t = (const stretch *)s->c->scratch + i / s->vectors;
+        int64_t from = i % s->vectors;
+        end = last - i < s->vectors - from ? last : i + s->vectors - from;
+        mr_conv conv = {.width = s->width,
+                        .channels = s->x.dim,
+                        .ld = 16 * s->vectors,
+                        .w = mr_cpu_vector(s->c, 1),
+                        .rows = t->rows,
+                        .x = s->x.p + t->row * s->x.row,
+                        .x_row = s->x.row,
+                        .y = s->y.p + t->row * s->y.row,
+                        .y_row = s->y.row,
+                        .from = t->from,
+                        .to = t->to};
+        kernels->conv1d(&conv, 16 * from, 16 * (from + end - i));
+    }
 }
 
 mr_err mr_run_conv1d(const mr_cpu_call *c)
 {
-    mr_view x = mr_cpu_in(c, 0), y = mr_cpu_out(c, 0);
-    int64_t width = c->step->in[1].dim[1].n, vectors = (x.dim + 15) / 16;
-    for (int64_t row = 0; row < x.rows;) {
-        stretch t = stretch_at(c, c->step->in[2].index, row, x.rows);
-        convolved s = {c,
-                       {.width = width,
-                        .channels = x.dim,
-                        .ld = 16 * vectors,
-                        .w = mr_cpu_vector(c, 1),
-                        .rows = t.rows,
-                        .x = x.p + row * x.row,
-                        .x_row = x.row,
-                        .y = y.p + row * y.row,
-                        .y_row = y.row,
-                        .from = t.from,
-                        .to = t.to}};
-        mr_cpu_split(c->cpu, vectors, 16 * width * t.rows, run_channels, &s);
-        row += t.rows;
-    }
+    convolved s = {c, mr_cpu_in(c, 0), mr_cpu_out(c, 0), c->step->in[1].dim[1].n, 0};
+    s.vectors = (s.x.dim + 15) / 16;
+    int64_t n = find_stretches(c, c->step->in[2].index, s.x.rows);
+    if (n)
+        mr_cpu_split(c->cpu, n * s.vectors, 16 * s.width * s.x.rows / n, run_channels, &s);
     return MR_OK;
 }
 
@@ -116,7 +130,6 @@ mr_err mr_run_decay(const mr_cpu_call *c)
 typedef struct ruled {
     const mr_cpu_call *c;
     mr_view q, k, v, decay, beta, y;
-    stretch t;
     int64_t dv16, tiles; /* of a head */
 } ruled;
 
@@ -125,14 +138,16 @@ static void run_tiles(const void *ctx, int64_t first, int64_t last, int worker)
     (void)worker;
     const ruled *s = ctx;
     const mr_state_kernels *kernels = mr_state(s->c->cpu->base.opts.isa);
-    int64_t r = s->t.row, group = s->v.heads / s->q.heads;
+    int64_t group = s->v.heads / s->q.heads;
     for (int64_t i = first; i < last; i++) {
-        int64_t h = i / s->tiles, column = i % s->tiles * MR_STATE_TILE, kh = h / group;
+        const stretch *t = (const stretch *)s->c->scratch + i / s->tiles / s->v.heads;
+        int64_t r = t->row, h = i / s->tiles % s->v.heads, column = i % s->tiles * MR_STATE_TILE,
+                kh = h / group;
         int64_t at = (h * s->dv16 + column) * s->q.dim, left = s->dv16 - column;
         mr_delta d = {.dk = s->q.dim,
                       .width = left < MR_STATE_TILE ? left : MR_STATE_TILE,
                       .n = s->v.dim - column,
-                      .rows = s->t.rows,
+                      .rows = t->rows,
                       .q = s->q.p + r * s->q.row + kh * s->q.head,
                       .q_row = s->q.row,
                       .k = s->k.p + r * s->k.row + kh * s->k.head,
@@ -145,8 +160,8 @@ static void run_tiles(const void *ctx, int64_t first, int64_t last, int worker)
                       .beta_row = s->beta.row,
                       .y = s->y.p + r * s->y.row + h * s->y.head + column,
                       .y_row = s->y.row,
-                      .from = s->t.from ? s->t.from + at : NULL,
-                      .to = s->t.to + at};
+                      .from = t->from ? t->from + at : NULL,
+                      .to = t->to + at};
         kernels->delta_rule(&d);
     }
 }
@@ -163,9 +178,8 @@ mr_err mr_run_delta_rule(const mr_cpu_call *c)
     s.dv16 = (s.v.dim + 15) / 16 * 16;
     s.tiles = (s.dv16 + MR_STATE_TILE - 1) / MR_STATE_TILE;
     int64_t cost = 6 * s.q.dim * (s.v.dim < MR_STATE_TILE ? s.v.dim : MR_STATE_TILE);
-    for (int64_t row = 0; row < s.v.rows; row += s.t.rows) {
-        s.t = stretch_at(c, c->step->in[5].index, row, s.v.rows);
-        mr_cpu_split(c->cpu, s.v.heads * s.tiles, cost * s.t.rows, run_tiles, &s);
-    }
+    int64_t n = find_stretches(c, c->step->in[5].index, s.v.rows);
+    if (n)
+        mr_cpu_split(c->cpu, n * s.v.heads * s.tiles, cost * s.v.rows / n, run_tiles, &s);
     return MR_OK;
 }
