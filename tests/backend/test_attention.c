@@ -30,6 +30,11 @@ static const shape shapes[] = {
     {"block 32", "block", 2, 2, 32, 32, 32, 0, 32, 0, 160},
     {"block 7", "block", 1, 2, 16, 32, 32, 0, 7, 0, 140},
     {"full", "full", 2, 2, 32, 16, 16, 0, 0, 0, 135},
+    {"spans", "causal", 1, 4, 64, 96, 96, 0, 0, 0, 700},
+    {"spans of 13", "causal", 1, 13, 16, 40, 40, 0, 0, 0, 530},
+    {"spans mla", "causal", 1, 16, 40, 0, 32, 0, 0, 0, 520},
+    {"spans full", "full", 2, 3, 16, 16, 16, 0, 0, 0, 515},
+    {"window of spans", "window", 3, 1, 16, 16, 16, 300, 0, 30.0f, 600},
 };
 
 /* The input of a case, for all positions. */
@@ -96,7 +101,7 @@ static int64_t y_row(const shape *s)
 static void feed(test_case *t, const data *d, int slot, int64_t from, int64_t to, float *y)
 {
     const shape *s = d->s;
-    int32_t slots[1 << 9];
+    int32_t slots[1 << 10];
     for (int64_t i = 0; i < to - from; i++)
         slots[i] = slot;
     t->kv_len[slot] = to;

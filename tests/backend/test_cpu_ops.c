@@ -431,7 +431,7 @@ static void check_refusals(void)
     mr_cache_desc ring = {.name = "kv", .heads = 1, .dk = 16, .dv = 16, .window = 100};
     must(b->v->kv_new(b, &ring, 1, 1 << 20, 10, &kv), "kv");
     must(b->v->kv_reserve(b, kv, 1 << 20), "reserve");
-    CK(b->v->kv_bytes(b, kv) < 16 * 64 * 8 * 4, "a ring of 110 positions holds %zu bytes",
+    CK(b->v->kv_bytes(b, kv) < 64 * 64 * 3 * 4, "a ring of 110 positions holds %zu bytes",
        b->v->kv_bytes(b, kv));
     CK(b->v->kv_reserve(b, kv, (1 << 20) + 1) == MR_ELIMIT, "more than max_len is reserved");
     b->v->kv_free(b, kv);

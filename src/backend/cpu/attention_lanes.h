@@ -1,348 +1,361 @@
 /* Attention over 16 lanes: template of attention_*.c (see attention.h, lanes.h, docs/numerics.md).
  *
- * For each tile of 64 keys, ascending:
- *   scores   S[pair][64] = q . K, a register tile of pairs x lanes; one FMA chain along d per key
- *   softmax  scale, cap, mask, new maximum m, p = e^(S - m), alpha = e^(m_old - m), l = l alpha +
- * sum p values   y = y alpha + P V, a register tile of pairs x values; one FMA chain along the keys
- * Several pairs share one pass over the tile; each keeps its own chains, so the bits are those of a
- * pair alone.  Many pairs read a bf16 tile widened once; few read it in place. */
-#include "backend/cpu/attention.h"
+ * For each band of 256 positions:
+ *   scores   S[pair][256] = q . K tile by tile, q scaled beforehand and interleaved by groups of
+ *            rows
+ *   softmax  cap, mask, m = the largest, p = e^(s - m), l = sum p
+ *   values   y = P V tile by tile
+ * and the bands' (m, l, y) are merged in ascending order.  Several pairs share one pass over a
+ * tile; each keeps its own chains, so the bits are those of a pair alone. */
+#include "backend/cpu/attention_tile_lanes.h"
 #include "backend/cpu/math_lanes.h"
 
 #include <math.h>
 
-enum { VECS = MR_TILE / 16 };
-
-/* A task's state, in its thread's scratch. */
+/* What a thread works with; lies at the start of its scratch, the arrays after it. */
 typedef struct task {
     const mr_attend *a;
-    int n;
-    const float *q[MR_ATT_PAIRS];
-    float *y[MR_ATT_PAIRS];
-    int64_t lo[MR_ATT_PAIRS], hi[MR_ATT_PAIRS];
-    float m[MR_ATT_PAIRS], l[MR_ATT_PAIRS];
-    float alpha[MR_ATT_PAIRS]; /* a whole number of vectors */
-    float s[MR_ATT_PAIRS * MR_TILE];
-    float *k_tile, *v_tile; /* widened or transposed copies */
+    int groups;                                 /* of at most TILE_ROWS pairs */
+    int32_t lo[MR_ATT_PAIRS], hi[MR_ATT_PAIRS]; /* of each pair */
+    float *q;                                   /* group g: [dk][rows], from pair first(g) on */
+    float *s;                                   /* [n][MR_ATT_BAND] */
+    float *k_tile, *v_tile;                     /* widened or turned copies */
+    mr_att_part part, total;
 } task;
 
-_Static_assert(sizeof(task) <= MR_ATT_STATE, "a task's scratch must hold its state");
-_Static_assert(MR_ATT_PAIRS % 16 == 0, "alpha is computed by whole vectors");
+_Static_assert(sizeof(task) <= MR_ATT_TASK_BYTES, "scratch has room for the task");
 
-/* 16 cache elements from index i on. */
-LANES_INLINE v16f load_kv(const void *p, int64_t i, bool bf16)
+/* The pairs of group g are first(g) .. first(g + 1) - 1. */
+static inline int first(const task *t, int g)
 {
-    return bf16 ? v16f_load_bf16((const uint16_t *)p + i) : v16f_load((const float *)p + i);
+    return t->a->n * g / t->groups;
 }
 
-/* ---- scores ---- */
-
-/* `rows` pairs from p on: S = q . K for all 64 lanes; what is masked is computed and not used. */
-LANES_INLINE void scores_tile(task *t, int p, int rows, const void *k, bool bf16)
+static void ranges(const mr_attend *a, int32_t *lo, int32_t *hi)
 {
-    const float *q[LANES_TILE_ROWS];
-    LANES_UNROLL for (int r = 0; r < rows; r++) q[r] = t->q[p + r];
-    for (int col = 0; col < VECS; col += LANES_TILE_COLS) {
-        v16f acc[LANES_TILE_ROWS][LANES_TILE_COLS];
-        LANES_UNROLL for (int r = 0; r < rows; r++)
-            LANES_UNROLL for (int c = 0; c < LANES_TILE_COLS; c++) acc[r][c] = v16f_zero();
-        for (int64_t d = 0; d < t->a->dk; d++) {
-            v16f key[LANES_TILE_COLS];
-            LANES_UNROLL for (int c = 0; c < LANES_TILE_COLS; c++) key[c] =
-                load_kv(k, d * MR_TILE + 16 * (col + c), bf16);
-            LANES_UNROLL for (int r = 0; r < rows; r++)
-            {
-                v16f x = v16f_set1(q[r][d]);
-                LANES_UNROLL for (int c = 0; c < LANES_TILE_COLS; c++) acc[r][c] =
-                    v16f_fma(x, key[c], acc[r][c]);
-            }
-        }
-        LANES_UNROLL for (int r = 0; r < rows; r++)
-            LANES_UNROLL for (int c = 0; c < LANES_TILE_COLS; c++)
-                v16f_store(t->s + (p + r) * MR_TILE + 16 * (col + c), acc[r][c]);
-    }
-}
-
-/* ---- values ---- */
-
-/* `rows` pairs, `cols` vectors of values from column d on (the last `last` numbers wide), keys
- * [from, to) of the tile. */
-LANES_INLINE void values_tile(task *t, int p, int rows, int cols, int64_t d, int last, int from,
-                              int to, const void *v, int64_t ldv, bool bf16)
-{
-    v16f acc[LANES_TILE_ROWS][LANES_TILE_COLS];
-    LANES_UNROLL for (int r = 0; r < rows; r++)
-    {
-        v16f alpha = v16f_set1(t->alpha[p + r]);
-        const float *y = t->y[p + r] + d;
-        LANES_UNROLL for (int c = 0; c < cols; c++)
-        {
-            v16f old =
-                last == 16 || c + 1 < cols ? v16f_load(y + 16 * c) : v16f_loadn(y + 16 * c, last);
-            acc[r][c] = v16f_mul(old, alpha);
-        }
-    }
-    for (int64_t j = from; j < to; j++) {
-        v16f val[LANES_TILE_COLS];
-        LANES_UNROLL for (int c = 0; c < cols; c++) val[c] = load_kv(v, j * ldv + d + 16 * c, bf16);
-        LANES_UNROLL for (int r = 0; r < rows; r++)
-        {
-            v16f x = v16f_set1(t->s[(p + r) * MR_TILE + j]);
-            LANES_UNROLL for (int c = 0; c < cols; c++) acc[r][c] = v16f_fma(x, val[c], acc[r][c]);
-        }
-    }
-    LANES_UNROLL for (int r = 0; r < rows; r++)
-    {
-        float *y = t->y[p + r] + d;
-        LANES_UNROLL for (int c = 0; c < cols; c++)
-        {
-            if (last == 16 || c + 1 < cols)
-                v16f_store(y + 16 * c, acc[r][c]);
-            else
-                v16f_storen(y + 16 * c, acc[r][c], last);
+    int64_t row = a->pair0 / a->group;
+    int in_row = (int)(a->pair0 % a->group);
+    for (int p = 0; p < a->n; p++) {
+        lo[p] = a->range[row].lo;
+        hi[p] = a->range[row].hi;
+        if (++in_row == a->group) {
+            in_row = 0;
+            row++;
         }
     }
 }
 
-LANES_INLINE void values_rows(task *t, int p, int rows, int from, int to, const void *v,
-                              int64_t ldv, bool bf16)
+/* ---- queries ---- */
+
+/* The queries of one group, times scale, interleaved: [dk][rows]. */
+static void pack_group(task *t, int p0, int rows)
 {
-    int64_t d = 0, dv = t->a->dv;
-    for (; d + 16 * LANES_TILE_COLS <= dv; d += 16 * LANES_TILE_COLS)
-        values_tile(t, p, rows, LANES_TILE_COLS, d, 16, from, to, v, ldv, bf16);
-    for (; d < dv; d += 16)
-        values_tile(t, p, rows, 1, d, dv - d < 16 ? (int)(dv - d) : 16, from, to, v, ldv, bf16);
-}
-
-/* ---- pairs p0 .. p1-1 in register tiles ---- */
-
-#define EACH_TILE(CALL)                                                                            \
-    for (int p = p0; p < p1;) {                                                                    \
-        int rows = p1 - p < LANES_TILE_ROWS ? p1 - p : LANES_TILE_ROWS;                            \
-        switch (rows) {                                                                            \
-        case 6:                                                                                    \
-            CALL(6);                                                                               \
-            break;                                                                                 \
-        case 5:                                                                                    \
-            CALL(5);                                                                               \
-            break;                                                                                 \
-        case 4:                                                                                    \
-            CALL(4);                                                                               \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            CALL(3);                                                                               \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            CALL(2);                                                                               \
-            break;                                                                                 \
-        default:                                                                                   \
-            CALL(1);                                                                               \
-            rows = 1;                                                                              \
-            break;                                                                                 \
-        }                                                                                          \
-        p += rows;                                                                                 \
+    const mr_attend *a = t->a;
+    const float *x[TILE_ROWS];
+    float rows_of[TILE_ROWS * 16], turned[16 * 16], *to = t->q + (int64_t)p0 * a->dk;
+    v16f scale = v16f_set1(a->scale);
+    for (int r = 0; r < rows; r++) {
+        int64_t pair = a->pair0 + p0 + r;
+        x[r] = a->q + pair / a->group * a->q_row +
+               (a->kv_head * a->group + pair % a->group) * a->q_head;
     }
-
-/* A case beyond the tile is never reached; it is clipped so that it compiles to the largest one. */
-#define CLIP(n) ((n) < LANES_TILE_ROWS ? (n) : LANES_TILE_ROWS)
-
-static void scores(task *t, int p0, int p1, const void *k, bool bf16)
-{
-#define F32(n) scores_tile(t, p, CLIP(n), k, false)
-#define BF16(n) scores_tile(t, p, CLIP(n), k, true)
-    if (bf16)
-        EACH_TILE(BF16)
-    else
-        EACH_TILE(F32)
-#undef F32
-#undef BF16
+    for (int64_t d = 0; d < a->dk; d += 16) {
+        int n = a->dk - d < 16 ? (int)(a->dk - d) : 16;
+        for (int r = 0; r < rows; r++)
+            v16f_store(rows_of + 16 * r, v16f_mul(v16f_loadn(x[r] + d, n), scale));
+        v16f_transpose(turned, 16, rows_of, 16, rows);
+        for (int i = 0; i < n; i++)
+            memcpy(to + (d + i) * rows, turned + 16 * i, (size_t)rows * sizeof *to);
+    }
 }
 
-static void values(task *t, int p0, int p1, int from, int to, const void *v, int64_t ldv, bool bf16)
+static task *begin(const mr_attend *a, void *scratch)
 {
-#define F32(n) values_rows(t, p, CLIP(n), from, to, v, ldv, false)
-#define BF16(n) values_rows(t, p, CLIP(n), from, to, v, ldv, true)
-    if (bf16)
-        EACH_TILE(BF16)
-    else
-        EACH_TILE(F32)
-#undef F32
-#undef BF16
+    task *t = scratch;
+    int64_t dv32 = mr_up32(a->dv);
+    int pairs = mr_att_pairs(a->dk, a->dv);
+    t->a = a;
+    t->groups = (a->n + TILE_ROWS - 1) / TILE_ROWS;
+    t->q = (float *)((char *)scratch + MR_ATT_TASK_BYTES);
+    t->s = t->q + (int64_t)pairs * a->dk;
+    t->k_tile = t->s + pairs * MR_ATT_BAND;
+    t->v_tile = t->k_tile + (int64_t)MR_TILE * a->dk;
+    char *parts = (char *)(t->v_tile + MR_TILE * dv32);
+    t->part = mr_att_part_at(parts, pairs);
+    t->total = mr_att_part_at(parts + mr_att_part_bytes(pairs, a->dv), pairs);
+    ranges(a, t->lo, t->hi);
+    for (int g = 0; g < t->groups; g++)
+        pack_group(t, first(t, g), first(t, g + 1) - first(t, g));
+    return t;
 }
 
 /* ---- softmax ---- */
-
-/* Lanes j of the tile's vector i with from <= 16 i + j < to. */
-static inline v16m inside(int i, int from, int to)
-{
-    return v16m_and(v16m_not(v16m_first(from - 16 * i)), v16m_first(to - 16 * i));
-}
 
 static inline float softmax_base(float m)
 {
     return m == -INFINITY ? 0.0f : m; /* nothing but -inf so far: e^(-inf - 0) = 0, not NaN */
 }
 
-/* Scale, cap, mask and the new maximum; alpha gets the exponent m_old - m. */
-static void softmax_max(task *t, int p, int from, int to)
+/* Positions [from, to) of the band, scores s: *m, *l, and s becomes p, 0 in the vectors' other
+ * lanes. */
+static void softmax(float *s, int from, int to, float softcap, float *m, float *l)
 {
-    v16f top = v16f_set1(-INFINITY), low = top;
-    v16f scale = v16f_set1(t->a->scale), cap = v16f_set1(t->a->softcap);
-    float *s = t->s + p * MR_TILE;
-    for (int i = 0; i < VECS; i++) {
-        v16f x = v16f_mul(v16f_load(s + 16 * i), scale);
-        if (t->a->softcap > 0)
-            x = v16f_softcap(x, cap);
-        x = v16f_select(inside(i, from, to), x, low);
-        v16f_store(s + 16 * i, x);
-        top = v16f_max(x, top);
-    }
-    float old = t->m[p], tile = v16f_reduce_max(top), m = tile > old ? tile : old;
-    t->m[p] = m;
-    t->alpha[p] = old - softmax_base(m);
-}
-
-/* p = e^(s - m), 0 outside; l = fma(l, alpha, sum p). */
-static void softmax_exp(task *t, int p, int from, int to)
-{
-    v16f base = v16f_set1(softmax_base(t->m[p])), sum = v16f_zero();
-    float *s = t->s + p * MR_TILE;
-    for (int i = 0; i < VECS; i++) {
-        v16f e = v16f_exp(v16f_sub(v16f_load(s + 16 * i), base));
-        e = v16f_select(inside(i, from, to), e, v16f_zero());
-        v16f_store(s + 16 * i, e);
+    v16f low = v16f_set1(-INFINITY), top = low, sum = v16f_zero(), cap = v16f_set1(softcap);
+    int v0 = from / 16 * 16, v1 = (to + 15) / 16 * 16;
+    for (int i = v0; softcap > 0 && i < v1; i += 16)
+        v16f_store(s + i, v16f_softcap(v16f_load(s + i), cap));
+    if (from > v0)
+        v16f_store(s + v0, v16f_select(v16m_first(from - v0), low, v16f_load(s + v0)));
+    if (to < v1)
+        v16f_store(s + v1 - 16, v16f_keep(v16f_load(s + v1 - 16), to - v1 + 16, low));
+    for (int i = v0; i < v1; i += 16)
+        top = v16f_max(v16f_load(s + i), top);
+    *m = v16f_reduce_max(top);
+    v16f base = v16f_set1(softmax_base(*m));
+    for (int i = v0; i < v1; i += 16) {
+        v16f e = v16f_exp(v16f_sub(v16f_load(s + i), base));
+        v16f_store(s + i, e);
         sum = v16f_add(sum, e);
     }
-    t->l[p] = fmaf(t->l[p], t->alpha[p], v16f_reduce_add(sum));
+    *l = v16f_reduce_add(sum);
 }
 
-/* ---- one tile ---- */
+/* ---- one band ---- */
 
-/* The keys of the tile at `base` that pair p sees: [*from, *to); false if none. */
-static inline bool meets(const task *t, int p, int64_t base, int *from, int *to)
+static inline int clamp(int64_t x, int most)
 {
-    int64_t lo = t->lo[p] - base, hi = t->hi[p] - base;
-    *from = lo < 0 ? 0 : lo > MR_TILE ? MR_TILE : (int)lo;
-    *to = hi > MR_TILE ? MR_TILE : hi < 0 ? 0 : (int)hi;
-    return *from < *to;
+    return x < 0 ? 0 : x > most ? most : (int)x;
 }
 
-static void widen(float *y, const void *x, int64_t n)
+static const char *stored_keys(const mr_attend *a, int64_t number)
 {
-    for (int64_t i = 0; i < n; i += 16)
-        v16f_store(y + i, load_kv(x, i, true));
+    return (const char *)mr_kv_block(a->cache, number) + (size_t)a->kv_head * a->cache->head_bytes;
 }
 
-/* Values are the first dv of each key: [dk][64] -> [64][dv16], in blocks that stay in cache. */
-static void transpose(float *y, int64_t ldy, const float *k, int64_t dv)
+static const char *stored_values(const mr_attend *a, int64_t number)
 {
-    for (int64_t d0 = 0; d0 < dv; d0 += 16)
-        for (int j0 = 0; j0 < MR_TILE; j0 += 16)
-            v16f_transpose(y + j0 * ldy + d0, ldy, k + d0 * MR_TILE + j0, MR_TILE,
-                           dv - d0 < 16 ? (int)(dv - d0) : 16);
+    return stored_keys(a, number) + (int64_t)a->cache->dk * MR_TILE * (a->bf16 ? 2 : 4);
 }
 
-static void one_tile(task *t, int64_t tile)
+/* Few rows read what is stored; many a widened copy. */
+static bool in_place(const task *t)
+{
+    return !t->a->bf16 || t->groups == 1;
+}
+
+static void tile_scores(task *t, int64_t number, const char *ahead, int g0, int g1)
 {
     const mr_attend *a = t->a;
-    const mr_kv_cache *c = a->cache;
-    int64_t base = tile * MR_TILE, ldv = c->dv16;
-    int p0 = 0, p1, from, to;
-    while (p0 < t->n && !meets(t, p0, base, &from, &to))
-        p0++;
-    for (p1 = p0; p1 < t->n && meets(t, p1, base, &from, &to);)
-        p1++;
-    if (p0 == p1)
-        return;
-
-    const char *block = mr_kv_block(c, tile);
-    int64_t size = a->bf16 ? 2 : 4, k_at = (int64_t)a->kv_head * c->dk * MR_TILE;
-    const void *k = block + k_at * size;
-    const void *v = block + ((int64_t)c->v_at + a->kv_head * MR_TILE * ldv) * size;
-    bool wide = a->bf16 && (p1 - p0 > LANES_TILE_ROWS || !c->dv), bf16 = a->bf16 && !wide;
-    if (wide) {
-        widen(t->k_tile, k, (int64_t)c->dk * MR_TILE);
+    const void *k = stored_keys(a, number);
+    bool bf16 = a->bf16 && in_place(t);
+    if (!in_place(t)) {
+        widen(t->k_tile, k, 2 * (int64_t)a->dk);
         k = t->k_tile;
     }
-    if (!c->dv) {
-        ldv = (a->dv + 15) / 16 * 16;
-        transpose(t->v_tile, ldv, k, a->dv);
-        v = t->v_tile;
-    } else if (wide) {
-        widen(t->v_tile, v, MR_TILE * ldv);
-        v = t->v_tile;
+    float *s = t->s + number % (MR_ATT_BAND / MR_TILE) * MR_TILE;
+    for (int g = g0; g < g1; g++) {
+        int p = first(t, g), rows = first(t, g + 1) - p;
+        const float *q = t->q + (int64_t)p * a->dk;
+        if (bf16)
+            scores_bf16(rows, q, k, a->dk, s + p * MR_ATT_BAND, ahead);
+        else
+            scores_f32(rows, q, k, a->dk, s + p * MR_ATT_BAND);
     }
+}
 
-    scores(t, p0, p1, k, bf16);
+/* A tile's values as they are read. */
+typedef struct tile {
+    const void *v;
+    bool bf16;
+    const char *ahead; /* what is read next */
+} tile;
+
+/* Pairs p .. p+rows-1 over positions [from, to) of the tile whose scores begin at s. */
+static void add_values(task *t, const tile *v, const float *s, int p, int rows, int from, int to)
+{
+    int64_t ldy = mr_up32(t->a->dv);
+    if (from >= to)
+        return;
+    if (v->bf16)
+        values_bf16(rows, s + p * MR_ATT_BAND, from, to, v->v, t->part.y + p * ldy, ldy, v->ahead);
+    else
+        values_f32(rows, s + p * MR_ATT_BAND, from, to, v->v, t->part.y + p * ldy, ldy);
+}
+
+/* A group: what all its pairs see together, what only some see before and after that one by one. */
+static void group_values(task *t, const tile *v, const float *s, int64_t base, int g)
+{
+    int p0 = first(t, g), p1 = first(t, g + 1), from[TILE_ROWS], to[TILE_ROWS];
+    int lo = 0, hi = MR_TILE, least = MR_TILE, most = 0;
     for (int p = p0; p < p1; p++) {
-        meets(t, p, base, &from, &to);
-        softmax_max(t, p, from, to);
+        int f = clamp(t->lo[p] - base, MR_TILE), e = clamp(t->hi[p] - base, MR_TILE);
+        from[p - p0] = f;
+        to[p - p0] = e;
+        lo = f > lo ? f : lo;
+        hi = e < hi ? e : hi;
+        least = f < least ? f : least;
+        most = e > most ? e : most;
     }
-    for (int p = p0 / 16 * 16; p < p1; p += 16)
-        v16f_store(t->alpha + p, v16f_exp(v16f_load(t->alpha + p)));
-    for (int p = p0, q; p < p1; p = q) { /* runs of pairs with the same keys */
-        meets(t, p, base, &from, &to);
-        for (q = p; q < p1; q++) {
-            int f, e;
-            meets(t, q, base, &f, &e);
-            if (f != from || e != to)
-                break;
-            softmax_exp(t, q, from, to);
+    bool common = lo < hi;
+    for (int p = p0; (!common || least < lo) && p < p1; p++)
+        add_values(t, v, s, p, 1, from[p - p0], common ? lo : to[p - p0]);
+    if (!common)
+        return;
+    add_values(t, v, s, p0, p1 - p0, lo, hi);
+    for (int p = p0; hi < most && p < p1; p++)
+        add_values(t, v, s, p, 1, hi, to[p - p0]);
+}
+
+static void tile_values(task *t, int64_t number, const char *ahead, int g0, int g1)
+{
+    const mr_attend *a = t->a;
+    tile v = {t->v_tile, false, ahead};
+    if (!a->cache->dv) {
+        values_of_keys(t->v_tile, stored_keys(a, number), a->bf16, a->dk, a->dv);
+    } else if (in_place(t)) {
+        v.v = stored_values(a, number);
+        v.bf16 = a->bf16;
+    } else {
+        widen(t->v_tile, (const uint16_t *)(const void *)stored_values(a, number),
+              2 * mr_up32(a->dv));
+    }
+    const float *s = t->s + number % (MR_ATT_BAND / MR_TILE) * MR_TILE;
+    for (int g = g0; g < g1; g++)
+        group_values(t, &v, s, number * MR_TILE, g);
+}
+
+/* The part of band `number` into t->part. */
+static void one_band(task *t, int64_t number)
+{
+    const mr_attend *a = t->a;
+    int64_t base = number * MR_ATT_BAND, lo = MR_ATT_BAND, hi = 0, ldy = mr_up32(a->dv);
+    int p0 = -1, p1 = 0;
+    for (int p = 0; p < a->n; p++) {
+        int f = clamp(t->lo[p] - base, MR_ATT_BAND), e = clamp(t->hi[p] - base, MR_ATT_BAND);
+        if (f >= e)
+            continue;
+        p0 = p0 < 0 ? p : p0;
+        p1 = p + 1;
+        lo = f < lo ? f : lo;
+        hi = e > hi ? e : hi;
+    }
+    if (p0 < 0)
+        return;
+    int g0 = 0, g1 = t->groups;
+    while (first(t, g0 + 1) <= p0)
+        g0++;
+    while (first(t, g1 - 1) >= p1)
+        g1--;
+    int64_t t0 = (base + lo) / MR_TILE, t1 = (base + hi + MR_TILE - 1) / MR_TILE;
+    for (int64_t i = t0; i < t1; i++) {
+        const char *ahead = i + 1 < t1 ? stored_keys(a, i + 1) : stored_values(a, t0);
+        tile_scores(t, i, ahead, g0, g1);
+    }
+    for (int p = p0; p < p1; p++) {
+        int f = clamp(t->lo[p] - base, MR_ATT_BAND), e = clamp(t->hi[p] - base, MR_ATT_BAND);
+        softmax(t->s + p * MR_ATT_BAND, f, e, a->softcap, &t->part.m[p], &t->part.l[p]);
+    }
+    memset(t->part.y + p0 * ldy, 0, (size_t)((p1 - p0) * ldy) * sizeof(float));
+    for (int64_t i = t0; i < t1; i++) {
+        const char *ahead = stored_values(a, i + 1 < t1 ? i + 1 : i);
+        tile_values(t, i, ahead, g0, g1);
+    }
+}
+
+/* ---- merging ---- */
+
+static void merge_pairs(const mr_attend *a, int64_t number, const int32_t *lo, const int32_t *hi,
+                        const mr_att_part *total, const mr_att_part *part)
+{
+    float old[MR_ATT_PAIRS], new[MR_ATT_PAIRS]; /* the exponents, then the factors */
+    int64_t base = number * MR_ATT_BAND, ldy = mr_up32(a->dv);
+    memset(old, 0, sizeof old);
+    memset(new, 0, sizeof new);
+    for (int p = 0; p < a->n; p++) {
+        float m = part->m[p] > total->m[p] ? part->m[p] : total->m[p];
+        old[p] = total->m[p] - softmax_base(m);
+        new[p] = part->m[p] - softmax_base(m);
+    }
+    for (int p = 0; p < a->n; p += 16) {
+        v16f_store(old + p, v16f_exp(v16f_load(old + p)));
+        v16f_store(new + p, v16f_exp(v16f_load(new + p)));
+    }
+    for (int p = 0; p < a->n; p++) {
+        float *y = total->y + p * ldy;
+        const float *x = part->y + p * ldy;
+        if (lo[p] >= hi[p] || lo[p] >= base + MR_ATT_BAND || hi[p] <= base)
+            continue;
+        if (lo[p] >= base) { /* its first */
+            total->m[p] = part->m[p];
+            total->l[p] = part->l[p];
+            memcpy(y, x, (size_t)ldy * sizeof *y);
+            continue;
         }
-        values(t, p, q, from, to, v, ldv, bf16);
+        total->m[p] = part->m[p] > total->m[p] ? part->m[p] : total->m[p];
+        total->l[p] = fmaf(total->l[p], old[p], part->l[p] * new[p]);
+        v16f o = v16f_set1(old[p]), n = v16f_set1(new[p]);
+        for (int64_t d = 0; d < ldy; d += 16)
+            v16f_store(y + d, v16f_fma(v16f_load(y + d), o, v16f_mul(v16f_load(x + d), n)));
     }
 }
 
-static void begin(task *t, const mr_attend *a, int64_t pair0, int n)
+static void merge(const mr_attend *a, int64_t number, const mr_att_part *total,
+                  const mr_att_part *part)
 {
-    t->a = a;
-    t->n = n;
-    t->k_tile = (float *)((char *)t + MR_ATT_STATE);
-    t->v_tile = t->k_tile + (size_t)a->dk * MR_TILE;
-    for (int p = 0; p < MR_ATT_PAIRS; p++)
-        t->alpha[p] = 0;
-    for (int p = 0; p < n; p++) {
-        int64_t row = (pair0 + p) / a->group, head = a->kv_head * a->group + (pair0 + p) % a->group;
-        t->q[p] = a->q + row * a->q_row + head * a->q_head;
-        t->y[p] = a->y + row * a->y_row + head * a->y_head;
-        t->lo[p] = a->range[row].lo;
-        t->hi[p] = a->range[row].hi;
-        t->m[p] = -INFINITY;
-        t->l[p] = 0;
-        memset(t->y[p], 0, (size_t)a->dv * sizeof(float));
-    }
+    int32_t lo[MR_ATT_PAIRS], hi[MR_ATT_PAIRS];
+    ranges(a, lo, hi);
+    merge_pairs(a, number, lo, hi, total, part);
 }
 
-/* y / l; a row that saw nothing stays 0. */
-static void finish(task *t)
+/* y / l; a pair that saw nothing gives zeros. */
+static void finish(const mr_attend *a, const mr_att_part *total)
 {
-    for (int p = 0; p < t->n; p++) {
-        if (t->l[p] == 0)
+    int64_t ldy = mr_up32(a->dv), dv = a->dv;
+    for (int p = 0; p < a->n; p++) {
+        int64_t pair = a->pair0 + p;
+        float *y = a->y + pair / a->group * a->y_row +
+                   (a->kv_head * a->group + pair % a->group) * a->y_head;
+        const float *x = total->y + p * ldy;
+        if (total->l[p] == 0) {
+            memset(y, 0, (size_t)dv * sizeof *y);
             continue;
-        v16f l = v16f_set1(t->l[p]);
-        float *y = t->y[p];
-        int64_t d = 0, dv = t->a->dv;
+        }
+        v16f inv = v16f_set1(1.0f / total->l[p]);
+        int64_t d = 0;
         for (; d + 16 <= dv; d += 16)
-            v16f_store(y + d, v16f_div(v16f_load(y + d), l));
+            v16f_store(y + d, v16f_mul(v16f_load(x + d), inv));
         if (d < dv)
-            v16f_storen(y + d, v16f_div(v16f_loadn(y + d, (int)(dv - d)), l), (int)(dv - d));
+            v16f_storen(y + d, v16f_mul(v16f_load(x + d), inv), (int)(dv - d));
     }
 }
 
-void LANES_FN(mr_attend)(const mr_attend *a, int64_t pair0, int n, void *scratch)
+/* ---- tasks ---- */
+
+static void band(const mr_attend *a, int64_t number, const mr_att_part *part, void *scratch)
 {
-    task *t = scratch;
-    begin(t, a, pair0, n);
-    int64_t first = INT64_MAX, last = -1; /* tiles */
-    for (int p = 0; p < n; p++) {
-        if (t->lo[p] >= t->hi[p])
-            continue;
-        if (t->lo[p] / MR_TILE < first)
-            first = t->lo[p] / MR_TILE;
-        if ((t->hi[p] - 1) / MR_TILE > last)
-            last = (t->hi[p] - 1) / MR_TILE;
-    }
-    for (int64_t tile = first; tile <= last; tile++)
-        one_tile(t, tile);
-    finish(t);
+    task *t = begin(a, scratch);
+    t->part = *part;
+    one_band(t, number);
 }
+
+static void all(const mr_attend *a, void *scratch)
+{
+    task *t = begin(a, scratch);
+    int64_t from = INT64_MAX, to = -1;
+    for (int p = 0; p < a->n; p++) {
+        int64_t f, e;
+        mr_att_bands((mr_range){t->lo[p], t->hi[p]}, &f, &e);
+        t->total.l[p] = 0;
+        if (f > e)
+            continue;
+        from = f < from ? f : from;
+        to = e > to ? e : to;
+    }
+    for (int64_t number = from; number <= to; number++) {
+        one_band(t, number);
+        merge_pairs(a, number, t->lo, t->hi, &t->total, &t->part);
+    }
+    finish(a, &t->total);
+}
+
+const mr_attention_kernels LANES_FN(mr_attention) = {all, band, merge, finish, keys, values};

@@ -345,7 +345,7 @@ mr_err mr_backend_cpu(mr_backend **out, const mr_backend_opts *o)
     cpu->base = (mr_backend){&vtable, *o};
     cpu->threads = o->threads;
     cpu->vec = mr_vec(o->isa);
-    cpu->attend = mr_attend_kernel(o->isa);
+    cpu->attention = mr_attention(o->isa);
     mr_err e = mr_pool_new(&cpu->pool, o->threads);
     if (e != MR_OK) {
         mr_free(cpu);

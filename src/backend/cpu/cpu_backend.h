@@ -20,7 +20,7 @@ typedef struct mr_cpu {
     mr_pool *pool;
     int threads;
     const mr_vec_kernels *vec;
-    mr_attend_fn attend;
+    const mr_attention_kernels *attention;
 } mr_cpu;
 
 /* One handle per weight: a packed matrix (rank 2, 3) or plain floats (rank 1). */
@@ -65,7 +65,6 @@ typedef struct mr_cpu_step {
         int image;     /* attribute span */
         int dv;
         float scale, softcap;
-        size_t per_thread; /* scratch */
     } att;
     struct {
         int64_t k, groups, keep, block, capacity;
@@ -155,6 +154,6 @@ size_t mr_append_scratch(int64_t dk);       /* per thread, rope_append */
 
 /* cpu_attention.c */
 mr_err mr_run_attention(const mr_cpu_call *c);
-size_t mr_attention_rows(int64_t rows); /* scratch before the threads' own */
+size_t mr_attention_scratch(int threads, int64_t rows, int group, int dk, int dv);
 
 #endif

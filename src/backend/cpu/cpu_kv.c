@@ -1,10 +1,6 @@
-/* KV caches: tables of blocks, allocated as a session grows, and the writing of rows into them.
- *
- * Keys are written transposed: rows of one tile go side by side along the lanes, so a few rows at a
- * time keep the scattered lines in the first-level cache. */
+/* KV caches: tables of blocks, allocated as a session grows. */
 #include "backend/cpu/cpu_kv.h"
 
-#include <assert.h>
 #include <string.h>
 
 static int64_t blocks_of(int64_t positions)
@@ -16,23 +12,19 @@ static int64_t blocks_of(int64_t positions)
 static bool describe(const mr_cache_desc *d, bool bf16, int64_t max_len, int64_t max_advance,
                      mr_kv_cache *c)
 {
-    *c = (mr_kv_cache){.heads = d->heads, .dk = d->dk, .dv = d->dv, .dv16 = (d->dv + 15) / 16 * 16};
+    *c = (mr_kv_cache){.heads = d->heads, .dk = d->dk, .dv = d->dv};
     if (d->state)
-        return mr_mul_size((size_t)d->heads * (size_t)d->dk, (size_t)c->dv16 * sizeof(float),
-                           &c->block_bytes);
+        return mr_mul_size((size_t)d->heads * (size_t)d->dk,
+                           ((size_t)d->dv + 15) / 16 * 16 * sizeof(float), &c->block_bytes);
     c->slots = blocks_of(max_len);
     if (d->window) {
         int64_t ring = blocks_of(d->window + max_advance) + 1;
         if (ring < c->slots)
             c->slots = c->ring = ring;
     }
-    size_t keys, values;
-    if (!mr_mul_size((size_t)d->heads * MR_TILE, (size_t)d->dk, &keys) ||
-        !mr_mul_size((size_t)d->heads * MR_TILE, (size_t)c->dv16, &values) ||
-        !mr_add_size(keys, values, &values) || !mr_mul_size(values, bf16 ? 2 : 4, &c->block_bytes))
-        return false;
-    c->v_at = keys;
-    return true;
+    size_t columns = (size_t)d->dk + ((size_t)d->dv + 31) / 32 * 32;
+    return mr_mul_size(columns, MR_TILE * (bf16 ? 2 : 4), &c->head_bytes) &&
+           mr_mul_size(c->head_bytes, (size_t)d->heads, &c->block_bytes);
 }
 
 static bool is_bf16(const mr_backend *b)
@@ -167,21 +159,24 @@ size_t mr_cpu_kv_row_bytes(const mr_backend *b, const mr_kv *kv, int cache)
                     : c->block_bytes;
 }
 
-/* One row between its place in a block and `row`. */
+/* One row between its places in a block and `row`: keys of all heads, then values. */
 static void move_row(const mr_kv *kv, const mr_kv_cache *c, int64_t pos, uint8_t *row, bool put)
 {
     size_t e = kv->bf16 ? 2 : 4, lane = (size_t)(pos % MR_TILE), dk = (size_t)c->dk;
-    size_t dv = (size_t)c->dv, heads = (size_t)c->heads;
-    uint8_t *block = mr_kv_block(c, pos / MR_TILE), *values = row + heads * dk * e;
-    for (size_t i = 0; i < heads * dk; i++) {
-        uint8_t *key = block + (i * MR_TILE + lane) * e;
-        memcpy(put ? key : row + i * e, put ? row + i * e : key, e);
-    }
-    for (size_t h = 0; h < heads && dv; h++) {
-        uint8_t *v = block + (c->v_at + (h * MR_TILE + lane) * (size_t)c->dv16) * e;
-        uint8_t *out = values + h * dv * e;
-        memcpy(put ? v : out, put ? out : v, dv * e);
-    }
+    size_t dv = (size_t)c->dv, width = dk + dv;
+    uint8_t *head = mr_kv_block(c, pos / MR_TILE), *values = row + (size_t)c->heads * dk * e;
+    for (size_t h = 0; h < (size_t)c->heads; h++, head += c->head_bytes)
+        for (size_t i = 0; i < width; i++) {
+            size_t v = i - dk, line = lane / 32 * dk + i, in_line = lane % 32;
+            uint8_t *to = row + (h * dk + i) * e;
+            if (i >= dk) {
+                line = 2 * dk + v / 32 * MR_TILE + lane;
+                in_line = v % 32;
+                to = values + (h * dv + v) * e;
+            }
+            uint8_t *at = head + (line * 32 + (size_t)mr_kv_place(kv->bf16, (int)in_line)) * e;
+            memcpy(put ? at : to, put ? to : at, e);
+        }
 }
 
 void mr_cpu_kv_get(const mr_backend *b, const mr_kv *kv, int cache, int64_t pos, int64_t n,
@@ -203,55 +198,4 @@ void mr_cpu_kv_put(mr_backend *b, mr_kv *kv, int cache, int64_t pos, int64_t n, 
         memcpy(c->state[kv->committed], rows, bytes);
     for (int64_t i = 0; c->slots && i < n; i++)
         move_row(kv, c, pos + i, (uint8_t *)(uintptr_t)rows + (size_t)i * bytes, true);
-}
-
-/* ---- writing ---- */
-
-/* To bf16, nearest even; NaN stays a quiet NaN.  The same as v16f_store_bf16. */
-static inline uint16_t to_bf16(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    if ((u & 0x7fffffff) > 0x7f800000)
-        return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
-/* Rows that lie in one tile, from lane on. */
-static void write_tile(const mr_kv *kv, const mr_kv_cache *c, void *block, int head, int lane,
-                       int n, const float *k, int64_t ldk, const float *v, int64_t ldv)
-{
-    size_t k_at = (size_t)head * (size_t)c->dk * MR_TILE + (size_t)lane;
-    size_t v_at = c->v_at + ((size_t)head * MR_TILE + (size_t)lane) * (size_t)c->dv16;
-    if (kv->bf16) {
-        uint16_t *kd = (uint16_t *)block + k_at, *vd = (uint16_t *)block + v_at;
-        for (int d = 0; d < c->dk; d++, kd += MR_TILE)
-            for (int r = 0; r < n; r++)
-                kd[r] = to_bf16(k[r * ldk + d]);
-        for (int r = 0; v && r < n; r++, vd += c->dv16)
-            for (int d = 0; d < c->dv; d++)
-                vd[d] = to_bf16(v[r * ldv + d]);
-        return;
-    }
-    float *kd = (float *)block + k_at, *vd = (float *)block + v_at;
-    for (int d = 0; d < c->dk; d++, kd += MR_TILE)
-        for (int r = 0; r < n; r++)
-            kd[r] = k[r * ldk + d];
-    for (int r = 0; v && r < n; r++, vd += c->dv16)
-        memcpy(vd, v + r * ldv, (size_t)c->dv * sizeof *vd);
-}
-
-void mr_kv_write(const mr_kv *kv, int cache, int head, int64_t pos, int n, const float *k,
-                 int64_t ldk, const float *v, int64_t ldv)
-{
-    const mr_kv_cache *c = &kv->cache[cache];
-    while (n > 0) {
-        int lane = (int)(pos % MR_TILE), m = MR_TILE - lane < n ? MR_TILE - lane : n;
-        write_tile(kv, c, mr_kv_block(c, pos / MR_TILE), head, lane, m, k, ldk, v, ldv);
-        pos += m;
-        n -= m;
-        k += m * ldk;
-        if (v)
-            v += m * ldv;
-    }
 }

@@ -1,9 +1,11 @@
 /* KV caches of one session on the CPU backend.
  *
  * Why:     attention reads whole tiles of 64 absolute positions; a cache is a table of such blocks.
- *          Layout: a block holds keys [heads][dk][64] (positions along lanes), then values
- *          [heads][64][dv16], dv16 = dv rounded up to 16 with zeros; dv 0 has no values (they are
- *          the first of the keys). Elements are f32, or bf16 outside `exact`.
+ *          Layout: a block holds per head keys [2][dk][32], two panels of 32 positions, then
+ *          values [dv/32][64][32], panels of 32 columns, the last filled up with zeros; dv 0 has no
+ *          values (they are the first of the keys). Elements are f32, or bf16 outside `exact`; a
+ *          line of 32 bf16 holds its elements i and 16 + i in its i-th pair, so that both are
+ *          widened by one shift or mask.
  * Rules:   1. Block b holds positions 64b .. 64b+63; in a ring it lives in slot b modulo `ring`.
  *          2. A ring has ceil((window + max_advance) / 64) + 1 blocks: whatever an open row may
  *             look at is still there, also after a roll back of max_advance rows.
@@ -19,12 +21,11 @@
 enum { MR_TILE = 64 };
 
 typedef struct mr_kv_cache {
-    int heads, dk, dv, dv16;
+    int heads, dk, dv;
     int64_t slots; /* blocks at most */
     int64_t ring;  /* slots if it is a ring, else 0 */
     int64_t held;  /* slots 0..held-1 have blocks */
-    size_t v_at;   /* elements before the values of a block */
-    size_t block_bytes;
+    size_t head_bytes, block_bytes;
     void **block; /* [slots] */
     /* A recurrent state, else NULL: the committed and the open one, or the other way round, each of
      * block_bytes; see state.h. */
@@ -41,6 +42,12 @@ struct mr_kv {
     bool open;          /* states: rows have been run since the last settling */
     int committed;      /* which of a state's two */
 };
+
+/* Where element i of a line of 32 lies in it. */
+static inline int mr_kv_place(bool bf16, int i)
+{
+    return !bf16 ? i : i < 16 ? 2 * i : 2 * (i - 16) + 1;
+}
 
 /* The block of absolute positions 64b .. 64b+63. */
 static inline void *mr_kv_block(const mr_kv_cache *c, int64_t b)
@@ -60,11 +67,5 @@ void mr_cpu_kv_get(const mr_backend *b, const mr_kv *kv, int cache, int64_t pos,
                    void *rows);
 void mr_cpu_kv_put(mr_backend *b, mr_kv *kv, int cache, int64_t pos, int64_t n, const void *rows);
 void mr_cpu_kv_settle(mr_backend *b, mr_kv *kv, bool commit);
-
-/* Writes rows r0 .. r0+n-1 (n <= 16, one session, consecutive positions from pos on) of one head.
- * k, v: first element of that head in the first row, ldk, ldv floats from row to row; v NULL if the
- * cache has no values. */
-void mr_kv_write(const mr_kv *kv, int cache, int head, int64_t pos, int n, const float *k,
-                 int64_t ldk, const float *v, int64_t ldv);
 
 #endif

@@ -143,7 +143,7 @@ static void prepare_route(const mr_node *n, mr_cpu_step *p)
     p->route.capacity = mr_attr_i(n, "capacity");
 }
 
-static void prepare_attention(const mr_node *n, const mr_step *s, mr_cpu_step *p)
+static void prepare_attention(const mr_node *n, mr_cpu_step *p)
 {
     p->att.mask = mask_named(mr_attr_s(n, "mask"));
     p->att.width = mr_attr_i(n, p->att.mask == MR_MASK_BLOCK ? "block" : "window");
@@ -151,7 +151,6 @@ static void prepare_attention(const mr_node *n, const mr_step *s, mr_cpu_step *p
     p->att.dv = (int)mr_attr_i(n, "dv");
     p->att.scale = (float)mr_attr_f(n, "scale");
     p->att.softcap = (float)mr_attr_f(n, "softcap");
-    p->att.per_thread = mr_attend_scratch((int)s->in[0].dim[2].n, p->att.dv);
 }
 
 static mr_err prepare_table(const mr_plan *plan, const mr_node *n, mr_cpu_step *p)
@@ -215,7 +214,7 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
         prepare_route(n, p);
         break;
     case MR_OP_ATTENTION:
-        prepare_attention(n, s, p);
+        prepare_attention(n, p);
         break;
     case MR_OP_ROPE_TABLE:
         return prepare_table(plan, n, p);
@@ -269,7 +268,9 @@ static size_t scratch_bytes(const mr_cpu *cpu, const mr_plan *plan, const mr_ste
     case MR_OP_ROPE_APPEND:
         return threads * mr_append_scratch(in[1].dim[2].n);
     case MR_OP_ATTENTION:
-        return mr_attention_rows(rows) + threads * p->att.per_thread;
+        return mr_attention_scratch(cpu->threads, rows,
+                                    (int)in[0].dim[1].n / plan->caches[in[1].index].heads,
+                                    (int)in[0].dim[2].n, p->att.dv);
     default:
         return 0;
     }

@@ -159,7 +159,9 @@ mr_err mr_run_rope(const mr_cpu_call *c)
 
 /* ---- append ---- */
 
-enum { APPEND_ROWS = 16 }; /* rows of a unit: they fill a part of a tile's lanes side by side */
+/* A unit of work is the rows of one session within one panel of keys, of one head: panels are
+ * written whole or row by row, and never by two threads at once. */
+enum { APPEND_ROWS = 32 };
 
 typedef struct appended {
     const mr_cpu_call *c;
@@ -173,11 +175,10 @@ size_t mr_append_scratch(int64_t dk)
     return (APPEND_ROWS * (size_t)dk * sizeof(float) + 63) / 64 * 64;
 }
 
-/* Rows r .. r+n-1 of one head, all of one session. */
+/* Rows r .. r+n-1 of one head, all of one panel. */
 static void append_rows(const appended *s, int64_t r, int n, int64_t h, float *turned_rows)
 {
     const float *k = s->k.p + r * s->k.row + h * s->k.head;
-    const float *v = s->v.p ? s->v.p + r * s->v.row + h * s->v.head : NULL;
     int64_t ldk = s->k.row;
     if (s->table.p) {
         for (int i = 0; i < n; i++)
@@ -186,26 +187,38 @@ static void append_rows(const appended *s, int64_t r, int n, int64_t h, float *t
         k = turned_rows;
         ldk = s->k.dim;
     }
-    mr_kv_write(s->c->run->kv[s->c->run->slot[r]], s->cache, (int)h, s->pos[r], n, k, ldk, v,
-                s->v.row);
+    const mr_kv *kv = s->c->run->kv[s->c->run->slot[r]];
+    const mr_kv_cache *c = &kv->cache[s->cache];
+    const mr_attention_kernels *kernels = s->c->cpu->attention;
+    int64_t line = 32 * (kv->bf16 ? 2 : 4), at = s->pos[r] % MR_TILE;
+    char *head = (char *)mr_kv_block(c, s->pos[r] / MR_TILE) + (size_t)h * c->head_bytes;
+    kernels->keys(head + at / 32 * c->dk * line, kv->bf16, (int)(at % 32), n, k, ldk, c->dk);
+    head += (int64_t)c->dk * MR_TILE / 32 * line + at * line;
+    for (int64_t i = 0; s->v.p && i < n; i++)
+        kernels->values(head + i * line, kv->bf16, s->v.p + (r + i) * s->v.row + h * s->v.head,
+                        c->dv);
 }
 
-/* Unit i: 16 rows of one head. */
+/* Whether row r is the first of its session's rows in its panel. */
+static bool starts_unit(const appended *s, int64_t r)
+{
+    const int32_t *slot = s->c->run->slot;
+    return r == 0 || slot[r] != slot[r - 1] || s->pos[r] % APPEND_ROWS == 0;
+}
+
+/* Item i is row i of head 0, then of head 1 ..: whoever has a unit's first row writes all of it. */
 static void run_append(const void *ctx, int64_t first, int64_t last, int worker)
 {
     const appended *s = ctx;
     float *own = (float *)(s->c->scratch + (size_t)worker * mr_append_scratch(s->k.dim));
-    const int32_t *slot = s->c->run->slot;
+    int64_t rows = s->k.rows;
     for (int64_t i = first; i < last; i++) {
-        int64_t h = i % s->k.heads, r = i / s->k.heads * APPEND_ROWS;
-        int64_t end = r + APPEND_ROWS < s->k.rows ? r + APPEND_ROWS : s->k.rows;
-        while (r < end) {
-            int n = 1;
-            while (r + n < end && slot[r + n] == slot[r])
-                n++;
-            append_rows(s, r, n, h, own);
-            r += n;
-        }
+        int64_t r = i % rows, n = 1;
+        if (!starts_unit(s, r))
+            continue;
+        while (r + n < rows && !starts_unit(s, r + n))
+            n++;
+        append_rows(s, r, (int)n, i / rows, own);
     }
 }
 
@@ -220,8 +233,6 @@ mr_err mr_run_append(const mr_cpu_call *c)
         s.v = mr_cpu_in(c, 2);
     if (turn)
         s.table = mr_cpu_in(c, 3);
-    int64_t units = (s.k.rows + APPEND_ROWS - 1) / APPEND_ROWS * s.k.heads;
-    int64_t rows = s.k.rows < APPEND_ROWS ? s.k.rows : APPEND_ROWS;
-    mr_cpu_split(c->cpu, units, rows * (s.k.dim + s.v.dim) * 4, run_append, &s);
+    mr_cpu_split(c->cpu, s.k.rows * s.k.heads, (s.k.dim + s.v.dim) * 4, run_append, &s);
     return MR_OK;
 }

@@ -16,6 +16,7 @@
  *            v16i_store_i8 (values within -128..127)
  *   float    set1 add sub mul div sqrt fma(a,b,c) = a*b+c rounded once, fnma(a,b,c) = c-a*b
  *            max min rint (nearest even)
+ *            ldexp(a, n) = a * 2^n rounded once, n whole, -150..128, a NaN if n is; |a| in 1/2..2
  *   int      set1 add sub mul (low 32 bits) and or xor shl shr (logical) sar max min,
  *            v16i_lookup(p, q): p[byte] for each byte 0..15 of q
  *   change   v16i_from_f (nearest even; |x| < 2^31, else undefined), v16f_from_i,
@@ -67,15 +68,32 @@ static inline v16f v16f_keep(v16f a, int n, v16f b)
     return v16f_select(v16m_first(n), a, b);
 }
 
-/* f32 to bf16, nearest even, by integer arithmetic; NaN stays a (quiet) NaN. */
-static inline void v16f_store_bf16(uint16_t *p, v16f a)
+#ifndef LANES_HAS_LDEXP
+/* In two factors, of which the first is exact. */
+static inline v16f v16f_ldexp(v16f a, v16f n)
+{
+    /* max takes its second argument when n is NaN, so the conversion is always defined */
+    v16i e = v16i_from_f(v16f_max(n, v16f_set1(-160.0f)));
+    v16i e1 = v16i_sar(e, 1), e2 = v16i_sub(e, e1), bias = v16i_set1(127);
+    a = v16f_mul(a, v16f_bits(v16i_shl(v16i_add(e1, bias), 23)));
+    return v16f_mul(a, v16f_bits(v16i_shl(v16i_add(e2, bias), 23)));
+}
+#endif
+
+/* f32 to bf16 in the low halves, nearest even, by integer arithmetic; NaN stays a (quiet) NaN. */
+static inline v16i v16i_to_bf16(v16f a)
 {
     v16i u = v16i_bits(a);
     v16i odd = v16i_and(v16i_shr(u, 16), v16i_set1(1));
     v16i r = v16i_shr(v16i_add(u, v16i_add(v16i_set1(0x7fff), odd)), 16);
     v16i quiet = v16i_or(v16i_shr(u, 16), v16i_set1(0x40));
     v16m nan = v16i_gt(v16i_and(u, v16i_set1(0x7fffffff)), v16i_set1(0x7f800000));
-    v16i_store_u16(p, v16i_select(nan, quiet, r));
+    return v16i_select(nan, quiet, r);
+}
+
+static inline void v16f_store_bf16(uint16_t *p, v16f a)
+{
+    v16i_store_u16(p, v16i_to_bf16(a));
 }
 
 #endif

@@ -91,6 +91,9 @@ LANES_OP(v16f, v16f_min, (v16f a, v16f b), _mm512_min_ps(a.v, b.v))
 LANES_OP(v16f, v16f_rint, (v16f a),
          _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 
+#define LANES_HAS_LDEXP
+LANES_OP(v16f, v16f_ldexp, (v16f a, v16f n), _mm512_scalef_ps(a.v, n.v))
+
 LANES_OP(v16i, v16i_set1, (int32_t a), _mm512_set1_epi32(a))
 LANES_OP(v16i, v16i_add, (v16i a, v16i b), _mm512_add_epi32(a.v, b.v))
 LANES_OP(v16i, v16i_sub, (v16i a, v16i b), _mm512_sub_epi32(a.v, b.v))
@@ -146,10 +149,33 @@ static inline float v16f_reduce_max(v16f a)
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
 
-/* Squares of 4 by the SSE shuffle network. */
+/* Four values of 16 rows as the four quarters of four registers, turned within the quarters. */
+static inline void lanes_turn4(float *y, int64_t ldy, const float *x, int64_t ldx)
+{
+    __m512 a[4];
+    for (int k = 0; k < 4; k++) {
+        const float *p = x + k * ldx;
+        a[k] = _mm512_castps128_ps512(_mm_loadu_ps(p));
+        a[k] = _mm512_insertf32x4(a[k], _mm_loadu_ps(p + 4 * ldx), 1);
+        a[k] = _mm512_insertf32x4(a[k], _mm_loadu_ps(p + 8 * ldx), 2);
+        a[k] = _mm512_insertf32x4(a[k], _mm_loadu_ps(p + 12 * ldx), 3);
+    }
+    __m512d s = _mm512_castps_pd(_mm512_unpacklo_ps(a[0], a[1]));
+    __m512d t = _mm512_castps_pd(_mm512_unpackhi_ps(a[0], a[1]));
+    __m512d u = _mm512_castps_pd(_mm512_unpacklo_ps(a[2], a[3]));
+    __m512d v = _mm512_castps_pd(_mm512_unpackhi_ps(a[2], a[3]));
+    _mm512_storeu_ps(y, _mm512_castpd_ps(_mm512_unpacklo_pd(s, u)));
+    _mm512_storeu_ps(y + ldy, _mm512_castpd_ps(_mm512_unpackhi_pd(s, u)));
+    _mm512_storeu_ps(y + 2 * ldy, _mm512_castpd_ps(_mm512_unpacklo_pd(t, v)));
+    _mm512_storeu_ps(y + 3 * ldy, _mm512_castpd_ps(_mm512_unpackhi_pd(t, v)));
+}
+
 static inline void v16f_transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int n)
 {
-    int i = 0;
+    int i = n == 16 ? 16 : 0;
+    if (n == 16)
+        for (int j = 0; j < 16; j += 4)
+            lanes_turn4(y + j * ldy, ldy, x + j, ldx);
     for (; i + 4 <= n; i += 4)
         for (int j = 0; j < 16; j += 4) {
             const float *p = x + i * ldx + j;

@@ -8,8 +8,7 @@
 #ifndef MR_BACKEND_CPU_MATH_LANES_H
 #define MR_BACKEND_CPU_MATH_LANES_H
 
-/* e^x: x = n ln2 + r with |r| <= ln2/2, e^r = 1 + (r + r^2 q(r)), times 2^n in two steps so that
- * denormal results are rounded once.  -inf and below -104 give 0, above 88.73 +inf, NaN stays. */
+/* e^x: x = n ln2 + r with |r| <= ln2/2, e^r = 1 + (r + r^2 q(r)), times 2^n, rounded once.  -inf and below -104 give 0, above 88.73 +inf, NaN stays. */
 static inline v16f v16f_exp(v16f x)
 {
     x = v16f_min(v16f_set1(89.0f), x);
@@ -24,11 +23,7 @@ static inline v16f v16f_exp(v16f x)
     q = v16f_fma(q, r, v16f_set1(0x1.555556p-3f));
     q = v16f_fma(q, r, v16f_set1(0.5f));
     v16f y = v16f_add(v16f_fma(q, v16f_mul(r, r), r), v16f_set1(1.0f));
-    /* max takes its second argument when n is NaN, so the conversion is always defined */
-    v16i e = v16i_from_f(v16f_max(n, v16f_set1(-160.0f)));
-    v16i e1 = v16i_sar(e, 1), e2 = v16i_sub(e, e1), bias = v16i_set1(127);
-    y = v16f_mul(y, v16f_bits(v16i_shl(v16i_add(e1, bias), 23)));
-    return v16f_mul(y, v16f_bits(v16i_shl(v16i_add(e2, bias), 23)));
+    return v16f_ldexp(y, n);
 }
 
 /* Magnitude of m with the sign of s. */
