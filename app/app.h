@@ -90,7 +90,7 @@ typedef struct app_spans {
 } app_spans;
 mr_status app_spans_list(const char *flag, const char *list, int64_t n, app_spans *out);
 
-/* ---- canvases (app/canvas.c) ---- */
+/* ---- canvases (app/canvas_io.c) ---- */
 
 /* Draws recorded in a trace: a run, or a list of runs of which that of this prompt is taken. */
 typedef struct app_draws {

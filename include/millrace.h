@@ -97,7 +97,7 @@ typedef struct mr_engine_info {
     double temperature, top_p, top_k, repetition_penalty;
     bool do_sample;
     uint64_t weight_bytes, arena_bytes, load_ns;
-    int plans; /* compiled: 2 */
+    int plans; /* compiled: 2, with canvases 3 */
     int passes_applied;
 } mr_engine_info;
 

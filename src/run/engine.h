@@ -1,9 +1,9 @@
 /* The engine: a model compiled on a backend, immutable once open.
  *
- * Why:    everything sessions share: packed weights, two plans, facts, the backend and its threads.
+ * Why:    everything sessions share: packed weights, plans, facts, the backend and its threads.
  * Owns:   model, graph, plans, weight handles, backend.  A session borrows all of it.
- * Rules:  1. Exactly two plans, "decode" and "prefill", both of one fused graph: the same steps and
- *            the same bits, other row caps.
+ * Rules:  1. Two plans, "decode" and "prefill", of one fused graph: the same steps and the same
+ *            bits, other row caps.  Models with canvases have a third, of a second graph.
  *         2. Nothing is packed before the memory check has passed.
  *         3. Counters are the only thing that changes after open.
  */
@@ -94,7 +94,7 @@ mr_err mr_precision_parse(const char *name, mr_precision *out);
 mr_err mr_engine_backend(const mr_engine_opts *o,
                          mr_backend **out); /* threads, isa, precision checked */
 mr_err mr_engine_pass_opts(const mr_engine_opts *o, mr_pass_opts *out);
-/* Caps of the two plans.  Rows whose logits one run gives: as many as take 64 MiB, but always a
+/* Caps of decode and prefill.  Rows whose logits one run gives: as many as take 64 MiB, but always a
  * whole diffusion block, since its rows see each other. */
 int64_t mr_engine_out_cap(const mr_model_info *m, int64_t rows);
 int64_t mr_engine_decode_rows(const mr_model_info *m);
