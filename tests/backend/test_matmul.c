@@ -504,6 +504,40 @@ static void check_combined(checker_rng *rng)
             }
 }
 
+/* More rows than meet one panel: several blocks of rows and of k, every tile and rest. */
+static void check_many_rows(checker_rng *rng)
+{
+    static const mr_fmt fmts[] = {{MR_BF16, 0, 0, MR_F32},     {MR_AFFINE, 4, 64, MR_BF16},
+                                  {MR_AFFINE, 8, 128, MR_F16}, {MR_Q4_0, 0, 0, MR_F32},
+                                  {MR_Q4_1, 0, 0, MR_F32},     {MR_Q8_0, 0, 0, MR_F32}};
+    int64_t n = 83, k = 640, rows = 523;
+    float *x = malloc(4 * (size_t)(rows * k)), *base = malloc(4 * (size_t)(rows * n));
+    float *y = malloc(4 * (size_t)(rows * n));
+    for (int64_t r = 0; r < rows; r++)
+        fill_activations(x + r * k, k, r, rng);
+    for (size_t i = 0; i < sizeof fmts / sizeof fmts[0]; i++) {
+        weights w = weights_new(fmts[i], n, k, rng);
+        mr_matrix *m = packed(&w, 1, n);
+        char name[32];
+        mr_mm mm = {pools[0], MR_ISA_C, MR_FAST, false};
+        for (int64_t r = 0; r < rows; r++)
+            run_linear(&mm, m, NULL, x + r * k, 1, base + r * n);
+        for (int isa = 0; isa < MR_ISA_COUNT; isa++)
+            for (int threads = 0; threads < 3 && mr_isa_have((mr_isa)isa); threads++) {
+                mm = (mr_mm){pools[threads], (mr_isa)isa, MR_FAST, false};
+                run_linear(&mm, m, NULL, x, rows, y);
+                CHECK(!memcmp(y, base, 4 * (size_t)(rows * n)), "%s %d rows on %s, %d threads",
+                      mr_fmt_name(fmts[i], name), (int)rows, mr_isa_name((mr_isa)isa),
+                      1 << threads);
+            }
+        mr_matrix_free(m);
+        weights_free(&w);
+    }
+    free(x);
+    free(base);
+    free(y);
+}
+
 int main(int argc, char **argv)
 {
     checker_rng rng = {7};
@@ -528,6 +562,8 @@ int main(int argc, char **argv)
         check_format(all_formats[i], i, &rng);
     }
     check_combined(&rng);
+    if (!small_run)
+        check_many_rows(&rng);
     for (int i = 0; i < 3; i++)
         mr_pool_free(pools[i]);
     return checker_result("matmul");

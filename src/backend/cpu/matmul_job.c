@@ -19,7 +19,8 @@ enum {
     PANEL_K = 512,            /* of an f32 panel; a multiple of every k_unit */
     PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
     FETCH_ROWS = 12,
-    TASKS_PER_THREAD = 4
+    TASKS_PER_THREAD = 4, /* at least, and with many rows, where a column takes long: */
+    LONG_TASKS_PER_THREAD = 16
 };
 
 const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa)
@@ -394,9 +395,8 @@ void mr_job_run(const mr_job *job)
             break;
         s.block_rows = even_rows(s.block_rows, 2);
     } while (true);
-    s.tasks = (int)(threads == 1                           ? 1
-                    : s.items < threads * TASKS_PER_THREAD ? s.items
-                                                           : threads * TASKS_PER_THREAD);
+    int64_t most = threads * (s.block_rows > FEW_ROWS ? LONG_TASKS_PER_THREAD : TASKS_PER_THREAD);
+    s.tasks = (int)(threads == 1 ? 1 : s.items < most ? s.items : most);
     if (s.tasks > 0)
         mr_pool_run(job->mm->pool, s.tasks, run_items, &s);
 }
