@@ -84,6 +84,18 @@ static inline v16i dot_u4(v16i acc, v16i line, x4 x)
     return acc;
 }
 
+/* Two quads share the widening: 2*63*127*2 = 32004 fits int16. */
+#define DOTS_U4
+static inline v16i dots_u4(v16i acc, v16i w0, x4 x0, v16i w1, x4 x1)
+{
+    for (int h = 0; h < 2; h++) {
+        __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w0.v[h], x0.v),
+                                         _mm256_maddubs_epi16(w1.v[h], x1.v));
+        acc.v[h] = _mm256_add_epi32(acc.v[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    return acc;
+}
+
 static inline v16i shift_up(v16i a, int32_t n)
 {
     __m256i by = _mm256_set1_epi32(n);

@@ -20,6 +20,13 @@ INLINE float record_a(const uint8_t *row)
     return a;
 }
 
+#ifndef DOTS_U4
+INLINE v16i dots_u4(v16i acc, v16i w0, x4 x0, v16i w1, x4 x1)
+{
+    return dot_u4(dot_u4(acc, w0, x0), w1, x1);
+}
+#endif
+
 /* Line of quad i, as bytes. */
 INLINE v16i quad_line(const uint8_t *lines, mr_pack_kind kind, int nv, int v, int i)
 {
@@ -61,17 +68,15 @@ INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, cons
                     __builtin_prefetch(line + 64 * v + FETCH_AHEAD);
                 v16i low = v16i_and(both, m), high = v16i_and(v16i_shr(both, 4), m);
                 foreach (r, rows)
-                    acc[r][v] = dot_u4(acc[r][v], low, x_u4(x[r] + at));
-                foreach (r, rows)
-                    acc[r][v] = dot_u4(acc[r][v], high, x_u4(x[r] + at + 4));
+                    acc[r][v] = dots_u4(acc[r][v], low, x_u4(x[r] + at), high, x_u4(x[r] + at + 4));
             }
         }
     } else if (kind == MR_PACK_U4_BYTES) {
-        for (int i = 0; i < quads; i++, at += 4, line += next) {
+        for (int i = 0; i < quads; i += 2, at += 8, line += 2 * next) {
             foreach (v, nv) {
-                v16i w = load_line(line + 64 * v);
+                v16i w0 = load_line(line + 64 * v), w1 = load_line(line + next + 64 * v);
                 foreach (r, rows)
-                    acc[r][v] = dot_u4(acc[r][v], w, x_u4(x[r] + at));
+                    acc[r][v] = dots_u4(acc[r][v], w0, x_u4(x[r] + at), w1, x_u4(x[r] + at + 4));
             }
         }
     } else {

@@ -19,6 +19,7 @@
  *   w8 w_u8(line)                     a line of 16 outputs x 4 bytes
  *   dot_u8(acc, w8, x8)               acc + sum over the quad, exact
  *   dot_u4(acc, line, x4)             the same for bytes 0..63
+ *   dots_u4(acc, line, x4, line, x4)  two quads at once, if DOTS_U4 is defined
  *   shift_up(a, n)                    lanes << n, n not a constant
  *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2
  *   v16f number_u4(line, j)           the numbers q[k+j] of a line of U4, j < 8, and of U8, j < 4;
