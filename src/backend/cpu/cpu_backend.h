@@ -128,11 +128,11 @@ mr_err mr_run_rmsnorm(const mr_cpu_call *c);
 mr_err mr_run_add_rmsnorm(const mr_cpu_call *c);
 mr_err mr_run_concat(const mr_cpu_call *c);
 
-/* cpu_state.c */
+/* cpu_recurrent.c */
 mr_err mr_run_conv1d(const mr_cpu_call *c);
 mr_err mr_run_decay(const mr_cpu_call *c);
 mr_err mr_run_delta_rule(const mr_cpu_call *c);
-size_t mr_state_scratch(int64_t rows); /* conv1d, delta_rule */
+size_t mr_recurrent_scratch(int64_t rows); /* conv1d, delta_rule */
 
 /* cpu_moe.c */
 mr_err mr_run_linear(const mr_cpu_call *c);

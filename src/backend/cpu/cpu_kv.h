@@ -28,7 +28,7 @@ typedef struct mr_kv_cache {
     size_t head_bytes, block_bytes;
     void **block; /* [slots] */
     /* A recurrent state, else NULL: the committed and the open one, or the other way round, each of
-     * block_bytes; see state.h. */
+     * block_bytes; see recurrent.h. */
     float *state[2];
 } mr_kv_cache;
 

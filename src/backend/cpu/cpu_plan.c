@@ -264,7 +264,7 @@ static size_t scratch_bytes(const mr_cpu *cpu, const mr_plan *plan, const mr_ste
         return threads * mr_route_scratch(in[0].dim[1].n);
     case MR_OP_CONV1D:
     case MR_OP_DELTA_RULE:
-        return mr_state_scratch(rows);
+        return mr_recurrent_scratch(rows);
     case MR_OP_ROPE_APPEND:
         return threads * mr_append_scratch(in[1].dim[2].n);
     case MR_OP_ATTENTION:

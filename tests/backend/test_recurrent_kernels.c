@@ -1,10 +1,10 @@
 /* Recurrent kernels: every instruction set against C bit by bit, rows one by one against all at once,
  * nothing touched beyond the buffers.
  *
- *     test_state [--small] [--seed N] [--bench] */
+ *     test_recurrent_kernels [--small] [--seed N] [--bench] */
 #include "kernel_check.h"
 
-#include "backend/cpu/state.h"
+#include "backend/cpu/recurrent.h"
 
 enum { ROWS = 9 };
 
@@ -69,8 +69,8 @@ static void check_conv(mr_isa isa, int64_t channels, int64_t width, ck_kind kind
         all.to = to;
         if (start == 2)
             all.from = to;
-        mr_state(MR_ISA_C)->conv1d(&c, 0, all.ld);
-        mr_state(isa)->conv1d(&all, 0, all.ld);
+        mr_recurrent(MR_ISA_C)->conv1d(&c, 0, all.ld);
+        mr_recurrent(isa)->conv1d(&all, 0, all.ld);
         CK(ck_same(all.y, c.y, n) && ck_same(all.to, c.to, state), "conv1d %s %d x %d, start %d",
            mr_isa_name(isa), (int)channels, (int)width, start);
         one.rows = 1;
@@ -79,7 +79,7 @@ static void check_conv(mr_isa isa, int64_t channels, int64_t width, ck_kind kind
         float *y = one.y;
         for (int t = 0; t < ROWS; t++, one.x += channels, one.y += channels) {
             for (int64_t i = 0; i < all.ld; i += 16) /* in stretches of channels, too */
-                mr_state(isa)->conv1d(&one, i, i + 16);
+                mr_recurrent(isa)->conv1d(&one, i, i + 16);
             one.from = one.to;
         }
         CK(ck_same(y, c.y, n) && ck_same(one.to, c.to, state),
@@ -139,8 +139,8 @@ static void check_delta(mr_isa isa, int64_t dk, int64_t n, ck_kind kind)
         all.to = start == 2 ? copy(begin, state) : ck_floats(state);
         if (start == 2)
             all.from = all.to;
-        mr_state(MR_ISA_C)->delta_rule(&c);
-        mr_state(isa)->delta_rule(&all);
+        mr_recurrent(MR_ISA_C)->delta_rule(&c);
+        mr_recurrent(isa)->delta_rule(&all);
         CK(ck_same(all.y, c.y, outs) && ck_same(all.to, c.to, state),
            "delta_rule %s %d x %d, start %d", mr_isa_name(isa), (int)dk, (int)n, start);
         one.rows = 1;
@@ -148,7 +148,7 @@ static void check_delta(mr_isa isa, int64_t dk, int64_t n, ck_kind kind)
         one.y = ck_floats(outs);
         float *y = one.y;
         for (int t = 0; t < ROWS; t++, next_row(&one)) {
-            mr_state(isa)->delta_rule(&one);
+            mr_recurrent(isa)->delta_rule(&one);
             one.from = one.to;
         }
         CK(ck_same(y, c.y, outs) && ck_same(one.to, c.to, state),
@@ -164,9 +164,9 @@ static void bench(mr_isa isa)
 {
     enum { MANY = 512, LAYER = 8192, DK = 128 };
     float *x = filled((int64_t)MANY * LAYER, CK_PLAIN), *y = ck_floats((int64_t)MANY * LAYER);
-    float *state = ck_floats(DK * MR_STATE_TILE);
-    memset(state, 0, DK * MR_STATE_TILE * sizeof *state);
-    mr_delta d = delta_case(DK, MR_STATE_TILE, CK_PLAIN);
+    float *state = ck_floats(DK * MR_RECURRENT_TILE);
+    memset(state, 0, DK * MR_RECURRENT_TILE * sizeof *state);
+    mr_delta d = delta_case(DK, MR_RECURRENT_TILE, CK_PLAIN);
     d.q = x;
     d.k = x + 2048;
     d.v = x + 4096;
@@ -178,12 +178,12 @@ static void bench(mr_isa isa)
     double best = INFINITY;
     for (int r = 0; r < 200; r++) {
         double t = ck_now();
-        mr_state(isa)->delta_rule(&d);
+        mr_recurrent(isa)->delta_rule(&d);
         t = ck_now() - t;
         best = t < best ? t : best;
     }
     printf("delta_rule %-7s %d rows of a tile: %.1f us, %.2f GFLOP/s\n", mr_isa_name(isa), MANY,
-           1e6 * best, 8e-9 * MANY * DK * MR_STATE_TILE / best);
+           1e6 * best, 8e-9 * MANY * DK * MR_RECURRENT_TILE / best);
     ck_free_all();
 }
 
@@ -208,5 +208,5 @@ int main(int argc, char **argv)
                 for (size_t b = 0; b < sizeof columns / sizeof *columns; b++)
                     check_delta(isa[i], keys[a], columns[b], kind);
         }
-    return ck_end("state");
+    return ck_end("recurrent kernels");
 }

@@ -2,24 +2,24 @@
  *
  * Why:    their state is read and written once per row, so all rows of a session go through a stretch
  *         of it while that stretch is in the first-level cache.
- * Use:    const mr_state_kernels *k = mr_state(isa);
+ * Use:    const mr_recurrent_kernels *k = mr_recurrent(isa);
  *         k->conv1d(&c, first, last)   channels [first, last), first a multiple of 16
  *         k->delta_rule(&d)            one tile of one head
  * Layout: a state of heads x dk x dv has dv rounded up to 16, zeros beyond.  A convolution's is
- *         [dk][dv16], oldest row first.  A delta rule's head is cut into tiles of MR_STATE_TILE
+ *         [dk][dv16], oldest row first.  A delta rule's head is cut into tiles of MR_RECURRENT_TILE
  *         columns (the last one may be narrower), each [dk][width].
  * Bits:   every column has an order of its own (docs/numerics.md): nothing depends on tiles, rows or
  *         threads.
  * Rules:  1. `from` is NULL for zeros, or another state than `to`, or the same.
  */
-#ifndef MR_BACKEND_CPU_STATE_H
-#define MR_BACKEND_CPU_STATE_H
+#ifndef MR_BACKEND_CPU_RECURRENT_H
+#define MR_BACKEND_CPU_RECURRENT_H
 
 #include <stdint.h>
 
 #include "base/cpu.h"
 
-enum { MR_STATE_TILE = 64 };
+enum { MR_RECURRENT_TILE = 64 };
 
 /* y[t] = sum over j of w[j] x[t-K+1+j] */
 typedef struct mr_conv {
@@ -47,13 +47,14 @@ typedef struct mr_delta {
     float *to;
 } mr_delta;
 
-typedef struct mr_state_kernels {
+typedef struct mr_recurrent_kernels {
     void (*conv1d)(const mr_conv *c, int64_t first, int64_t last);
     void (*delta_rule)(const mr_delta *d);
-} mr_state_kernels;
+} mr_recurrent_kernels;
 
-const mr_state_kernels *mr_state(mr_isa isa);
+const mr_recurrent_kernels *mr_recurrent(mr_isa isa);
 
-extern const mr_state_kernels mr_state_c, mr_state_avx2, mr_state_avx512, mr_state_neon;
+extern const mr_recurrent_kernels mr_recurrent_c, mr_recurrent_avx2, mr_recurrent_avx512,
+    mr_recurrent_neon;
 
 #endif

@@ -1,11 +1,11 @@
-/* Recurrent kernels over 16 lanes: template of state_*.c (see state.h, lanes.h).
+/* Recurrent kernels over 16 lanes: template of recurrent_*.c (see recurrent.h, lanes.h).
  *
  * Lanes run along channels and value columns.  The delta rule needs the state twice per row: for what
  * it says of the key, then to change it and to read it with the query.  The second walk of a row is also
  * the first of the next. */
 #include <math.h>
 
-#include "backend/cpu/state.h"
+#include "backend/cpu/recurrent.h"
 
 enum { GROUP = LANES_TILE_COLS }; /* vectors of columns that go along the keys side by side */
 
@@ -136,4 +136,4 @@ static void delta_rule(const mr_delta *d)
         columns(d, at, 1);
 }
 
-const mr_state_kernels LANES_FN(mr_state) = {conv1d, delta_rule};
+const mr_recurrent_kernels LANES_FN(mr_recurrent) = {conv1d, delta_rule};

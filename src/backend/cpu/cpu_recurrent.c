@@ -1,28 +1,28 @@
 /* Recurrent layers: convolution, decay, delta rule.  Rows of one session go one by one, so the work is
  * spread over channels and over tiles of heads. */
 #include "backend/cpu/cpu_backend.h"
-#include "backend/cpu/state.h"
+#include "backend/cpu/recurrent.h"
 
 #include <assert.h>
 #include <math.h>
 
 #include "base/real.h"
 
-const mr_state_kernels *mr_state(mr_isa isa)
+const mr_recurrent_kernels *mr_recurrent(mr_isa isa)
 {
     switch (isa) {
 #if defined(__x86_64__)
     case MR_ISA_AVX2:
-        return &mr_state_avx2;
+        return &mr_recurrent_avx2;
     case MR_ISA_AVX512:
-        return &mr_state_avx512;
+        return &mr_recurrent_avx512;
 #elif defined(__aarch64__)
     case MR_ISA_NEON:
-        return &mr_state_neon;
+        return &mr_recurrent_neon;
 #endif
     default:
         assert(isa == MR_ISA_C);
-        return &mr_state_c;
+        return &mr_recurrent_c;
     }
 }
 
@@ -33,7 +33,7 @@ typedef struct stretch {
     float *to;
 } stretch;
 
-size_t mr_state_scratch(int64_t rows)
+size_t mr_recurrent_scratch(int64_t rows)
 {
     return (size_t)rows * sizeof(stretch);
 }
@@ -69,7 +69,7 @@ static void run_channels(const void *ctx, int64_t first, int64_t last, int worke
 {
     (void)worker;
     const convolved *s = ctx;
-    const mr_state_kernels *kernels = mr_state(s->c->cpu->base.opts.isa);
+    const mr_recurrent_kernels *kernels = mr_recurrent(s->c->cpu->base.opts.isa);
     for (int64_t i = first, end; i < last; i = end) { /* sessions, one after the other */
         const stretch *t = (const stretch *)s->c->scratch + i / s->vectors;
         int64_t from = i % s->vectors;
@@ -137,15 +137,15 @@ static void run_tiles(const void *ctx, int64_t first, int64_t last, int worker)
 {
     (void)worker;
     const ruled *s = ctx;
-    const mr_state_kernels *kernels = mr_state(s->c->cpu->base.opts.isa);
+    const mr_recurrent_kernels *kernels = mr_recurrent(s->c->cpu->base.opts.isa);
     int64_t group = s->v.heads / s->q.heads;
     for (int64_t i = first; i < last; i++) {
         const stretch *t = (const stretch *)s->c->scratch + i / s->tiles / s->v.heads;
-        int64_t r = t->row, h = i / s->tiles % s->v.heads, column = i % s->tiles * MR_STATE_TILE,
-                kh = h / group;
+        int64_t r = t->row, h = i / s->tiles % s->v.heads,
+                column = i % s->tiles * MR_RECURRENT_TILE, kh = h / group;
         int64_t at = (h * s->dv16 + column) * s->q.dim, left = s->dv16 - column;
         mr_delta d = {.dk = s->q.dim,
-                      .width = left < MR_STATE_TILE ? left : MR_STATE_TILE,
+                      .width = left < MR_RECURRENT_TILE ? left : MR_RECURRENT_TILE,
                       .n = s->v.dim - column,
                       .rows = t->rows,
                       .q = s->q.p + r * s->q.row + kh * s->q.head,
@@ -176,8 +176,8 @@ mr_err mr_run_delta_rule(const mr_cpu_call *c)
                .beta = mr_cpu_in(c, 4),
                .y = mr_cpu_out(c, 0)};
     s.dv16 = (s.v.dim + 15) / 16 * 16;
-    s.tiles = (s.dv16 + MR_STATE_TILE - 1) / MR_STATE_TILE;
-    int64_t cost = 6 * s.q.dim * (s.v.dim < MR_STATE_TILE ? s.v.dim : MR_STATE_TILE);
+    s.tiles = (s.dv16 + MR_RECURRENT_TILE - 1) / MR_RECURRENT_TILE;
+    int64_t cost = 6 * s.q.dim * (s.v.dim < MR_RECURRENT_TILE ? s.v.dim : MR_RECURRENT_TILE);
     int64_t n = find_stretches(c, c->step->in[5].index, s.v.rows);
     if (n)
         mr_cpu_split(c->cpu, n * s.v.heads * s.tiles, cost * s.v.rows / n, run_tiles, &s);

@@ -1,0 +1,2 @@
+#include "backend/cpu/lanes_c.h"
+#include "backend/cpu/recurrent_lanes.h"
