@@ -14,10 +14,10 @@ static const char file[] = "tests/run/metrics.csv";
 static const char header[] = "model,nodes built,nodes fused,steps,arena decode,arena prefill,"
                              "weights,weights per token,KV at 512\n";
 static const char *const models[] = {
-    "models/gemma3-stories",      "models/deepseek-v3-stories", "models/llada2-stories",
-    "tests/vectors/gemma3-1b",    "tests/vectors/dsv3",         "tests/vectors/moonlight",
-    "tests/vectors/llama3",       "tests/vectors/llada2-base",  "tests/vectors/mlx-gemma3-4bit",
-    "tests/vectors/mlx-dsv3-4bit"};
+    "models/gemma3-stories",       "models/deepseek-v3-stories", "models/llada2-stories",
+    "tests/vectors/gemma3-1b",     "tests/vectors/dsv3",         "tests/vectors/moonlight",
+    "tests/vectors/llama3",        "tests/vectors/llada2-base",  "tests/vectors/mlx-gemma3-4bit",
+    "tests/vectors/mlx-dsv3-4bit", "tests/vectors/gemma4-e2b",   "tests/vectors/gemma4-26b-a4b"};
 static bool update;
 
 static int nodes_built(mr_engine *e)
