@@ -92,20 +92,32 @@ INLINE size_t code_numbers(int bits, bool bytes)
     return bytes ? bits == 6 ? 16 : 8 : bits == 2 ? 16 : 12;
 }
 
+/* d and the negated min's scale of lane block v, in front of which are the small integers. */
+INLINE void code_supers(int bits, bool bytes, bool mins, int nv, const uint8_t *sides, int v,
+                        v16f *d, v16f *less)
+{
+    size_t outputs = 16 * (size_t)nv;
+    const uint8_t *p = sides + code_numbers(bits, bytes) * outputs + 32 * (size_t)v;
+    *d = load_numbers(p, MR_F16);
+    *less = mins ? v16f_neg(load_numbers(p + 2 * outputs, MR_F16)) : v16f_zero();
+}
+
+/* Small integers of lane block v: words are 64 bytes, bytes 16. */
+INLINE const uint8_t *code_own(bool bytes, const uint8_t *sides, int v)
+{
+    return sides + (bytes ? 16 : 64) * (size_t)v;
+}
+
 /* Scale and bias of run j of a block with sub-scales of 32 k: the products are exact. */
 INLINE void sub_scales(int bits, bool bytes, bool mins, int nv, const uint8_t *sides, int j, int v,
-                       v16f *s, v16f *b)
+                       v16f d, v16f less, v16f *s, v16f *b)
 {
-    size_t outputs = 16 * (size_t)nv, o = 16 * (size_t)v;
-    const uint8_t *supers = sides + code_numbers(bits, bytes) * outputs + 2 * o;
-    /* sides of lane block v: words are 64 bytes, bytes 16 */
-    const uint8_t *own = sides + (bytes ? o : 4 * o);
-    *s = v16f_mul(load_numbers(supers, MR_F16),
-                  v16f_from_i(code_number(bits, bytes, own, outputs, j)));
-    *b = v16f_zero();
+    size_t outputs = 16 * (size_t)nv;
+    const uint8_t *own = code_own(bytes, sides, v);
+    *s = v16f_mul(d, v16f_from_i(code_number(bits, bytes, own, outputs, j)));
+    *b = less;
     if (mins)
-        *b = v16f_mul(load_numbers(supers + 2 * outputs, MR_F16),
-                      v16f_neg(v16f_from_i(code_number(bits, bytes, own, outputs, j + 8))));
+        *b = v16f_mul(less, v16f_from_i(code_number(bits, bytes, own, outputs, j + 8)));
 }
 
 /* Sides of the panel units of a packed unit: numbers as they are, or made of sub-scales. */
@@ -124,11 +136,14 @@ static void codes_sides(const mr_column *c, const uint8_t *unit, const mr_column
     for (int j = 0; j < runs; j++, to += panel->unit)
         for (int v = 0; v < c->nv; v++) {
             float *at = (float *)(void *)to + 16 * v;
-            v16f s, b = v16f_zero();
-            if (l->form.sub)
-                sub_scales(l->form.bits, l->form.table, l->bias, c->nv, sides, j, v, &s, &b);
-            else
+            v16f d, less, s, b = v16f_zero();
+            if (l->form.sub) {
+                code_supers(l->form.bits, l->form.table, l->bias, c->nv, sides, v, &d, &less);
+                sub_scales(l->form.bits, l->form.table, l->bias, c->nv, sides, j, v, d, less, &s,
+                           &b);
+            } else {
                 s = half_e8m0(v16i_load_u8(sides + 16 * v));
+            }
             v16f_store(at, s);
             if (l->bias)
                 v16f_store(at + outputs, b);
@@ -151,8 +166,9 @@ static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
             continue;
         }
         const bool bytes = f->bits == 6;
-        const uint8_t *own = sides + (bytes ? o : 4 * o);
-        const uint8_t *supers = sides + code_numbers(f->bits, bytes) * outputs + 2 * o;
+        const uint8_t *own = code_own(bytes, sides, v);
+        v16f super, less;
+        code_supers(f->bits, bytes, f->bias, c->nv, sides, v, &super, &less);
         int8_t *sub = (int8_t *)to + o, *min = sub + (size_t)runs * outputs;
         float *d = (float *)(void *)(to + (size_t)runs * outputs * (f->bias ? 2 : 1)) + o;
         for (int j = 0; j < runs; j++, sub += outputs, min += outputs) {
@@ -161,9 +177,9 @@ static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
             if (f->bias)
                 v16i_store_i8(min, code_number(f->bits, bytes, own, outputs, j + 16));
         }
-        v16f_store(d, load_numbers(supers, MR_F16));
+        v16f_store(d, super);
         if (f->bias)
-            v16f_store(d + outputs, v16f_neg(load_numbers(supers + 2 * outputs, MR_F16)));
+            v16f_store(d + outputs, less);
     }
 }
 

@@ -88,17 +88,23 @@ INLINE void codes_dots(const codes_at *at, const uint8_t *values, int bits, cons
 INLINE v16i codes_slot(const uint8_t *unit, size_t k_unit, size_t b, int v, int bits,
                        const uint8_t *table, bool u8, const uint8_t *record)
 {
-    int p = RECORD(record, p), r = RECORD(record, r);
-    codes_at at = codes_block(unit, k_unit, bits, b + (size_t)(p / 8));
-    v16i q = codes_quad(&at, v, p % 8, bits, table);
+    unsigned p = (unsigned)RECORD(record, p);
+    int r = RECORD(record, r);
+    codes_at at = codes_block(unit, k_unit, bits, b + p / 8);
+    v16i q = codes_quad(&at, v, (int)(p % 8), bits, table);
     return v16i_shl(
         u8 ? dot_u8(v16i_zero(), w_u8(q), slot_u8(r)) : dot_u4(v16i_zero(), q, slot_u4(r)), 7);
 }
 
+/* d and the negated min's scale of the lane blocks of a unit. */
+typedef struct codes_supers {
+    v16f d[CODES_NV], less[CODES_NV];
+} codes_supers;
+
 /* y of lane block v after a group whose runs are 32 k or more. */
 INLINE v16f codes_scaled(const mr_column *c, const uint8_t *unit, int j, int v,
-                         const uint8_t *record, int bits, bool bytes, codes_scale kind, v16i sum,
-                         v16f y)
+                         const uint8_t *record, int bits, bool bytes, codes_scale kind,
+                         const codes_supers *supers, v16i sum, v16f y)
 {
     const uint8_t *sides = unit + c->lines;
     const size_t outputs = 16 * CODES_NV, o = 16 * (size_t)v;
@@ -114,7 +120,8 @@ INLINE v16f codes_scaled(const mr_column *c, const uint8_t *unit, int j, int v,
     } else if (kind == CODES_E8M0) {
         s = half_e8m0(v16i_load_u8(sides + o));
     } else {
-        sub_scales(bits, bytes, kind == CODES_SUBMIN, CODES_NV, sides, j, v, &s, &b);
+        sub_scales(bits, bytes, kind == CODES_SUBMIN, CODES_NV, sides, j, v, supers->d[v],
+                   supers->less[v], &s, &b);
         if (kind == CODES_SUBMIN)
             y = v16f_fma(b, v16f_set1(record_a(record)), y);
     }
@@ -123,8 +130,8 @@ INLINE v16f codes_scaled(const mr_column *c, const uint8_t *unit, int j, int v,
 
 /* The same with two runs of 16 k; j is the first. */
 INLINE v16f codes_scaled_16(const mr_column *c, const uint8_t *unit, int j, int v,
-                            const uint8_t *record, int bits, codes_scale kind, v16i low, v16i high,
-                            v16f y)
+                            const uint8_t *record, int bits, codes_scale kind,
+                            const codes_supers *supers, v16i low, v16i high, v16f y)
 {
     const bool bytes = bits == 6;
     const uint8_t *sides = unit + c->lines;
@@ -136,8 +143,7 @@ INLINE v16f codes_scaled_16(const mr_column *c, const uint8_t *unit, int j, int 
         y = v16f_fma(from_e4m3(b0, 0x1p119f), v16f_from_i(shift_up(low, e)), y);
         return v16f_fma(from_e4m3(b1, 0x1p119f), v16f_from_i(shift_up(high, e)), y);
     }
-    const uint8_t *own = sides + (bytes ? o : 4 * o);
-    const uint8_t *supers = sides + code_numbers(bits, bytes) * outputs + 2 * o;
+    const uint8_t *own = code_own(bytes, sides, v);
     v16f step = v16f_set1((float)(1 << RECORD(record, e)));
     v16i sub0 = code_number(bits, bytes, own, outputs, j),
          sub1 = code_number(bits, bytes, own, outputs, j + 1);
@@ -149,17 +155,16 @@ INLINE v16f codes_scaled_16(const mr_column *c, const uint8_t *unit, int j, int 
         v16i a0 = v16i_set1(RECORD(record, start)), a1 = v16i_set1(RECORD(record, u.start_hi));
         v16i sum = v16i_add(v16i_mul(code_number(bits, bytes, own, outputs, j + 16), a0),
                             v16i_mul(code_number(bits, bytes, own, outputs, j + 17), a1));
-        v16f dmin = v16f_neg(load_numbers(supers + 2 * outputs, MR_F16));
-        y = v16f_fma(v16f_mul(dmin, step), v16f_from_i(sum), y);
+        y = v16f_fma(v16f_mul(supers->less[v], step), v16f_from_i(sum), y);
     }
     v16i sum = v16i_add(v16i_mul(sub0, low), v16i_mul(sub1, high));
-    return v16f_fma(v16f_mul(load_numbers(supers, MR_F16), step), v16f_from_i(sum), y);
+    return v16f_fma(v16f_mul(supers->d[v], step), v16f_from_i(sum), y);
 }
 
 /* One activation group; g counts them within the unit. */
 INLINE void codes_group(const mr_column *c, const uint8_t *unit, size_t g, int group,
                         const uint8_t *x, int bits, const uint8_t *table, bool u8, codes_scale kind,
-                        v16f y[CODES_NV])
+                        const codes_supers *supers, v16f y[CODES_NV])
 {
     const bool halves = kind >= CODES_SUB16;
     const size_t k_unit = (size_t)c->layout->k_unit, blocks = (size_t)group / 32;
@@ -180,13 +185,14 @@ INLINE void codes_group(const mr_column *c, const uint8_t *unit, size_t g, int g
     foreach (v, CODES_NV) {
         v16i slot = codes_slot(unit, k_unit, g * blocks, v, bits, table, u8, x);
         if (!halves) {
-            y[v] = codes_scaled(c, unit, (int)g, v, x, bits, table != NULL, kind,
+            y[v] = codes_scaled(c, unit, (int)g, v, x, bits, table != NULL, kind, supers,
                                 v16i_add(low[v], slot), y[v]);
             continue;
         }
         low[v] = first ? v16i_add(low[v], slot) : low[v];
         high[v] = first ? high[v] : v16i_add(high[v], slot);
-        y[v] = codes_scaled_16(c, unit, 2 * (int)g, v, x, bits, kind, low[v], high[v], y[v]);
+        y[v] =
+            codes_scaled_16(c, unit, 2 * (int)g, v, x, bits, kind, supers, low[v], high[v], y[v]);
     }
 }
 
@@ -203,8 +209,14 @@ INLINE void codes_row(const mr_column *c, int64_t units, const mr_qform *f, cons
     for (int64_t u = 0; u < units; u++, unit += next) {
         for (size_t i = own.lines; i < next; i += 64)
             __builtin_prefetch(unit + CODES_AHEAD + i);
+        codes_supers supers;
+        const bool mins = kind == CODES_SUBMIN || kind == CODES_SUBMIN16;
+        if (kind >= CODES_SUB && kind != CODES_E4M3)
+            foreach (v, CODES_NV)
+                code_supers(bits, bits == 6 || table, mins, CODES_NV, unit + own.lines, v,
+                            &supers.d[v], &supers.less[v]);
         for (size_t g = 0; g < groups; g++, x += step)
-            codes_group(&own, unit, g, group, x, bits, table, u8, kind, y);
+            codes_group(&own, unit, g, group, x, bits, table, u8, kind, &supers, y);
     }
     foreach (v, CODES_NV)
         v16f_store(out + 16 * v, y[v]);
