@@ -112,8 +112,8 @@ static void optional_keys(void **state)
 static void unknown_names(void **state)
 {
     static const bad list[] = {
-        {llama_keys, "model_type", "\"qwen3\"", MR_EUNSUPPORTED,
-         "\"qwen3\" is not supported (known: llama"},
+        {llama_keys, "model_type", "\"mamba\"", MR_EUNSUPPORTED,
+         "\"mamba\" is not supported (known: llama"},
         {llama_keys, "model_type", NULL, MR_EFORMAT, "\"model_type\" is missing"},
         {llama_keys, "model_type", "7", MR_EFORMAT, "\"model_type\""},
         {llama_keys, "model_type", "\"l\\u006cama2\"", MR_EUNSUPPORTED, "\"llama2\""},
