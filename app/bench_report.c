@@ -30,6 +30,13 @@ static double part(const bench *b, const mr_profile_row *r)
     return all > 0 ? r->seconds / all : 0;
 }
 
+/* Weights, activations and the KV there was. */
+static uint64_t planned(const bench *b)
+{
+    const mr_engine_info *i = mr_engine_facts(b->e);
+    return i->weight_bytes + i->arena_bytes + mr_engine_counts(b->e).kv_peak_bytes;
+}
+
 /* ---- JSON ---- */
 
 static void put_series(mr_buf *o, const char *name, const bench *b, const bench_series *s,
@@ -83,6 +90,8 @@ static void put_json(mr_buf *o, const bench *b, uint64_t bytes, uint64_t macs)
                   (long long)b->depth);
     mr_buf_printf(o, ", \"weight_bytes_per_token\": %llu, \"macs_per_token\": %llu",
                   (unsigned long long)mr_engine_bytes_per_token(b->e), (unsigned long long)macs);
+    mr_buf_printf(o, ", \"resident_bytes\": %llu, \"planned_bytes\": %llu",
+                  (unsigned long long)b->resident, (unsigned long long)planned(b));
     if (b->p)
         put_series(o, "prefill", b, &b->prefill, 0, macs);
     if (b->n)

@@ -101,6 +101,7 @@ go 0 bench "$tmp/odd" -p 0 -n 3 -r 1 --batch 3 --depth 20 --json
 is "JSON" valid_json "$out"
 is "three streams" prints '"batch": 3, "depth": 20'
 is "a stream's own speed" prints '"tokens_per_s_and_stream"'
+is "memory" prints '"planned_bytes": '
 is "no profile unasked" [ "$(grep -c '"limits"' "$out")" = 0 ]
 go 0 bench $D -p 20 -n 2 -r 1 --batch 2 --profile --json
 is "JSON" valid_json "$out"
