@@ -131,7 +131,8 @@ typedef struct mr_attention_spec {
     int64_t window, block;
     int span; /* rows of one image see each other: attention's attribute */
     double scale, softcap;
-    bool gated;    /* q_proj holds, per head, the query and then a gate: the result times sigmoid(gate) */
+    bool
+        gated; /* q_proj holds, per head, the query and then a gate: the result times sigmoid(gate) */
     bool v_from_k; /* values are the keys' projection, before norm and rope */
     bool v_norm;   /* values are normed, without a weight */
     bool shared;   /* only queries of its own: keys and values are those of layer `source` */
@@ -179,8 +180,8 @@ typedef struct mr_moe_spec {
     const char *router_gain; /* PREFIX.router.per_expert_scale [E]: times the weights; or NULL */
     int64_t experts, top_k, groups, keep, width;
     int64_t block, capacity; /* experts that the rows of a block of positions share; 0: any */
-    const char *score; /* "sigmoid", "softmax" */
-    bool group_max;    /* a group counts by its largest score, not the sum of its two largest */
+    const char *score;       /* "sigmoid", "softmax" */
+    bool group_max; /* a group counts by its largest score, not the sum of its two largest */
     bool norm;
     double norm_eps, scale;
     mr_op fn;

@@ -28,7 +28,7 @@ struct mr_flow {
     mr_names names;         /* weight name -> entry */
     mr_flow_entry *entries; /* grown by mr_realloc */
     int n, cap;
-    mr_names caches;        /* name -> cache value after its append */
+    mr_names caches; /* name -> cache value after its append */
     mr_val ids, pos, out_rows, span;
     struct {
         mr_rope_spec spec;

@@ -52,7 +52,7 @@ mr_err mr_graph_add_any(mr_graph *g, mr_op op, const int *in, int n_in, const mr
  * `limit`; the results' types are in s->y. */
 mr_err mr_graph_derive(const mr_graph *g, int node, int limit, mr_op op, const int *in, int n_in,
                        const mr_attr *attr, const mr_value *declared, mr_shape *s);
-bool mr_name_char(char c);    /* [A-Za-z0-9_.] */
+bool mr_name_char(char c); /* [A-Za-z0-9_.] */
 /* MR_ENOMEM if `failed`. */
 mr_err mr_graph_sound(const mr_graph *g);
 

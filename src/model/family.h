@@ -65,7 +65,8 @@ typedef struct mr_family {
     const char *const
         *prefixes; /* alternatives that stand for the leading "model." of canonical names */
     const mr_name_row *names; /* GGUF names, NULL-terminated */
-    const mr_name_row *forms; /* the same for files with published names that hold a weight as part of
+    const mr_name_row
+        *forms; /* the same for files with published names that hold a weight as part of
                                  another tensor; NULL: none */
     int64_t (*number)(const void *cfg, char letter); /* for modifiers; NULL: none */
     const char *const

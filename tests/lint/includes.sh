@@ -17,7 +17,7 @@ allowed() {
     model) echo "model base tensor ir flow weights" ;;
     text) echo "text base" ;;
     run) echo "run base tensor ir flow weights backend compile model text millrace.h" ;;
-    app) echo "base millrace.h app.h" ;;
+    app) echo "base millrace.h app.h bench.h" ;;
     esac
 }
 

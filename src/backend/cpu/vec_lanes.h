@@ -206,5 +206,5 @@ static void to_bf16(uint16_t *y, const float *x, int64_t len)
     }
 }
 
-const mr_vec_kernels LANES_FN(mr_vec) = {add,     mul,        map,     rmsnorm, l2norm, rope,
-                                         combine, accumulate, softmax, to_bf16};
+const mr_vec_kernels LANES_FN(mr_vec) = {add,  mul,     map,        rmsnorm, l2norm,
+                                         rope, combine, accumulate, softmax, to_bf16};
