@@ -68,6 +68,8 @@ static inline mr_buf text_of(const mr_graph *g)
     "  %c1: cache = cache name=\"1\" heads=1 dk=24 dv=0\n"                                         \
     "  %al = alias(%ids) to=3 a=7 b=9\n"                                                           \
     "  %x = embed(%al, %table) scale=8\n"                                                          \
+    "  %probs: f32[ROWS,100] = input name=\"probs\"\n"                                             \
+    "  %mix = mix(%probs, %table) scale=2\n"                                                       \
     "  %t = rope_table(%pos, %ff) theta=500000 dim=16 kind=\"llama3\" factor=8 orig=8192\n"        \
     "  %t2 = rope_table(%pos) theta=10000 dim=8 kind=\"yarn\" factor=40 orig=4096 mscale=1.3\n"    \
     "  %h0 = rmsnorm(%x, %n) eps=1e-05 offset=1\n"                                                 \

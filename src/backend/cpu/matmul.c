@@ -27,29 +27,35 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
         text " c" tail, text " avx2" tail, text " avx512" tail, text " neon" tail                  \
     }
 #define NO_DOTS " (native: no bf16 dots in this build)"
-    static const char *const floats[][MR_ISA_COUNT] = {ISAS("f32 f32", ""), ISAS("f32 f16", ""),
-                                                       ISAS("f32 bf16", ""), ISAS("f32 fp8", "")};
-    static const char *const native[][MR_ISA_COUNT] = {
-        ISAS("f32 f32", NO_DOTS), ISAS("f32 f16", NO_DOTS), ISAS("f32 bf16", NO_DOTS),
-        ISAS("f32 fp8", NO_DOTS)};
-    /* by bits of a code, from 2 */
-    static const char *const wide[][MR_ISA_COUNT] = {ISAS("f32 q2", ""), ISAS("f32 q3", ""),
-                                                     ISAS("f32 q4", ""), ISAS("f32 q5", ""),
-                                                     ISAS("f32 q6", ""), {NULL},
-                                                     ISAS("f32 q8", "")};
-    static const char *const int8[][MR_ISA_COUNT] = {ISAS("int8 q2", ""), ISAS("int8 q3", ""),
-                                                     ISAS("int8 q4", ""), ISAS("int8 q5", ""),
-                                                     ISAS("int8 q6", ""), {NULL},
-                                                     ISAS("int8 q8", "")};
+    /* plain, native */
+    static const char *const floats[2][4][MR_ISA_COUNT] = {
+        {ISAS("f32 f32", ""), ISAS("f32 f16", ""), ISAS("f32 bf16", ""), ISAS("f32 fp8", "")},
+        {ISAS("f32 f32", NO_DOTS), ISAS("f32 f16", NO_DOTS), ISAS("f32 bf16", NO_DOTS),
+         ISAS("f32 fp8", NO_DOTS)}};
+    /* on f32 activations, on int8; by bits of a code, from 2 */
+    static const char *const codes[2][7][MR_ISA_COUNT] = {{ISAS("f32 q2", ""),
+                                                           ISAS("f32 q3", ""),
+                                                           ISAS("f32 q4", ""),
+                                                           ISAS("f32 q5", ""),
+                                                           ISAS("f32 q6", ""),
+                                                           {NULL},
+                                                           ISAS("f32 q8", "")},
+                                                          {ISAS("int8 q2", ""),
+                                                           ISAS("int8 q3", ""),
+                                                           ISAS("int8 q4", ""),
+                                                           ISAS("int8 q5", ""),
+                                                           ISAS("int8 q6", ""),
+                                                           {NULL},
+                                                           ISAS("int8 q8", "")}};
 #undef ISAS
 #undef NO_DOTS
     mr_layout l;
     if (mr_layout_of(fmt, &l) != MR_OK)
         return "none";
     if (!mr_layout_quantised(&l))
-        return (mm->precision == MR_NATIVE ? native : floats)[l.kind - MR_PACK_F32][mm->isa];
+        return floats[mm->precision == MR_NATIVE][l.kind - MR_PACK_F32][mm->isa];
     int bits = l.kind == MR_PACK_CODES ? l.form.bits : l.kind == MR_PACK_U4 ? 4 : 8;
-    return (mm->precision == MR_EXACT || mm->act_f32 ? wide : int8)[bits - 2][mm->isa];
+    return codes[mr_matmul_int8(mm, fmt)][bits - 2][mm->isa];
 }
 
 static mr_job job_of(const mr_mm *mm, const mr_matrix *w, const float *bias, const float *x,
