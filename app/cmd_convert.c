@@ -11,7 +11,7 @@ static void note(void *ctx, const char *line)
 
 int cmd_convert(int argc, char **argv)
 {
-    int64_t group = 64;
+    int64_t group = 0;
     int shown = -1;
     const char *pos[2];
     mr_convert_opts o = {.note = note, .progress = app_percent, .ctx = &shown};
@@ -23,7 +23,7 @@ int cmd_convert(int argc, char **argv)
          "they are)",
          NULL},
         {"--group", NULL, APP_INT, &group, 1, 1024, "G",
-         "quantisation group: 32, 64 (default) or 128", NULL},
+         "group of affine integers: 32, 64 (default) or 128", NULL},
         {0},
     };
     int code = app_parse(app_command("convert"), opts, argc, argv, pos, 2);

@@ -131,6 +131,12 @@ mr_err mr_buf_check(const mr_buf *b)
     return MR_OK;
 }
 
+bool mr_ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
 bool mr_str_is(mr_str s, const char *z)
 {
     size_t len = strlen(z);

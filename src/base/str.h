@@ -37,6 +37,7 @@ void mr_buf_free(mr_buf *b);
 mr_err mr_buf_check(const mr_buf *b);
 
 bool mr_str_is(mr_str s, const char *z);
+bool mr_ends_with(const char *s, const char *end);
 /* Length of the valid UTF-8 sequence at p (1..4), 0 if invalid or cut short; *cp gets the code
  * point. */
 int mr_utf8_decode(const char *p, size_t len, uint32_t *cp);

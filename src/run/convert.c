@@ -56,12 +56,6 @@ typedef struct convert {
     bool made; /* the directory */
 } convert;
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* ---- which tensors ----------------------------------------------------------------------- */
 
 /* Canonical names as MLX's: experts stacked, and under language_model where the config is nested. */
@@ -82,9 +76,9 @@ static const char *mlx_name(convert *c, const char *name)
 /* MLX quantises linear layers and embeddings; a router stays as it is. */
 static bool is_matrix(const tensor *t)
 {
-    return t->asked->rank >= 2 && ends_with(t->name, ".weight") &&
-           !ends_with(t->name, "mlp.gate.weight") && !ends_with(t->name, "router.proj.weight") &&
-           !strstr(t->name, "conv1d");
+    return t->asked->rank >= 2 && mr_ends_with(t->name, ".weight") &&
+           !mr_ends_with(t->name, "mlp.gate.weight") &&
+           !mr_ends_with(t->name, "router.proj.weight") && !strstr(t->name, "conv1d");
 }
 
 static mr_err note(const convert *c, const tensor *t)
@@ -502,8 +496,9 @@ static mr_err run(convert *c)
 mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o)
 {
     mr_convert_opts full = *o;
-    full.group = o->group ? o->group : 64;
     full.format = o->format ? o->format : "safetensors";
+    if (strcmp(full.format, "gguf") != 0 && !full.group)
+        full.group = 64;
     convert c = {.o = &full, .path = model, .outdir = out};
     mr_err err = run(&c);
     mr_buf_free(&c.weight_map);

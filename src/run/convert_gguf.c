@@ -42,12 +42,6 @@ typedef struct convert {
 
 /* ---- which tensors ----------------------------------------------------------------------- */
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 static mr_err note(const convert *c, const tensor *t, mr_dtype kept)
 {
     mr_buf line = {0};
@@ -65,7 +59,7 @@ static mr_err note(const convert *c, const tensor *t, mr_dtype kept)
 static mr_err choose_type(const convert *c, tensor *t)
 {
     mr_dtype stored = mr_recipe_fmt(t->recipe).dtype;
-    bool plain = t->rank == 1 || ends_with(t->name, "ffn_gate_inp.weight");
+    bool plain = t->rank == 1 || mr_ends_with(t->name, "ffn_gate_inp.weight");
     t->type = plain ? MR_F32 : c->as == MR_DTYPE_COUNT ? stored : c->as;
     if (mr_dtype_is_quantised(stored) && !plain && c->as == MR_DTYPE_COUNT)
         return mr_fail(MR_EUSAGE, "%s: \"%s\" is %s: --quant must say what it becomes",
@@ -145,7 +139,7 @@ static mr_err list_tensors(convert *c)
         const mr_name_row *row = mr_model_gguf_name(c->model, a->name, name);
         if (!row)
             return mr_fail(MR_EUNSUPPORTED, "convert: \"%s\" has no name in GGUF files", a->name);
-        if (ends_with(name, "attn_kv_b.weight"))
+        if (mr_ends_with(name, "attn_kv_b.weight"))
             MR_TRY(add_latent(c, name, a));
         else
             MR_TRY(add(c, name, a, a->recipe, a->rank, a->dim, row->modifiers));
@@ -266,6 +260,8 @@ static mr_err check_quant(convert *c)
                  {"q4_0", MR_Q4_0}, {"q4_1", MR_Q4_1}, {"q5_0", MR_Q5_0}, {"q5_1", MR_Q5_1},
                  {"q8", MR_Q8_0},   {"q8_0", MR_Q8_0}};
     c->as = MR_DTYPE_COUNT;
+    if (c->o->group)
+        return mr_fail(MR_EUSAGE, "group: GGUF's types have groups of their own");
     if (!c->o->quant)
         return MR_OK;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)

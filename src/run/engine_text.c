@@ -148,12 +148,6 @@ static mr_err from_gguf(mr_tokenizer **out, const mr_gguf *g)
     return err;
 }
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* A tokenizer file, else the vocabulary of the folder's GGUF model. */
 static mr_err open_folder(mr_tokenizer **out, const char *dir)
 {
@@ -177,7 +171,7 @@ mr_status mr_text_open(mr_tokenizer **out, const char *model)
     *out = NULL;
     if (mr_file_exists(model) == 2)
         return (mr_status)open_folder(out, model);
-    if (!ends_with(model, ".gguf"))
+    if (!mr_ends_with(model, ".gguf"))
         return (mr_status)mr_tokenizer_open(out, model);
     mr_gguf *g;
     MR_TRY(mr_gguf_open(&g, model));

@@ -82,17 +82,11 @@ bool mr_synth_seen_before(const mr_model *m, int i)
     return false;
 }
 
-static bool has_suffix(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* MLX quantises linear layers and embeddings; a router stays as it is. */
 static bool is_matrix(const tensor *t)
 {
-    return t->rank == 2 && has_suffix(t->name, ".weight") &&
-           !has_suffix(t->name, "mlp.gate.weight");
+    return t->rank == 2 && mr_ends_with(t->name, ".weight") &&
+           !mr_ends_with(t->name, "mlp.gate.weight");
 }
 
 static void mark(synth *s, tensor *t)
@@ -180,7 +174,7 @@ float mr_synth_number(uint64_t seed, int index, int64_t at, const char *name, in
     float g = gauss(r);
     if (rank >= 2)
         return g / sqrtf((float)k);
-    return has_suffix(name, "norm.weight") ? 1 + 0.1f * g : 0.1f * g;
+    return mr_ends_with(name, "norm.weight") ? 1 + 0.1f * g : 0.1f * g;
 }
 
 static mr_err write_plain(synth *s, mr_st_writer *w, const tensor *t, int index, uint8_t *buf)

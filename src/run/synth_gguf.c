@@ -83,12 +83,6 @@ static mr_err add(synth *s, const char *name, mr_dtype type, int rank, const int
     return mr_gguf_writer_declare(s->w, t->name, type, rank, dim);
 }
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* The latent's matrix goes in two: keys turned, so that queries meet it, and values. */
 static mr_err add_latent(synth *s, const char *name, const int64_t *dim)
 {
@@ -112,9 +106,9 @@ static mr_err add_asked(synth *s, const mr_asked *a)
     char name[NAME];
     if (!mr_model_gguf_name(s->model, a->name, name))
         return mr_fail(MR_EUNSUPPORTED, "\"%s\" has no name in GGUF files", a->name);
-    if (ends_with(name, "attn_kv_b.weight"))
+    if (mr_ends_with(name, "attn_kv_b.weight"))
         return add_latent(s, name, a->dim);
-    bool plain = a->rank == 1 || ends_with(name, "ffn_gate_inp.weight");
+    bool plain = a->rank == 1 || mr_ends_with(name, "ffn_gate_inp.weight");
     return add(s, name, plain ? MR_F32 : s->type, a->rank, a->dim);
 }
 

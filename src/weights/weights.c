@@ -37,12 +37,6 @@ mr_err mr_weights_sort(mr_weights *w)
     return MR_OK;
 }
 
-static bool has_suffix(const char *s, const char *suffix)
-{
-    size_t len = strlen(s), tail = strlen(suffix);
-    return len > tail && !strcmp(s + len - tail, suffix);
-}
-
 /* The only model among the *.gguf of a directory, as dir/name in *out.  Of a split one its first file
  * counts; if that is missing, another stands for it and opening says what is not there. */
 static mr_err find_gguf(const char *dir, mr_buf *out)
@@ -53,7 +47,7 @@ static mr_err find_gguf(const char *dir, mr_buf *out)
     size_t models = 0, parts = 0;
     struct dirent *entry;
     while (errno = 0, (entry = readdir(d))) {
-        if (!has_suffix(entry->d_name, ".gguf") || entry->d_name[0] == '.')
+        if (!mr_ends_with(entry->d_name, ".gguf") || entry->d_name[0] == '.')
             continue;
         mr_gguf_part part;
         if (mr_gguf_part_of(entry->d_name, &part) && part.number != 1) {
@@ -119,7 +113,7 @@ static mr_err open_any(mr_weights *w, const char *path, mr_jval quantization)
     if (!kind)
         return mr_fail(MR_EIO, "%s: no such file or directory", path);
     if (kind == 1) {
-        if (!has_suffix(path, ".gguf"))
+        if (!mr_ends_with(path, ".gguf"))
             return mr_fail(MR_EFORMAT, "%s: neither a directory nor a .gguf file", path);
         return mr_gguf_add(w, path);
     }

@@ -68,6 +68,7 @@ refused "query_pre_attn_scalar" convert tests/vectors/gemma2-27b "$tmp/x" --form
 refused "llada2_moe is not written" convert tests/vectors/llada2-base "$tmp/x" --format gguf
 refused "experts in every layer" convert tests/vectors/qwen3-moe-saved "$tmp/x" --format gguf
 usage "unknown" convert $G "$tmp/x" --format onnx
+usage "groups of their own" convert $G "$tmp/x" --format gguf --quant q4 --group 32
 usage "unknown for GGUF" convert $G "$tmp/x" --format gguf --quant q3
 
 # ---- a matrix that the group does not divide ----
