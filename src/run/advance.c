@@ -123,11 +123,11 @@ mr_err mr_session_reserve(mr_session *s, int64_t len)
     return err;
 }
 
-mr_err mr_lane_ready(mr_engine *e, mr_lane *l)
+mr_err mr_activations_reserve(mr_engine *e)
 {
-    if (!l->arena)
-        l->arena = e->backend->v->arena_alloc(e->backend, (size_t)l->plan->arena_bytes);
-    return l->arena ? MR_OK : MR_ENOMEM;
+    if (!e->activations)
+        e->activations = e->backend->v->arena_alloc(e->backend, (size_t)e->info.arena_bytes);
+    return e->activations ? MR_OK : MR_ENOMEM;
 }
 
 /* ---- a piece ---- */
@@ -256,7 +256,7 @@ static mr_err run_wanted(const piece *p, mr_lane *l, int64_t first, int64_t outs
                 .kv_len = t->kv_len,
                 .inputs = inputs,
                 .weights = l->weights,
-                .arena = l->arena,
+                .arena = e->activations,
                 .step_ns = l->step_ns};
     MR_TRY(e->backend->v->run(e->backend, l->plan, &r, 0, l->plan->n_steps));
     if (l->step_ns)
@@ -278,7 +278,7 @@ static mr_err run_piece(const piece *p)
 {
     const mr_plan *d = p->e->decode.plan;
     mr_lane *l = p->rows <= d->row_cap && p->outs <= d->out_cap ? &p->e->decode : &p->e->prefill;
-    MR_TRY(mr_lane_ready(p->e, l));
+    MR_TRY(mr_activations_reserve(p->e));
     int64_t done = 0;
     do { /* a second time only for a span of which more rows are wanted than fit: the same again */
         int64_t outs = min64(p->outs - done, l->plan->out_cap);

@@ -58,7 +58,7 @@ static mr_err run(mr_session *s, const float *probs, float *logits)
                 .kv_len = t->kv_len,
                 .inputs = inputs,
                 .weights = l->weights,
-                .arena = l->arena};
+                .arena = e->activations};
     MR_TRY(e->backend->v->run(e->backend, l->plan, &r, 0, l->plan->n_steps));
     e->counts.runs++;
     e->counts.rows += (uint64_t)n;
@@ -73,7 +73,7 @@ mr_status mr_denoise(mr_session *s, const int32_t *canvas, const float *probs, f
 {
     MR_TRY(check_canvas(s, canvas));
     MR_TRY(mr_session_reserve(s, s->length + s->engine->info.canvas));
-    MR_TRY(mr_lane_ready(s->engine, &s->engine->canvas));
+    MR_TRY(mr_activations_reserve(s->engine));
     mr_session_settle(s, s->length);
     fill_tables(s, canvas);
     mr_session_written(s, s->length + s->engine->info.canvas);

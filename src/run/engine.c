@@ -58,7 +58,7 @@ static int64_t min64(int64_t a, int64_t b)
 
 int64_t mr_engine_out_cap(const mr_model_info *m, int64_t rows)
 {
-    int64_t cap = max64(32, ((int64_t)64 << 20) / (4 * m->vocab));
+    int64_t cap = max64(MR_DECODE_ROWS, ((int64_t)24 << 20) / (4 * m->vocab));
     return min64(rows, m->diffusion ? max64(cap, m->block_length) : cap);
 }
 
@@ -94,7 +94,7 @@ mr_err mr_need_count(mr_need *n, mr_backend *b, const mr_graph *g, const mr_plan
         MR_TRY(b->v->weight_bytes(b, g, decode->weights[i], &bytes));
         n->weights += bytes;
     }
-    n->arenas = (uint64_t)decode->arena_bytes + (uint64_t)prefill->arena_bytes;
+    n->arenas = (uint64_t)max64(decode->arena_bytes, prefill->arena_bytes);
     n->sessions = sessions ? sessions : 1;
     size_t kv = b->v->kv_need(b, decode->caches, decode->n_caches, context, chunk);
     if (!mr_mul_size(kv, (size_t)n->sessions, &kv) || kv > INT64_MAX / 2)
@@ -282,10 +282,10 @@ static mr_err make_plans(mr_engine *e, int64_t chunk)
     if (e->canvas_graph)
         MR_TRY(make_canvas_lane(e));
     e->info.plans = (int)e->counts.plans;
-    e->info.arena_bytes =
-        (uint64_t)e->decode.plan->arena_bytes + (uint64_t)e->prefill.plan->arena_bytes;
+    int64_t most = max64(e->decode.plan->arena_bytes, e->prefill.plan->arena_bytes);
     if (e->canvas_graph)
-        e->info.arena_bytes += (uint64_t)e->canvas.plan->arena_bytes;
+        most = max64(most, e->canvas.plan->arena_bytes);
+    e->info.arena_bytes = (uint64_t)most;
     return make_tables(e);
 }
 
@@ -385,7 +385,7 @@ static mr_err add_canvas_need(const mr_engine *e, mr_need *n)
         MR_TRY(e->backend->v->weight_bytes(e->backend, e->canvas_graph, p->weights[i], &bytes));
         n->weights += bytes;
     }
-    n->arenas += (uint64_t)p->arena_bytes;
+    n->arenas = (uint64_t)max64((int64_t)n->arenas, p->arena_bytes);
     return MR_OK;
 }
 
@@ -509,14 +509,6 @@ mr_status mr_engine_open(mr_engine **out, const char *model, const mr_engine_opt
     return MR_OK;
 }
 
-static void close_lane(mr_engine *e, mr_lane *l)
-{
-    if (l->arena)
-        e->backend->v->arena_free(e->backend, l->arena);
-    if (l->plan)
-        mr_plan_free(l->plan);
-}
-
 static void free_weights(mr_engine *e, const mr_graph *g, mr_weight **weights)
 {
     for (int v = 0; weights && v < mr_graph_values(g); v++)
@@ -529,9 +521,11 @@ void mr_engine_close(mr_engine *e)
     if (!e)
         return;
     mr_profile_stop(e);
-    close_lane(e, &e->decode);
-    close_lane(e, &e->prefill);
-    close_lane(e, &e->canvas);
+    if (e->activations)
+        e->backend->v->arena_free(e->backend, e->activations);
+    mr_plan_free(e->decode.plan);
+    mr_plan_free(e->prefill.plan);
+    mr_plan_free(e->canvas.plan);
     free_weights(e, e->graph, e->weights);
     free_weights(e, e->canvas_graph, e->canvas_weights);
     mr_graph_free(e->graph);

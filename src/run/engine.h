@@ -40,7 +40,6 @@ typedef struct mr_step_sum {
 typedef struct mr_lane {
     mr_plan *plan;
     mr_weight **weights; /* in the plan's order */
-    void *arena;         /* made at first use */
     int logits;          /* which output */
     int in[MR_INPUTS];   /* which input; -1 if the graph lacks it */
     uint64_t *step_ns;   /* by step, while a profile is taken; else NULL */
@@ -69,6 +68,8 @@ struct mr_engine {
     mr_weight **canvas_weights; /* by its values; own: not of the first graph too */
     uint64_t *canvas_bytes;
     mr_lane canvas;
+    void
+        *activations; /* of whichever plan runs: as large as the largest wants; made at first use */
     mr_tables tables;
     mr_tokenizer *text;
     mr_counts counts;
@@ -94,7 +95,8 @@ mr_err mr_precision_parse(const char *name, mr_precision *out);
 mr_err mr_engine_backend(const mr_engine_opts *o,
                          mr_backend **out); /* threads, isa, precision checked */
 mr_err mr_engine_pass_opts(const mr_engine_opts *o, mr_pass_opts *out);
-/* Caps of decode and prefill.  Rows whose logits one run gives: as many as take 64 MiB, but always a
+/* Caps of decode and prefill.  Rows whose logits one run gives: as many as take 24 MiB (more would be the
+ * largest part of the activations, and idle in decoding), but those of a batch, and always a
  * whole diffusion block, since its rows see each other. */
 int64_t mr_engine_out_cap(const mr_model_info *m, int64_t rows);
 int64_t mr_engine_decode_rows(const mr_model_info *m);

@@ -27,10 +27,10 @@ struct mr_session {
     uint64_t kv_bytes;
 };
 
-/* KV for positions below len; an arena for the lane; rows below `end` are about to be written, whether
+/* KV for positions below len; memory for a run's activations; rows below `end` are about to be written, whether
  * or not they are ever committed (advance.c). */
 mr_err mr_session_reserve(mr_session *s, int64_t len);
-mr_err mr_lane_ready(mr_engine *e, mr_lane *l);
+mr_err mr_activations_reserve(mr_engine *e);
 void mr_session_written(mr_session *s, int64_t end);
 /* Cuts the session to `length` committed rows; a recurrent state keeps what it had committed. */
 void mr_session_settle(mr_session *s, int64_t length);
