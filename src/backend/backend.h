@@ -80,6 +80,12 @@ typedef struct mr_plan {
     mr_arena *memory; /* owns the plan */
 } mr_plan;
 
+/* What a step did, added up over runs. */
+typedef struct mr_step_trace {
+    uint64_t ns;
+    uint64_t experts; /* that its rows chose, each once a run; other steps: 0 */
+} mr_step_trace;
+
 /* One run of a plan.  Rows are flat: each has a session slot and an absolute position.  Rows of one slot are at
  * consecutive positions, in order. */
 typedef struct mr_run {
@@ -92,7 +98,7 @@ typedef struct mr_run {
         *inputs; /* [plan->n_inputs]: i32 or f32 arrays; "ids" "pos" "out_rows" among them */
     mr_weight *const *weights; /* [plan->n_weights] */
     void *arena;               /* arena_alloc(plan->arena_bytes) */
-    uint64_t *step_ns;         /* [plan->n_steps]: time spent is added; NULL: it is not taken */
+    mr_step_trace *trace;      /* [plan->n_steps]: added to (cpu); NULL: it is not taken */
 } mr_run;
 
 /* What the machine does at most (per second), with one thread and with all of the backend's. 0: not

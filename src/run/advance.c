@@ -257,9 +257,9 @@ static mr_err run_wanted(const piece *p, mr_lane *l, int64_t first, int64_t outs
                 .inputs = inputs,
                 .weights = l->weights,
                 .arena = e->activations,
-                .step_ns = l->step_ns};
+                .trace = l->trace};
     MR_TRY(e->backend->v->run(e->backend, l->plan, &r, 0, l->plan->n_steps));
-    if (l->step_ns)
+    if (l->trace)
         mr_profile_add(e, l, &r, t->out + first);
     e->counts.runs++;
     e->counts.rows += (uint64_t)p->rows;

@@ -1,7 +1,8 @@
 /* Counting a run's work from its plan: weight bytes read and multiply-adds.
  *
- * A dense weight is read once per run; experts at most rows * top_k of them; an embedding only the
- * rows asked for.  Steps after the gather count only when logits are wanted. */
+ * A dense weight is read once per run; of the experts those chosen or, where that is not known
+ * (-1), rows * top_k at most; an embedding only the rows asked for.  Steps after the gather count
+ * only when logits are wanted. */
 #include "run/session.h"
 
 static int64_t min64(int64_t a, int64_t b)
@@ -18,7 +19,7 @@ static int64_t elements(const mr_operand_ref *o)
 }
 
 static mr_work weight_work(const mr_engine *e, const mr_plan *p, const mr_step *s,
-                           const mr_operand_ref *w, int64_t rows)
+                           const mr_operand_ref *w, int64_t rows, int64_t chosen)
 {
     int value = p->weights[w->index];
     uint64_t bytes = p->graph == e->canvas_graph ? e->canvas_bytes[value] : e->weight_bytes[value];
@@ -31,7 +32,9 @@ static mr_work weight_work(const mr_engine *e, const mr_plan *p, const mr_step *
         int64_t experts = w->dim[0].n;
         const mr_operand_ref *ids = &s->in[mr_operand_index(s->op, "ids")];
         int64_t picks = rows * ids->dim[1].n;
-        return (mr_work){bytes / (uint64_t)experts * (uint64_t)min64(picks, experts),
+        if (chosen < 0)
+            chosen = min64(picks, experts);
+        return (mr_work){bytes / (uint64_t)experts * (uint64_t)chosen,
                          (uint64_t)(all / experts * picks)};
     }
     default:
@@ -40,14 +43,14 @@ static mr_work weight_work(const mr_engine *e, const mr_plan *p, const mr_step *
 }
 
 mr_work mr_step_work(const mr_engine *e, const mr_plan *p, const mr_step *s, int64_t rows,
-                     int64_t outs)
+                     int64_t outs, int64_t chosen)
 {
     mr_work sum = {0};
     int64_t n = mr_dim_bind(s->out[0].rank ? s->out[0].dim[0] : (mr_dim){1, 0}, rows, outs);
     for (int k = 0; n && k < s->n_in; k++) {
         if (s->in[k].where != MR_AT_WEIGHT)
             continue;
-        mr_work w = weight_work(e, p, s, &s->in[k], n);
+        mr_work w = weight_work(e, p, s, &s->in[k], n, chosen);
         sum.bytes += w.bytes;
         sum.macs += w.macs;
     }
@@ -58,7 +61,7 @@ mr_work mr_work_of(const mr_engine *e, const mr_plan *p, int64_t rows, int64_t o
 {
     mr_work sum = {0};
     for (int i = 0; i < p->n_steps; i++) {
-        mr_work w = mr_step_work(e, p, &p->steps[i], rows, outs);
+        mr_work w = mr_step_work(e, p, &p->steps[i], rows, outs, -1);
         sum.bytes += w.bytes;
         sum.macs += w.macs;
     }

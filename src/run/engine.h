@@ -33,16 +33,16 @@ enum mr_input {
 
 /* What a step has done since the profile was started. */
 typedef struct mr_step_sum {
-    uint64_t calls, bytes, macs;
+    uint64_t calls, bytes, macs, experts;
 } mr_step_sum;
 
 /* A plan with what it runs on. */
 typedef struct mr_lane {
     mr_plan *plan;
-    mr_weight **weights; /* in the plan's order */
-    int logits;          /* which output */
-    int in[MR_INPUTS];   /* which input; -1 if the graph lacks it */
-    uint64_t *step_ns;   /* by step, while a profile is taken; else NULL */
+    mr_weight **weights;  /* in the plan's order */
+    int logits;           /* which output */
+    int in[MR_INPUTS];    /* which input; -1 if the graph lacks it */
+    mr_step_trace *trace; /* by step, while a profile is taken; else NULL */
     mr_step_sum *sums;
 } mr_lane;
 

@@ -1,8 +1,9 @@
 /* Where a run's time goes: per step of each plan calls, time, bytes and products, summed on request
  * to a row per plan and kernel.
  *
- * The backend takes the time; what a step reads and multiplies follows from its plan, the rows of
- * the run and, for attention, from the keys that each row sees. */
+ * The backend takes the time and counts the experts that were chosen; what else a step reads and
+ * multiplies follows from its plan, the rows of the run and, for attention, from the keys that each
+ * row sees. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,9 +13,9 @@
 
 static void stop_lane(mr_lane *l)
 {
-    mr_free(l->step_ns);
+    mr_free(l->trace);
     mr_free(l->sums);
-    l->step_ns = NULL;
+    l->trace = NULL;
     l->sums = NULL;
 }
 
@@ -22,9 +23,9 @@ static mr_err start_lane(mr_lane *l)
 {
     size_t n = (size_t)l->plan->n_steps;
     stop_lane(l);
-    l->step_ns = mr_zalloc(MR_MEM_OTHER, n * sizeof *l->step_ns);
+    l->trace = mr_zalloc(MR_MEM_OTHER, n * sizeof *l->trace);
     l->sums = mr_zalloc(MR_MEM_OTHER, n * sizeof *l->sums);
-    return l->step_ns && l->sums ? MR_OK : MR_ENOMEM;
+    return l->trace && l->sums ? MR_OK : MR_ENOMEM;
 }
 
 mr_status mr_profile_start(mr_engine *e)
@@ -105,11 +106,13 @@ void mr_profile_add(const mr_engine *e, mr_lane *l, const mr_run *r, const int32
     const mr_plan *p = l->plan;
     for (int i = 0; i < p->n_steps; i++) {
         const mr_step *s = &p->steps[i];
+        int64_t experts = (int64_t)(l->trace[i].experts - l->sums[i].experts);
         mr_work w = s->op == MR_OP_ATTENTION ? attention_work(e, p, s, r, out_rows)
-                                             : mr_step_work(e, p, s, r->rows, r->outs);
+                                             : mr_step_work(e, p, s, r->rows, r->outs, experts);
         l->sums[i].calls++;
         l->sums[i].bytes += w.bytes;
         l->sums[i].macs += w.macs;
+        l->sums[i].experts = l->trace[i].experts;
     }
 }
 
@@ -119,7 +122,7 @@ static void add_step(mr_profile_row *row, const mr_lane *l, int i)
 {
     uint64_t ops = 2 * l->sums[i].macs;
     row->calls += l->sums[i].calls;
-    row->seconds += 1e-9 * (double)l->step_ns[i];
+    row->seconds += 1e-9 * (double)l->trace[i].ns;
     row->bytes += l->sums[i].bytes;
     *(l->plan->steps[i].int8 ? &row->int8_ops : &row->f32_ops) += ops;
 }
@@ -148,7 +151,7 @@ static int longest_first(const void *a, const void *b)
 
 mr_status mr_profile_rows(const mr_engine *e, mr_profile_row **rows, int *n)
 {
-    if (!e->decode.step_ns)
+    if (!e->decode.trace)
         return (mr_status)mr_fail(MR_EUSAGE, "no profile was started");
     size_t most = (size_t)e->decode.plan->n_steps + (size_t)e->prefill.plan->n_steps;
     mr_profile_row *r = mr_alloc(MR_MEM_OTHER, most * sizeof *r);

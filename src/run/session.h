@@ -50,7 +50,7 @@ typedef struct mr_work {
     uint64_t bytes, macs;
 } mr_work;
 mr_work mr_step_work(const mr_engine *e, const mr_plan *p, const mr_step *s, int64_t rows,
-                     int64_t outs); /* attention's: none */
+                     int64_t outs, int64_t chosen); /* attention's: none */
 mr_work mr_work_of(const mr_engine *e, const mr_plan *p, int64_t rows, int64_t outs);
 /* Adds a run to the profile. */
 void mr_profile_add(const mr_engine *e, mr_lane *l, const mr_run *r, const int32_t *out_rows);

@@ -96,6 +96,32 @@ static void test_attention(void **state)
     mr_engine_close(e);
 }
 
+/* An expert is read once for all rows that chose it: two sessions of the same ids read what one does. */
+static void test_experts(void **state)
+{
+    (void)state;
+    mr_engine *e = open_engine(deepseek, &(mr_engine_opts){0});
+    mr_session *s[3] = {new_session(e), new_session(e), new_session(e)};
+    mr_feed f[3];
+    uint64_t bytes[3] = {0};
+    static const int32_t ids[3] = {5, 5, 77};
+    for (int i = 0; i < 3; i++)
+        f[i] = (mr_feed){.session = s[i], .ids = &ids[i], .n = 1};
+    for (int n = 1; n <= 3; n++) {
+        assert_ok(mr_profile_start(e));
+        assert_ok(mr_advance_many(f, n));
+        mr_profile_row moe = sum_of(e, "decode", "moe");
+        assert_true(moe.calls > 0);
+        bytes[n - 1] = moe.bytes;
+    }
+    assert_true(bytes[0] > 0);
+    assert_int_equal(bytes[1], bytes[0]);
+    assert_true(bytes[2] > bytes[0] && bytes[2] <= 2 * bytes[0]);
+    for (int i = 0; i < 3; i++)
+        mr_session_free(s[i]);
+    mr_engine_close(e);
+}
+
 static void test_limits(void **state)
 {
     (void)state;
@@ -119,6 +145,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts),
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_experts),
         cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

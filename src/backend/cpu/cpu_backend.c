@@ -247,10 +247,10 @@ static mr_err run(mr_backend *b, const mr_plan *p, const mr_run *r, int first, i
                          .step = s,
                          .prep = s->prep,
                          .scratch = (char *)r->arena + s->scratch_offset};
-        uint64_t start = r->step_ns ? mr_clock_ns() : 0;
+        uint64_t start = r->trace ? mr_clock_ns() : 0;
         MR_TRY(c.prep->run(&c));
-        if (r->step_ns)
-            r->step_ns[i] += mr_clock_ns() - start;
+        if (r->trace)
+            r->trace[i].ns += mr_clock_ns() - start;
     }
     for (int64_t i = 0; p->n_caches && last == p->n_steps && i < r->rows; i++)
         r->kv[r->slot[i]]->open = true;

@@ -28,8 +28,19 @@ mr_err mr_run_linear_heads(const mr_cpu_call *c)
     return MR_OK;
 }
 
+static uint64_t count_different(const int32_t *id, int64_t n, int64_t experts, char *seen)
+{
+    uint64_t sum = 0;
+    memset(seen, 0, (size_t)experts);
+    for (int64_t i = 0; i < n; i++) {
+        sum += !seen[id[i]];
+        seen[id[i]] = 1;
+    }
+    return sum;
+}
+
 /* Expert numbers are indices of weights: a graph may take them from an input, so they are checked.
- */
+ * The scratch holds more than a byte for each. */
 static mr_err check_experts(const mr_cpu_call *c, int ids, int weight, int64_t n)
 {
     const int32_t *id = mr_cpu_ints(c, ids);
@@ -38,6 +49,9 @@ static mr_err check_experts(const mr_cpu_call *c, int ids, int weight, int64_t n
         if (id[i] < 0 || id[i] >= experts)
             return mr_fail(MR_EUSAGE, "%s: expert %d of 0..%lld", mr_op_get(c->prep->op)->name,
                            (int)id[i], (long long)experts - 1);
+    if (c->run->trace)
+        c->run->trace[c->step - c->plan->steps].experts +=
+            count_different(id, n, experts, c->scratch);
     return MR_OK;
 }
 

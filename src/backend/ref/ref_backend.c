@@ -160,10 +160,7 @@ static mr_err run_steps(mr_backend *b, const mr_plan *p, const mr_run *r, int fi
             s.in[k] = bind(r, &step->in[k]);
         for (int k = 0; k < step->n_out; k++)
             s.out[k] = bind(r, &step->out[k]);
-        uint64_t start = r->step_ns ? mr_clock_ns() : 0;
         mr_err err = functions[step->op](&s);
-        if (r->step_ns)
-            r->step_ns[i] += mr_clock_ns() - start;
         if (err != MR_OK)
             return mr_fail_in(err, "step %d (%s)", i, mr_op_get(step->op)->name);
     }
