@@ -1,4 +1,4 @@
-/* Accounted memory and arenas.
+/* Accounted memory, huge pages and arenas.
  *
  * A block is malloc'ed with room for a 32-byte header and alignment: [raw .. header | block].  The
  * header holds size and account, so mr_free needs no argument.  Plain malloc/realloc underneath
@@ -8,6 +8,7 @@
 #include "base/mem.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -15,13 +16,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { ALIGN = 64, OVERHEAD = 96, HUGE_PAGE = 2 << 20, HUGE_FROM = 4 * HUGE_PAGE };
+enum { ALIGN = 64, OVERHEAD = 96 };
 
+typedef struct slab slab;
 typedef struct header {
     size_t bytes;
     size_t shift; /* of the block from what malloc gave */
     uint32_t account, magic;
-    uint64_t unused;
+    slab *slab; /* NULL: malloc gave it */
 } header;
 
 static const uint32_t magic_live = 0x6d72616c, magic_dead = 0x64656164;
@@ -85,17 +87,6 @@ static void *place(void *raw)
     return (char *)raw + (at - (uintptr_t)raw);
 }
 
-/* Large blocks in huge pages, where the system leaves that to us: fewer faults while they are filled,
- * fewer misses while they are read.  Whole pages inside the block only; a refusal changes nothing. */
-static void ask_huge(void *raw, size_t bytes)
-{
-    if (bytes < HUGE_FROM)
-        return;
-    uintptr_t from = ((uintptr_t)raw + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
-    uintptr_t end = ((uintptr_t)raw + bytes) & ~(uintptr_t)(HUGE_PAGE - 1);
-    madvise((void *)from, end - from, MADV_HUGEPAGE);
-}
-
 static void *finish(void *raw, mr_mem account, size_t bytes)
 {
     void *p = place(raw);
@@ -108,6 +99,98 @@ static void *finish(void *raw, mr_mem account, size_t bytes)
     return p;
 }
 
+/* ---- huge pages ----------------------------------------------------------------------------------
+ * Matrices of a model are often smaller than a few huge pages, and an allocation of its own for each
+ * would put most of their bytes into small ones.  So they are taken one after the other from slabs
+ * that are huge pages throughout, where the system leaves that to us (a refusal only makes reading
+ * slower).  A slab is never used twice: its bytes are fresh and zero.  What no block touches takes no
+ * memory, and a freed block's own pages are given back at once.
+ */
+struct slab {
+    size_t used, size;
+    size_t live; /* blocks in it */
+};
+
+static const size_t HUGE_PAGE = (size_t)2 << 20, SLAB_BYTES = (size_t)64 << 20,
+                    SLAB_LEAST = (size_t)128 << 10, PAGE = (size_t)64 << 10; /* of any system */
+static pthread_mutex_t slab_lock = PTHREAD_MUTEX_INITIALIZER;
+static slab *slab_open;
+
+/* Starts at a huge page; the pages after the last whole huge one are small. */
+static slab *slab_new(size_t bytes)
+{
+    size_t size, room;
+    if (!mr_add_size(bytes, 2 * ALIGN + PAGE - 1, &size) ||
+        !mr_add_size(size &= ~(PAGE - 1), HUGE_PAGE, &room))
+        return NULL;
+    char *p = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    size_t ahead = (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+    if (ahead)
+        munmap(p, ahead);
+    munmap(p + ahead + size, HUGE_PAGE - ahead);
+    slab *s = (slab *)(void *)(p + ahead);
+    madvise(s, size, MADV_HUGEPAGE);
+    *s = (slab){.used = ALIGN, .size = size};
+    return s;
+}
+
+/* Room for a header and a block, which come ALIGN bytes after what it returns. */
+static char *slab_take(size_t bytes, slab **from)
+{
+    size_t total;
+    if (!mr_add_size(bytes, 2 * ALIGN - 1, &total))
+        return NULL;
+    total &= ~(size_t)(ALIGN - 1);
+    pthread_mutex_lock(&slab_lock);
+    slab *s = slab_open;
+    if (!s || total > s->size - s->used) {
+        bool own = total > SLAB_BYTES / 4;
+        s = slab_new(own ? total : SLAB_BYTES);
+        if (s && !own)
+            slab_open = s;
+    }
+    char *p = s ? (char *)s + s->used : NULL;
+    if (s) {
+        s->used += total;
+        s->live++;
+    }
+    pthread_mutex_unlock(&slab_lock);
+    *from = s;
+    return p;
+}
+
+static void slab_give(slab *s, char *p, size_t bytes)
+{
+    pthread_mutex_lock(&slab_lock);
+    if (--s->live == 0) {
+        slab_open = s == slab_open ? NULL : slab_open;
+        munmap(s, s->size);
+    } else {
+        uintptr_t from = ((uintptr_t)p + PAGE - 1) & ~(PAGE - 1);
+        uintptr_t end = ((uintptr_t)p + bytes) & ~(PAGE - 1);
+        if (from < end)
+            madvise((void *)from, end - from, MADV_DONTNEED);
+    }
+    pthread_mutex_unlock(&slab_lock);
+}
+
+void *mr_zalloc_streamed(mr_mem account, size_t bytes)
+{
+    if (bytes < SLAB_LEAST)
+        return mr_zalloc(account, bytes);
+    slab *from = NULL;
+    char *raw = injected() ? NULL : slab_take(bytes, &from);
+    if (!raw)
+        return refuse(account, bytes);
+    void *p = finish(raw, account, bytes);
+    header_of(p)->slab = from;
+    return p;
+}
+
+/* ---- blocks -------------------------------------------------------------------------------------- */
+
 void *mr_alloc(mr_mem account, size_t bytes)
 {
     assert((unsigned)account < MR_MEM_COUNT);
@@ -115,8 +198,6 @@ void *mr_alloc(mr_mem account, size_t bytes)
     if (injected() || !mr_add_size(bytes, OVERHEAD, &total))
         return refuse(account, bytes);
     void *raw = malloc(total);
-    if (raw && account == MR_MEM_WEIGHTS)
-        ask_huge(raw, total);
     return raw ? finish(raw, account, bytes) : refuse(account, bytes);
 }
 
@@ -128,8 +209,6 @@ void *mr_zalloc(mr_mem account, size_t bytes)
         return refuse(account, bytes);
     /* calloc knows fresh pages to be zero and does not touch them. */
     void *raw = calloc(1, total);
-    if (raw && account == MR_MEM_WEIGHTS)
-        ask_huge(raw, total);
     return raw ? finish(raw, account, bytes) : refuse(account, bytes);
 }
 
@@ -139,6 +218,7 @@ void *mr_realloc(mr_mem account, void *p, size_t bytes)
         return mr_alloc(account, bytes);
     assert((unsigned)account < MR_MEM_COUNT);
     header old = *header_of(p);
+    assert(!old.slab && "a streamed block does not grow");
     size_t total;
     if (injected() || !mr_add_size(bytes, OVERHEAD, &total))
         return refuse(account, bytes);
@@ -160,7 +240,10 @@ void mr_free(void *p)
     header *h = header_of(p);
     h->magic = magic_dead;
     discharge(h->account, h->bytes);
-    free((char *)p - h->shift);
+    if (h->slab)
+        slab_give(h->slab, p, h->bytes);
+    else
+        free((char *)p - h->shift);
 }
 
 size_t mr_mem_held(mr_mem account)

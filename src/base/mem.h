@@ -34,6 +34,9 @@ const char *mr_mem_name(mr_mem account);
 
 void *mr_alloc(mr_mem account, size_t bytes); /* bytes 0 gives a valid block */
 void *mr_zalloc(mr_mem account, size_t bytes);
+/* Zeroed, in huge pages together with others: for what stays and is read in streams.  Not for
+ * mr_realloc. */
+void *mr_zalloc_streamed(mr_mem account, size_t bytes);
 void *mr_realloc(mr_mem account, void *p, size_t bytes); /* on failure p stays valid */
 void mr_free(void *p);                                   /* NULL is fine */
 

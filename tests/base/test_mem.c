@@ -73,6 +73,44 @@ static void test_realloc_keeps_bytes(void **state)
     assert_int_equal(mr_mem_held(MR_MEM_COUNT), all);
 }
 
+/* Sizes of a small block, of several to a slab and of one alone; two rounds, the second in what the
+ * first gave back. */
+static void test_streamed_blocks(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {100, 128 << 10, 1000001, 9 << 20, 40 << 20, 300000, 5 << 20};
+    enum { N = sizeof sizes / sizeof sizes[0] };
+    size_t held = mr_mem_held(MR_MEM_WEIGHTS), sum = 0;
+    for (int round = 0; round < 2; round++) {
+        char *p[N];
+        for (int i = 0; i < N; i++) {
+            p[i] = mr_zalloc_streamed(MR_MEM_WEIGHTS, sizes[i]);
+            assert_non_null(p[i]);
+            assert_int_equal((uintptr_t)p[i] % 64, 0);
+            assert_true(is_zero(p[i], sizes[i]));
+            memset(p[i], i + 1, sizes[i]);
+            sum += sizes[i];
+            assert_int_equal(mr_mem_held(MR_MEM_WEIGHTS), held + sum);
+        }
+        for (int j = 0; j < N; j++) { /* every block keeps its bytes while others go */
+            int i = j * 3 % N;
+            for (size_t b = 0; b < sizes[i]; b++)
+                if (p[i][b] != i + 1)
+                    fail_msg("byte %zu of block %d is lost", b, i);
+            mr_free(p[i]);
+            sum -= sizes[i];
+        }
+    }
+    assert_int_equal(mr_mem_held(MR_MEM_WEIGHTS), held);
+    mr_mem_fail_after(1);
+    assert_null(mr_zalloc_streamed(MR_MEM_WEIGHTS, 1 << 20));
+    assert_string_equal(mr_error(), "out of memory: 1048576 bytes for weights");
+    assert_null(mr_zalloc_streamed(MR_MEM_WEIGHTS, SIZE_MAX));
+    assert_null(mr_zalloc_streamed(MR_MEM_WEIGHTS, SIZE_MAX - 200));
+    assert_null(mr_zalloc_streamed(MR_MEM_WEIGHTS, SIZE_MAX / 4));
+    assert_int_equal(mr_mem_held(MR_MEM_WEIGHTS), held);
+}
+
 static void test_injected_failure(void **state)
 {
     (void)state;
@@ -285,6 +323,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_blocks_are_aligned_and_accounted),
         cmocka_unit_test(test_realloc_keeps_bytes),
+        cmocka_unit_test(test_streamed_blocks),
         cmocka_unit_test(test_injected_failure),
         cmocka_unit_test(test_impossible_sizes),
         cmocka_unit_test(test_names),

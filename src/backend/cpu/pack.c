@@ -156,7 +156,7 @@ mr_err mr_matrix_new(mr_matrix **out, mr_fmt fmt, int64_t e, int64_t n, int64_t 
     if (!m)
         return MR_ENOMEM;
     *m = d;
-    m->data = mr_zalloc(MR_MEM_WEIGHTS, d.matrix * (size_t)e);
+    m->data = mr_zalloc_streamed(MR_MEM_WEIGHTS, d.matrix * (size_t)e);
     if (!m->data) {
         mr_free(m);
         return MR_ENOMEM;
