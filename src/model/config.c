@@ -96,8 +96,12 @@ mr_err mr_cfg_act(mr_jval o, const char *key, const char *def, mr_op *out)
     } known[] = {{"silu", MR_OP_SILU},
                  {"swish", MR_OP_SILU},
                  {"gelu", MR_OP_GELU},
+                 {"gelu_python", MR_OP_GELU},
                  {"gelu_pytorch_tanh", MR_OP_GELU_TANH},
-                 {"gelu_new", MR_OP_GELU_TANH}};
+                 {"gelu_python_tanh", MR_OP_GELU_TANH},
+                 {"gelu_new", MR_OP_GELU_TANH},
+                 {"gelu_fast", MR_OP_GELU_TANH},
+                 {"gelu_accurate", MR_OP_GELU_TANH}};
     mr_jval v = mr_jget(o, key);
     mr_buf scratch = {0};
     mr_str s;
@@ -345,10 +349,6 @@ static mr_err read_yarn(const rope_keys *k, mr_rope_spec *r, double all_dim)
     if (mscale != 0 && all_dim != 0)
         natural = mr_yarn_mscale(r->factor, mscale) / mr_yarn_mscale(r->factor, all_dim);
     MR_TRY(rope_num(k, "attention_factor", &natural, 1e-6, &r->mscale));
-    mr_jval t = rope_key(k, "truncate");
-    r->truncate = true;
-    if (mr_jhas(t))
-        MR_TRY(mr_jbool(t, &r->truncate));
     if (r->theta <= 1)
         return mr_jfail(rope_key(k, "factor"), "yarn needs a rope_theta above 1, not %g", r->theta);
     return MR_OK;
@@ -370,12 +370,15 @@ mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t
     *out = (mr_rope_spec){.mscale = 1, .factor = 1, .truncate = true};
     MR_TRY(rope_kind(&k, &out->kind));
     MR_TRY(rope_num(&k, "rope_theta", &theta, tiny, &out->theta));
-    if (out->kind != MR_ROPE_NONE) {
-        MR_TRY(rope_num(&k, "factor", NULL, tiny, &out->factor));
-        MR_TRY(rope_num(&k, "mscale_all_dim", &zero, 0, &all_dim));
-    }
     if (out->kind == MR_ROPE_LLAMA3 || out->kind == MR_ROPE_YARN)
         MR_TRY(rope_orig(o, &k, max_positions, &out->orig));
+    if (out->kind != MR_ROPE_NONE) {
+        /* yarn's may be null, then the lengths say it */
+        double ratio = out->kind == MR_ROPE_YARN ? (double)max_positions / out->orig : 0;
+        bool null = ratio > 0 && mr_jtype(rope_key(&k, "factor")) == MR_JNULL;
+        MR_TRY(rope_num(&k, "factor", null ? &ratio : NULL, tiny, &out->factor));
+        MR_TRY(rope_num(&k, "mscale_all_dim", &zero, 0, &all_dim));
+    }
     if (out->kind == MR_ROPE_LLAMA3) {
         MR_TRY(rope_num(&k, "low_freq_factor", NULL, tiny, &out->low));
         MR_TRY(rope_num(&k, "high_freq_factor", NULL, tiny, &out->high));
@@ -390,6 +393,13 @@ mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t
     return MR_OK;
 }
 
+/* yarn's bounds, whole numbers or not.  The reference looks for the key in the config's one object of
+ * rope keys, so that it has no effect within an object for layers of one type. */
+static mr_err rope_truncate(mr_jval params, mr_rope_spec *out)
+{
+    return mr_cfg_bool_or(params, "truncate", true, &out->truncate);
+}
+
 /* The reference reads rope_scaling and, if there is none, rope_parameters.  A file with both is
  * taken only if they say the same. */
 mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_rope_spec *out,
@@ -402,12 +412,14 @@ mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_ro
     MR_TRY(is_object(params));
     MR_TRY(mr_cfg_num_in(o, "rope_theta", default_theta, 1e-9, huge, &theta));
     bool both = mr_jcount(scaling) && mr_jcount(params);
-    MR_TRY(mr_cfg_rope_object(o, mr_jcount(scaling) ? scaling : params, none, theta, max_positions,
-                              out, mscale_all_dim));
+    mr_jval first = mr_jcount(scaling) ? scaling : params;
+    MR_TRY(mr_cfg_rope_object(o, first, none, theta, max_positions, out, mscale_all_dim));
+    MR_TRY(rope_truncate(first, out));
     if (both) {
         mr_rope_spec other;
         double all_dim;
         MR_TRY(mr_cfg_rope_object(o, params, none, theta, max_positions, &other, &all_dim));
+        MR_TRY(rope_truncate(params, &other));
         if (other.kind != out->kind || other.theta != out->theta || other.factor != out->factor ||
             other.orig != out->orig || other.low != out->low || other.high != out->high ||
             other.beta_fast != out->beta_fast || other.beta_slow != out->beta_slow ||
@@ -426,4 +438,16 @@ mr_err mr_cfg_partial(mr_jval o, double def, double *out)
     if (mr_jhas(params) && mr_jhas(mr_jget(params, key)))
         return mr_cfg_num(params, key, 0, 1, out);
     return mr_cfg_num_in(o, key, def, 0, 1, out);
+}
+
+mr_err mr_cfg_whole_heads(mr_jval o, const mr_rope_spec *r)
+{
+    double partial;
+    MR_TRY(mr_cfg_partial(o, 1, &partial));
+    if (partial == 1 || r->kind == MR_ROPE_NONE)
+        return MR_OK;
+    mr_jval params = mr_jget(o, "rope_parameters");
+    mr_jval at = mr_jget(params, "partial_rotary_factor");
+    return mr_cfg_refuse(at.doc ? at : mr_jget(o, "partial_rotary_factor"),
+                         "this family rotates whole heads");
 }

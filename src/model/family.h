@@ -145,11 +145,14 @@ mr_err mr_cfg_off(mr_jval o, const char *key);
  * mscale_all_dim (may be NULL): that key of a scaled rope, else 0. */
 mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_rope_spec *out,
                    double *mscale_all_dim);
-/* One rope object by hand: keys are read from a, then from b (either may be absent). */
+/* One rope object by hand: keys are read from a, then from b (either may be absent); o holds
+ * original_max_position_embeddings where that is no key of them. */
 mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t max_positions,
                           mr_rope_spec *out, double *mscale_all_dim);
 /* partial_rotary_factor of rope_parameters or of o; def if absent. */
 mr_err mr_cfg_partial(mr_jval o, double def, double *out);
+/* For families whose reference reads that key in scaled ropes alone, and cannot run them with a part of a head. */
+mr_err mr_cfg_whole_heads(mr_jval o, const mr_rope_spec *r);
 /* 0.1 * by * ln(factor) + 1, and 1 for factors up to 1: yarn's attention factor. */
 double mr_yarn_mscale(double factor, double by);
 

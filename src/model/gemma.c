@@ -29,7 +29,6 @@ static mr_err cap_of(mr_jval o, const char *key, double def, double *out)
 
 static mr_err shape(mr_jval o, int64_t heads, int64_t kv_heads, gemma *c)
 {
-    double partial;
     MR_TRY(mr_cfg_int(o, "intermediate_size", 1, MR_CFG_WIDTH, &c->inter));
     MR_TRY(mr_cfg_int_or(o, "num_attention_heads", heads, 1, MR_CFG_HEADS, &c->heads));
     MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", kv_heads, 1, MR_CFG_HEADS, &c->kv_heads));
@@ -43,12 +42,9 @@ static mr_err shape(mr_jval o, int64_t heads, int64_t kv_heads, gemma *c)
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", true, &c->tied));
     MR_TRY(mr_cfg_off(o, "use_bidirectional_attention"));
-    MR_TRY(mr_cfg_partial(o, 1, &partial));
-    if (partial != 1)
-        return mr_cfg_refuse(mr_jget(o, "partial_rotary_factor"), "gemma rotates whole heads");
     MR_TRY(mr_cfg_rope(o, 1e4, c->info.max_positions, &c->rope, NULL));
     c->rope.dim = c->head_dim;
-    return MR_OK;
+    return mr_cfg_whole_heads(o, &c->rope);
 }
 
 static mr_err begin(mr_jval o, mr_arena *a, mr_model_info *info, gemma **out)
@@ -75,7 +71,7 @@ static mr_err config1(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **
     MR_TRY(begin(o, a, info, &c));
     MR_TRY(shape(o, 16, 16, c));
     MR_TRY(mr_cfg_act(o, "hidden_act", "gelu_pytorch_tanh", &c->act));
-    if (c->act == MR_OP_GELU) /* a legacy value of the published files */
+    if (mr_jis(mr_jget(o, "hidden_act"), "gelu")) /* a legacy value of the published files */
         c->act = MR_OP_GELU_TANH;
     for (int64_t i = 0; i < info->layers; i++)
         c->global[i] = true;

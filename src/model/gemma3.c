@@ -22,20 +22,14 @@ typedef struct gemma3 {
 /* ---- config ---- */
 
 /* layer_types wins; without it every pattern-th layer is global.  The reference writes the pattern
- * with a leading underscore too, and does not read that: it must agree. */
+ * with a leading underscore too, and does not read that. */
 static mr_err layer_types(mr_jval o, mr_arena *a, gemma3 *c)
 {
-    mr_jval list = mr_jget(o, "layer_types");
-    int64_t pattern, stray;
+    int64_t pattern;
     c->global = mr_arena_alloc(a, (size_t)c->info.layers * sizeof *c->global);
     if (!c->global)
         return MR_ENOMEM;
     MR_TRY(mr_cfg_int_or(o, "sliding_window_pattern", 6, 1, INT32_MAX, &pattern));
-    MR_TRY(mr_cfg_int_or(o, "_sliding_window_pattern", pattern, 1, INT32_MAX, &stray));
-    if (stray != pattern && !mr_jhas(list))
-        return mr_cfg_refuse(mr_jget(o, "_sliding_window_pattern"),
-                             "%lld without layer_types, where sliding_window_pattern is %lld",
-                             (long long)stray, (long long)pattern);
     MR_TRY(mr_cfg_layer_types(o, pattern, c->info.layers, c->global));
     return mr_cfg_window(o, 4096, &c->window);
 }
@@ -43,17 +37,12 @@ static mr_err layer_types(mr_jval o, mr_arena *a, gemma3 *c)
 static mr_err one_rope(mr_jval o, mr_jval over, mr_jval params, const char *theta_key, double theta,
                        gemma3 *c, mr_rope_spec *out)
 {
-    double partial;
+    const mr_jval none = {0};
     MR_TRY(mr_cfg_num_in(o, theta_key, theta, 1e-9, 1e18, &theta));
-    MR_TRY(mr_cfg_rope_object(o, over, params, theta, c->info.max_positions, out, NULL));
+    MR_TRY(mr_cfg_rope_object(none, over, params, theta, c->info.max_positions, out, NULL));
     out->dim = c->head_dim;
-    for (int i = 0; i < 2; i++) {
-        MR_TRY(mr_cfg_partial(i ? over : params, 1, &partial));
-        if (partial != 1)
-            return mr_cfg_refuse(mr_jget(i ? over : params, "partial_rotary_factor"),
-                                 "gemma3 rotates whole heads");
-    }
-    return MR_OK;
+    MR_TRY(mr_cfg_whole_heads(params, out));
+    return mr_cfg_whole_heads(over, out);
 }
 
 /* rope_scaling, the old key, is laid over the new parameters of global layers.  Where there are none
@@ -68,10 +57,7 @@ static mr_err ropes(mr_jval o, gemma3 *c)
         if (mr_jtype(params) != MR_JOBJECT)
             return mr_jfail(params, "an object is needed");
         full = mr_jget(params, "full_attention");
-        sliding = mr_jget(params, "sliding_attention");
-        if (mr_jcount(params) != (uint32_t)((full.doc != NULL) + (sliding.doc != NULL)))
-            return mr_cfg_refuse(params,
-                                 "has other keys than full_attention and sliding_attention");
+        sliding = mr_jget(params, "sliding_attention"); /* other keys have no effect */
     }
     if (!mr_jhas(params) && mr_jtype(scaling) == MR_JOBJECT &&
         !mr_jhas(mr_jget(scaling, "rope_type")) && !mr_jhas(mr_jget(scaling, "rope_theta")) &&

@@ -47,7 +47,7 @@ static mr_err listed_sizes(mr_jval list, gemma4 *c)
     const layer_kind all = c->kind[0];
     bool seen[2] = {false, false};
     int64_t entries = 0;
-    if (mr_jtype(list) != MR_JOBJECT)
+    if (mr_jtype(list) != MR_JOBJECT && mr_jtype(list) != MR_JNULL)
         return mr_jfail(list, "an object is needed");
     for (int64_t i = 0; i < c->info.layers; i++) {
         char key[24];
@@ -81,7 +81,7 @@ static mr_err sizes(mr_jval o, gemma4 *c)
     local->head_dim = 256;
     local->kv_heads = 4;
     MR_TRY(head_sizes(o, c, local));
-    if (list.doc && mr_jtype(list) != MR_JNULL)
+    if (list.doc) /* the sizes of global layers are then its alone; null: there are none */
         return listed_sizes(list, c);
     global->kv_heads = local->kv_heads;
     MR_TRY(mr_cfg_int_or(o, "global_head_dim", 512, 2, MR_CFG_HEAD_DIM, &global->head_dim));
@@ -96,26 +96,27 @@ static mr_err sizes(mr_jval o, gemma4 *c)
     return MR_OK;
 }
 
+/* Without rope_parameters the class's own hold, whatever other keys of rope the file has. */
 static mr_err one_rope(mr_jval o, mr_jval params, bool global, gemma4 *c)
 {
     const mr_jval none = {0};
     layer_kind *k = &c->kind[global];
-    double theta = global ? 1e6 : 1e4, factor, part;
-    mr_jval type = mr_jhas(params) ? mr_jget(params, "rope_type") : none;
+    double theta = global ? 1e6 : 1e4, factor, part = 0.25;
+    mr_jval type = mr_jget(params, "rope_type");
+    if (!mr_jhas(type))
+        type = mr_jget(params, "type");
     if (mr_jhas(params) ? !mr_jis(type, "proportional") : !global) {
-        MR_TRY(mr_cfg_rope_object(o, none, params, theta, c->info.max_positions, &k->rope, NULL));
-        k->rope.dim = k->head_dim;
         MR_TRY(
-            mr_cfg_num_in(mr_jhas(params) ? params : o, "partial_rotary_factor", 1, 0, 1, &part));
-        if (part != 1 && mr_jhas(params))
-            return mr_cfg_refuse(mr_jget(params, "partial_rotary_factor"),
-                                 "only rope_type proportional turns a part of a head");
-        return MR_OK;
+            mr_cfg_rope_object(none, none, params, theta, c->info.max_positions, &k->rope, NULL));
+        k->rope.dim = k->head_dim;
+        return mr_cfg_whole_heads(params, &k->rope);
     }
-    mr_jval from = mr_jhas(params) ? params : o;
-    MR_TRY(mr_cfg_num_in(from, "partial_rotary_factor", mr_jhas(params) ? 1 : 0.25, 0, 1, &part));
-    MR_TRY(mr_cfg_num_in(from, "factor", 1, 1e-9, 1e18, &factor));
-    MR_TRY(mr_cfg_num_in(from, "rope_theta", theta, 1e-9, 1e18, &theta));
+    if (mr_jhas(params)) {
+        MR_TRY(mr_cfg_num_in(o, "partial_rotary_factor", 1, 0, 1, &part));
+        MR_TRY(mr_cfg_num_in(params, "partial_rotary_factor", part, 0, 1, &part));
+    }
+    MR_TRY(mr_cfg_num_in(params, "factor", 1, 1e-9, 1e18, &factor));
+    MR_TRY(mr_cfg_num_in(params, "rope_theta", theta, 1e-9, 1e18, &theta));
     k->rope = (mr_rope_spec){.theta = theta,
                              .kind = MR_ROPE_PROPORTIONAL,
                              .factor = factor,

@@ -16,7 +16,6 @@ typedef struct llama {
 static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **cfg,
                      mr_model_info *info)
 {
-    double partial;
     llama *c = mr_arena_alloc(a, sizeof *c);
     (void)opts;
     if (!c)
@@ -41,10 +40,8 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->attention_bias));
     MR_TRY(mr_cfg_bool_or(o, "mlp_bias", false, &c->mlp_bias));
     MR_TRY(mr_cfg_off(o, "rope_interleaved"));
-    MR_TRY(mr_cfg_partial(o, 1, &partial));
-    if (partial != 1)
-        return mr_cfg_refuse(mr_jget(o, "partial_rotary_factor"), "llama rotates whole heads");
     MR_TRY(mr_cfg_rope(o, 1e4, info->max_positions, &c->rope, NULL));
+    MR_TRY(mr_cfg_whole_heads(o, &c->rope));
     c->rope.dim = c->head_dim;
     c->rope.factors = "rope_freqs.weight";
     c->info = *info;

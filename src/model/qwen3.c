@@ -39,7 +39,6 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
                      mr_model_info *info)
 {
     bool moe = !strcmp(info->model_type, "qwen3_moe");
-    double partial;
     qwen3 *c = mr_arena_alloc(a, sizeof *c);
     (void)opts;
     if (!c)
@@ -56,10 +55,8 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
     MR_TRY(mr_cfg_off(o, "use_sliding_window"));
-    MR_TRY(mr_cfg_partial(o, 1, &partial));
-    if (partial != 1)
-        return mr_cfg_refuse(mr_jget(o, "partial_rotary_factor"), "qwen3 rotates whole heads");
     MR_TRY(mr_cfg_rope(o, 1e4, info->max_positions, &c->rope, NULL));
+    MR_TRY(mr_cfg_whole_heads(o, &c->rope));
     c->rope.dim = c->head_dim;
     if (moe)
         MR_TRY(experts_config(o, c));

@@ -196,9 +196,9 @@ static mr_err gemma3_rope(const meta *x)
     if (!mr_jhas(params) && mr_jtype(scaling) == MR_JOBJECT &&
         !mr_jhas(mr_jget(scaling, "rope_type")))
         scaling = none; /* as the reference reads it */
-    MR_TRY(mr_cfg_rope_object(x->o, scaling, mr_jget(params, "full_attention"), theta, most,
+    MR_TRY(mr_cfg_rope_object(none, scaling, mr_jget(params, "full_attention"), theta, most,
                               &global, NULL));
-    MR_TRY(mr_cfg_rope_object(x->o, none, mr_jget(params, "sliding_attention"), swa, most, &local,
+    MR_TRY(mr_cfg_rope_object(none, none, mr_jget(params, "sliding_attention"), swa, most, &local,
                               NULL));
     bool linear = global.kind == MR_ROPE_LINEAR;
     if (local.kind != MR_ROPE_NONE || (global.kind != MR_ROPE_NONE && !linear))

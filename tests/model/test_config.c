@@ -119,7 +119,7 @@ static void unknown_names(void **state)
         {llama_keys, "model_type", "\"l\\u006cama2\"", MR_EUNSUPPORTED, "\"llama2\""},
         {llama_keys, "hidden_act", "\"relu2\"", MR_EUNSUPPORTED,
          "\"hidden_act\": activation \"relu2\""},
-        {gemma_keys, "hidden_activation", "\"gelu_fast\"", MR_EUNSUPPORTED, "gelu_fast"},
+        {gemma_keys, "hidden_activation", "\"gelu_10\"", MR_EUNSUPPORTED, "gelu_10"},
         {gemma_keys, "use_bidirectional_attention", "true", MR_EUNSUPPORTED,
          "use_bidirectional_attention"},
         {gemma_keys, "use_bidirectional_attention", "\"vision\"", MR_EUNSUPPORTED, "vision"},
@@ -128,17 +128,17 @@ static void unknown_names(void **state)
          "\"full_attention\", \"full_attention\", \"full_attention\"]",
          MR_EUNSUPPORTED, "layer_types[0]"},
         {gemma_keys, "layer_types", "[\"full_attention\"]", MR_EFORMAT, "1 types for 6 layers"},
-        {gemma_keys, "_sliding_window_pattern", "3", MR_EUNSUPPORTED, "_sliding_window_pattern"},
         {gemma_keys, "sliding_window", "null", MR_EFORMAT, "sliding_window"},
         {gemma_keys, "sliding_window", "0", MR_EFORMAT, "sliding_window"},
         {gemma_keys, "final_logit_softcapping", "0", MR_EFORMAT, "final_logit_softcapping"},
         {gemma_keys, "head_dim", "15", MR_EFORMAT, "is odd"},
-        {gemma_keys, "rope_parameters", "{\"rope_theta\": 5.0}", MR_EUNSUPPORTED, "other keys"},
         {llama_keys, "head_dim", "17", MR_EFORMAT, "is odd"},
         {llama_keys, "num_key_value_heads", "3", MR_EFORMAT, "3 does not divide 4"},
         {llama_keys, "num_key_value_heads", "8", MR_EFORMAT, "num_key_value_heads"},
         {llama_keys, "rope_interleaved", "true", MR_EUNSUPPORTED, "rope_interleaved"},
-        {llama_keys, "partial_rotary_factor", "0.5", MR_EUNSUPPORTED, "partial_rotary_factor"},
+        {llama_keys, "rope_parameters",
+         "{\"rope_type\": \"linear\", \"factor\": 2, \"partial_rotary_factor\": 0.5}",
+         MR_EUNSUPPORTED, "rope_parameters.partial_rotary_factor"},
         {llama_keys, "rms_norm_eps", "-1e-6", MR_EFORMAT, "rms_norm_eps"},
         {llama_keys, "rope_theta", "0", MR_EFORMAT, "rope_theta"},
         {llama_keys, "eos_token_id", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", MR_EFORMAT,
@@ -305,6 +305,8 @@ static void rope_forms(void **state)
         {"rope_parameters", "{\"rope_type\": \"linear\", \"factor\": 4.0, \"rope_theta\": 7000}",
          "linear 7000 4 1 4 0 32 1 1 1"},
         {"rope_parameters", "{\"rope_theta\": 7000}", "none 7000 1 1 4 0 32 1 1 1"},
+        /* read in scaled ropes alone */
+        {"partial_rotary_factor", "0.5", "none 10000 1 1 4 0 32 1 1 1"},
         {"rope_scaling",
          "{\"rope_type\": \"llama3\", \"type\": \"ignored\", \"factor\": 8.0, \"low_freq_factor\": "
          "1.0, "
@@ -327,6 +329,9 @@ static void rope_forms(void **state)
         {"rope_scaling",
          "{\"type\": \"yarn\", \"factor\": 40, \"mscale\": 2, \"mscale_all_dim\": 1}",
          "yarn 10000 40 1 4 1024 32 1 1.26948002 1"},
+        {"rope_scaling",
+         "{\"type\": \"yarn\", \"factor\": null, \"original_max_position_embeddings\": 256}",
+         "yarn 10000 4 1 4 256 32 1 1.13862944 1"},
         {"rope_scaling", "{\"type\": \"yarn\", \"factor\": 0.5}",
          "yarn 10000 0.5 1 4 1024 32 1 1 1"}};
     (void)state;

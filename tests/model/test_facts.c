@@ -184,7 +184,7 @@ static void gemma_layers(void **state)
     pattern_is(NULL, NULL, "lllllg");
     pattern_is("sliding_window_pattern", "3", "llgllg");
     pattern_is("sliding_window_pattern", "1", "gggggg");
-    pattern_is("_sliding_window_pattern", "6", "lllllg");
+    pattern_is("_sliding_window_pattern", "3", "lllllg"); /* the reference writes it, no more */
     pattern_is("layer_types", types, "glglll");
     snprintf(both, sizeof both, "%s, \"sliding_window_pattern\": 2", types);
     pattern_is("layer_types", both, "glglll");
@@ -226,6 +226,15 @@ static void gemma_ropes(void **state)
                   3e5, 4, 1e4);
     gemma_rope_is("rope_parameters", "{\"full_attention\": null}, \"rope_theta\": 3e5", 3e5, 1,
                   1e4);
+    /* flat parameters are not read, nor is truncate beside one type's others */
+    gemma_rope_is("rope_parameters", "{\"rope_type\": \"linear\", \"factor\": 4}", 1e6, 1, 1e4);
+    mr_graph *g = graph_with(gemma_keys, "rope_parameters",
+                             "{\"full_attention\": {\"rope_type\": \"yarn\", \"factor\": 4, "
+                             "\"truncate\": false}}");
+    for (int i = 0; i < mr_graph_nodes(g); i++)
+        if (mr_graph_node(g, i)->op == MR_OP_ROPE_TABLE)
+            assert_true(mr_attr_i(mr_graph_node(g, i), "truncate"));
+    mr_graph_free(g);
 }
 
 static void gemma_scales(void **state)

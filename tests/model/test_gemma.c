@@ -113,6 +113,43 @@ static void gemma4_defaults(void **state)
     assert_int_equal(width_of_heads(g, 4), 8);
     assert_int_equal(width_of_heads(g, 6), 16);
     mr_graph_free(g);
+    g = graph_with(four, "per_layer_config", "null"); /* then global_head_dim is not read */
+    assert_int_equal(width_of_heads(g, 6), 8);
+    mr_graph_free(g);
+}
+
+/* The class's own ropes hold unless rope_parameters is there; then a part is read above it, too. */
+static void gemma4_ropes(void **state)
+{
+    static const struct {
+        const char *key, *value, *kind;
+        double theta;
+        int64_t angles;
+    } cases[] = {
+        {"rope_theta", "77, \"partial_rotary_factor\": 0.5", "proportional", 1e6, 64},
+        {"rope_parameters",
+         "{\"full_attention\": {\"type\": \"proportional\", \"rope_theta\": 300}}", "proportional",
+         300, 256},
+        {"partial_rotary_factor",
+         "0.5, \"rope_parameters\": {\"full_attention\": {\"rope_type\": \"proportional\"}}",
+         "proportional", 1e6, 128},
+        {"rope_parameters",
+         "{\"full_attention\": {\"rope_type\": \"default\", \"partial_rotary_factor\": 0.5}}",
+         "none", 1e6, 0}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        mr_graph *g = graph_with(four, cases[i].key, cases[i].value);
+        const mr_node *t = NULL;
+        for (int n = 0; n < mr_graph_nodes(g); n++)
+            if (mr_graph_node(g, n)->op == MR_OP_ROPE_TABLE &&
+                mr_attr_f(mr_graph_node(g, n), "theta") != 1e4)
+                t = mr_graph_node(g, n);
+        assert_non_null(t);
+        assert_string_equal(mr_attr_s(t, "kind"), cases[i].kind);
+        assert_true(mr_attr_f(t, "theta") == cases[i].theta);
+        assert_int_equal(mr_attr_i(t, "angles"), cases[i].angles);
+        mr_graph_free(g);
+    }
 }
 
 /* Layers that share keys and values read the last cache of their type, for wanted rows alone. */
@@ -139,7 +176,9 @@ static void refusals(void **state)
         {one, "num_key_value_heads", "3", MR_EFORMAT, "3 does not divide 4"},
         {one, "head_dim", "7", MR_EFORMAT, "7 is odd"},
         {one, "use_bidirectional_attention", "true", MR_EUNSUPPORTED, "bidirectional"},
-        {one, "partial_rotary_factor", "0.5", MR_EUNSUPPORTED, "whole heads"},
+        {one, "rope_parameters",
+         "{\"rope_type\": \"linear\", \"factor\": 2, \"partial_rotary_factor\": 0.5}",
+         MR_EUNSUPPORTED, "whole heads"},
         {two, "attn_logit_softcapping", "0", MR_EFORMAT, "attn_logit_softcapping"},
         {two, "attn_logit_softcapping", "\"50\"", MR_EFORMAT, "attn_logit_softcapping"},
         {two, "sliding_window", "null", MR_EFORMAT, "sliding_window"},
@@ -162,8 +201,9 @@ static void refusals(void **state)
         {four, "rope_parameters", "{\"full_attention\": {\"rope_type\": \"funny\"}}",
          MR_EUNSUPPORTED, "funny"},
         {four, "rope_parameters",
-         "{\"sliding_attention\": {\"rope_type\": \"default\", \"partial_rotary_factor\": 0.5}}",
-         MR_EUNSUPPORTED, "only rope_type proportional"},
+         "{\"sliding_attention\": {\"type\": \"linear\", \"factor\": 2, "
+         "\"partial_rotary_factor\": 0.5}}",
+         MR_EUNSUPPORTED, "whole heads"},
         {four, "rope_parameters",
          "{\"full_attention\": {\"rope_type\": \"proportional\", \"partial_rotary_factor\": 2}}",
          MR_EFORMAT, "partial_rotary_factor"},
@@ -301,6 +341,7 @@ int main(void)
         cmocka_unit_test(gemma1),          cmocka_unit_test(gemma2),
         cmocka_unit_test(gemma4_defaults), cmocka_unit_test(gemma4_shares),
         cmocka_unit_test(refusals),        cmocka_unit_test(golden),
-        cmocka_unit_test(gguf_lists),      cmocka_unit_test(gguf_refusals)};
+        cmocka_unit_test(gguf_lists),      cmocka_unit_test(gguf_refusals),
+        cmocka_unit_test(gemma4_ropes)};
     return cmocka_run_group_tests(tests, folder_make, folder_remove);
 }
