@@ -136,7 +136,7 @@ typedef struct mr_profile_row {
     const char *plan, *kernel; /* the engine's */
     uint64_t calls;
     double seconds;
-    uint64_t bytes;             /* of weights and KV (experts: as in mr_counts) */
+    uint64_t bytes;             /* of weights and KV (experts: those chosen) */
     uint64_t int8_ops, f32_ops; /* of products and attention */
 } mr_profile_row;
 /* Takes each step's time from now on, from zero; a microsecond or so a hundred steps. */
