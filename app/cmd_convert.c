@@ -19,7 +19,8 @@ int cmd_convert(int argc, char **argv)
         {"--format", NULL, APP_STR, &o.format, 0, 0, "F",
          "safetensors (default: a directory, as MLX has it) or gguf (a file)", NULL},
         {"--quant", NULL, APP_STR, &o.quant, 0, 0, "Q",
-         "f32 f16 bf16; safetensors: q2 q3 q4 q5 q6 q8; gguf: q4 q8 or a type (default: floats as "
+         "f32 f16 bf16; safetensors: q2 q3 q4 q5 q6 q8; gguf: q4 q8 or a type such as q4_k "
+         "(default: floats as "
          "they are)",
          NULL},
         {"--group", NULL, APP_INT, &group, 1, 1024, "G",

@@ -108,6 +108,9 @@ pair gemma3-1b-bf16 gemma3-1b bf16 64 bf16
 gguf gemma3-1b-Q4_0 gemma3-1b q4_0
 gguf gemma3-1b-Q8_0 gemma3-1b q8_0
 gguf smollm2-Q4_1 smollm2-135m q4_1
+pair llama-1b-q4-g64 llama-1b q4 64 q4_0
+gguf llama-1b-Q4_K llama-1b q4_k
+gguf llama-1b-Q6_K llama-1b q6_k
 pair moe-128x8-q4-g64 moe-128x8 q4 64 q4_0
 pair dsv2-lite-6-q4-g64 deepseek-v2-lite-6 q4 64 q4_0
 if wanted llada2-block; then

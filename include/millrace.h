@@ -337,7 +337,7 @@ MR_API mr_status mr_dequantise(const char *type, const void *blocks, size_t len,
 
 typedef struct mr_synth_opts {
     const char *format; /* "safetensors" (default) or "gguf" */
-    /* "f32" "bf16" (default), "q8" "q4" (MLX affine); GGUF: "f32" "f16" "bf16" "q8_0" "q4_0" "q4_1" */
+    /* "f32" "bf16" (default), "q8" "q4" (MLX affine); GGUF: as mr_convert */
     const char *quant;
     int group; /* 32 64 (default) 128 */
     uint64_t seed;
@@ -353,7 +353,8 @@ MR_API mr_status mr_synth(const char *config, const char *out, const mr_synth_op
 typedef struct mr_convert_opts {
     const char *format; /* "safetensors" (default, MLX's form) or "gguf" */
     /* "f32" "f16" "bf16"; safetensors: "q2" "q3" "q4" "q5" "q6" "q8" (affine); GGUF: "q4" or "q4_0",
-     * "q4_1", "q5_0", "q5_1", "q8" or "q8_0".  NULL: floats stay as they are, and a quantised tensor is
+     * "q4_1" "q5_0" "q5_1", "q8" or "q8_0", "q2_k" "q3_k" "q4_k" "q5_k" "q6_k" (rows that do not fill
+     * blocks of 256: of 32, with a note).  NULL: floats stay as they are, and a quantised tensor is
      * MR_STATUS_USAGE. */
     const char *quant;
     int group; /* of affine integers: 32 64 (default) 128 */

@@ -9,6 +9,7 @@
  * out, since safetensors has them as tensors of their own.  The weights come last under their final
  * name: a directory that lacks config.json is not a model. */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -175,13 +176,15 @@ static mr_err put(convert *c, mr_st_writer *w, const void *bytes, size_t n)
     return MR_OK;
 }
 
-mr_err mr_convert_check(const char *name, int64_t row, const float *x, int64_t k)
+mr_err mr_convert_check(const char *name, int64_t row, const float *x, int64_t k, mr_dtype to)
 {
-    for (int64_t i = 0; i < k; i++)
-        if (!(x[i] - x[i] == 0))
-            return mr_fail(MR_EFORMAT,
-                           "convert: \"%s\" holds a number that is not finite in row %lld", name,
-                           (long long)row);
+    bool quantised = mr_dtype_is_quantised(to), wide = to == MR_F32 || to == MR_BF16;
+    float limit = wide || to == MR_AFFINE ? INFINITY : 65520; /* rounds to infinity in f16 */
+    for (int64_t i = 0; i < k; i++) {
+        if (x[i] - x[i] != 0 ? quantised : fabsf(x[i]) >= limit)
+            return mr_fail(MR_EFORMAT, "convert: \"%s\" holds %g in row %lld, which %s cannot hold",
+                           name, (double)x[i], (long long)row, mr_dtype_name(to));
+    }
     return MR_OK;
 }
 
@@ -244,9 +247,9 @@ static mr_err write_row(void *ctx, int64_t row, float *x)
     const sink *s = ctx;
     const tensor *t = s->t;
     const mr_convert_opts *o = s->c->o;
+    MR_TRY(mr_convert_check(t->asked->name, row, x, t->k, t->quantised ? MR_AFFINE : t->plain));
     if (!t->quantised)
         return put(s->c, s->w, s->bytes, mr_convert_narrow(x, t->k, t->plain, s->bytes));
-    MR_TRY(mr_convert_check(t->asked->name, row, x, t->k));
     int64_t at = row * (t->k / o->group);
     mr_affine_quantise(x, t->k, s->c->bits, o->group, s->bytes, s->scales + at, s->biases + at);
     return put(s->c, s->w, s->bytes, (size_t)(t->k * s->c->bits / 8));

@@ -10,8 +10,9 @@ typedef mr_err mr_row_fn(void *ctx, int64_t row, float *x);
  * row of the recipe stands at `row`.  minus_one: the recipe gives 1 + w. */
 mr_err mr_convert_rows(mr_model *m, const mr_recipe *r, bool minus_one,
                        int64_t (*from)(const void *ctx, int64_t row), mr_row_fn *fn, void *ctx);
-/* Refuses numbers that are not finite, naming the tensor. */
-mr_err mr_convert_check(const char *name, int64_t row, const float *x, int64_t k);
+/* Refuses what `to` cannot hold, naming the tensor: numbers beyond f16 where it has them, and, in
+ * quantised formats, those that are not finite. */
+mr_err mr_convert_check(const char *name, int64_t row, const float *x, int64_t k, mr_dtype to);
 /* k numbers as F32, F16 or BF16; bytes written. */
 size_t mr_convert_narrow(const float *x, int64_t k, mr_dtype to, uint8_t *out);
 

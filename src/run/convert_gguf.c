@@ -56,6 +56,22 @@ static mr_err note(const convert *c, const tensor *t, mr_dtype kept)
     return err;
 }
 
+/* For rows that do not fill super-blocks: blocks of 32 with no fewer bits. */
+static mr_dtype smaller_blocks(mr_dtype t)
+{
+    switch (t) {
+    case MR_Q2_K:
+    case MR_Q3_K:
+        return MR_Q4_0;
+    case MR_Q4_K:
+        return MR_Q5_0;
+    case MR_Q5_K:
+        return MR_Q5_1;
+    default:
+        return MR_Q8_0;
+    }
+}
+
 static mr_err choose_type(const convert *c, tensor *t)
 {
     mr_dtype stored = mr_recipe_fmt(t->recipe).dtype;
@@ -66,8 +82,10 @@ static mr_err choose_type(const convert *c, tensor *t)
                        mr_model_path(c->model), t->canonical, mr_dtype_name(stored));
     if (t->k % mr_dtype_block(t->type) == 0)
         return MR_OK;
-    t->type = MR_F16;
-    return note(c, t, MR_F16);
+    t->type = smaller_blocks(t->type);
+    if (t->k % mr_dtype_block(t->type) != 0)
+        t->type = MR_F16;
+    return note(c, t, t->type);
 }
 
 static mr_err add(convert *c, const char *name, const mr_asked *a, const char *recipe, int rank,
@@ -181,12 +199,11 @@ static mr_err write_row(void *ctx, int64_t row, float *x)
     size_t bytes = row_bytes(t);
     for (int64_t i = 0; t->plus && i < t->k; i++)
         x[i] += 1.0f;
-    if (mr_block_quantisable(t->type)) {
-        MR_TRY(mr_convert_check(t->canonical, row, x, t->k));
+    MR_TRY(mr_convert_check(t->canonical, row, x, t->k, t->type));
+    if (mr_block_quantisable(t->type))
         mr_block_quantise(t->type, x, t->k, c->row);
-    } else {
+    else
         mr_convert_narrow(x, t->k, t->type, c->row);
-    }
     MR_TRY(mr_gguf_writer_data(c->w, c->row, bytes));
     c->done += bytes;
     if (c->o->progress && c->o->progress(c->o->ctx, c->done, c->total))
@@ -253,26 +270,10 @@ static mr_err write_file(convert *c)
 
 static mr_err check_quant(convert *c)
 {
-    static const struct {
-        const char *name;
-        mr_dtype type;
-    } known[] = {{"f32", MR_F32},   {"f16", MR_F16},   {"bf16", MR_BF16}, {"q4", MR_Q4_0},
-                 {"q4_0", MR_Q4_0}, {"q4_1", MR_Q4_1}, {"q5_0", MR_Q5_0}, {"q5_1", MR_Q5_1},
-                 {"q8", MR_Q8_0},   {"q8_0", MR_Q8_0}};
     c->as = MR_DTYPE_COUNT;
     if (c->o->group)
         return mr_fail(MR_EUSAGE, "group: GGUF's types have groups of their own");
-    if (!c->o->quant)
-        return MR_OK;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(c->o->quant, known[i].name) == 0)
-            c->as = known[i].type;
-    if (c->as != MR_DTYPE_COUNT)
-        return MR_OK;
-    return mr_fail(
-        MR_EUSAGE,
-        "quant \"%s\" is unknown for GGUF (f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0)",
-        c->o->quant);
+    return c->o->quant ? mr_block_parse(c->o->quant, &c->as) : MR_OK;
 }
 
 mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o)

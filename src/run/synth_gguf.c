@@ -4,6 +4,7 @@
  * Tensor names come from the family's own table; the metadata is the config's keys under GGUF's
  * names.  Matrices have the asked type; what GGUF files keep in f32 (vectors, routers) is f32.
  * Quantised blocks are random codes under scales that give the wanted spread. */
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "base/file.h"
 #include "run/gguf_meta.h"
 #include "run/synth.h"
+#include "tensor/block_quantise.h"
 
 enum { CHUNK = 1 << 16, NAME = 512 };
 
@@ -152,17 +154,49 @@ static mr_err write_floats(synth *s, int index, uint8_t *buf)
     return MR_OK;
 }
 
-/* A block: the scale first, in q4_1 the least value after it, then the codes.  The first code's byte
- * varies the scale by a quarter. */
-static void set_scales(const tensor *t, uint8_t *block)
+/* Where a block has its scale d and its least value m, both f16, and what they must be for random
+ * codes and sub-scales to have mean 0 and deviation 1. */
+typedef struct spread {
+    mr_dtype type;
+    int d_at, m_at; /* m_at -1: it has none */
+    float d, m;
+} spread;
+
+static const spread spreads[] = {
+    {MR_Q4_0, 0, -1, 1 / 4.6f, 0},
+    {MR_Q4_1, 0, 2, 1 / 4.6f, -7.5f / 4.6f},
+    {MR_Q5_0, 0, -1, 1 / 9.2f, 0},
+    {MR_Q5_1, 0, 2, 1 / 9.2f, -15.5f / 9.2f},
+    {MR_Q8_0, 0, -1, 1 / 73.9f, 0},
+    {MR_Q2_K, 80, 82, 1 / 13.9f, 1.5f / 13.9f},
+    {MR_Q3_K, 108, -1, 1 / 43.3f, 0},
+    {MR_Q4_K, 0, 2, 1 / 258.0f, 7.5f / 258.0f},
+    {MR_Q5_K, 0, 2, 1 / 527.0f, 15.5f / 527.0f},
+    {MR_Q6_K, 208, -1, 1 / 1366.0f, 0},
+};
+
+static const spread *spread_of(mr_dtype t)
 {
-    bool wide = t->type == MR_Q8_0, least = t->type == MR_Q4_1;
-    float levels = wide ? 255 : 15, vary = 0.75f + 0.5f / 255 * (float)block[4];
-    float scale = vary * sqrtf(12.0f) / levels / sqrtf((float)t->dim[t->rank - 1]);
-    uint16_t d = mr_f32_to_f16(scale), m = mr_f32_to_f16(-scale * levels * 0.5f);
-    memcpy(block, &d, 2);
-    if (least)
-        memcpy(block + 2, &m, 2);
+    size_t i = 0;
+    while (spreads[i].type != t)
+        assert(++i < sizeof spreads / sizeof *spreads);
+    return &spreads[i];
+}
+
+static void put_f16(uint8_t *at, float v)
+{
+    uint16_t h = mr_f32_to_f16(v);
+    memcpy(at, &h, 2);
+}
+
+/* A byte of random codes varies the scale by a quarter. */
+static void set_scales(const tensor *t, const spread *s, uint8_t *block)
+{
+    float scale = 0.75f + 0.5f / 255 * (float)block[4];
+    scale /= sqrtf((float)t->dim[t->rank - 1]);
+    put_f16(block + s->d_at, s->d * scale);
+    if (s->m_at >= 0)
+        put_f16(block + s->m_at, s->m * scale);
 }
 
 static mr_err write_blocks(synth *s, int index, uint8_t *buf)
@@ -170,11 +204,12 @@ static mr_err write_blocks(synth *s, int index, uint8_t *buf)
     const tensor *t = &s->list[index];
     size_t size = (size_t)mr_dtype_block_bytes(t->type);
     uint64_t whole = CHUNK / (16 * size) * (16 * size);
+    const spread *form = spread_of(t->type);
     for (uint64_t at = 0; at < t->bytes;) {
         uint64_t n = t->bytes - at < whole ? t->bytes - at : whole;
         mr_synth_bytes(s->o->seed, index, at, n, buf);
         for (uint64_t i = 0; i < n; i += size)
-            set_scales(t, buf + i);
+            set_scales(t, form, buf + i);
         MR_TRY(put(s, buf, (size_t)n));
         at += n;
     }
@@ -204,22 +239,6 @@ static mr_err write_file(synth *s, const char *path)
 
 /* ---- the whole ---- */
 
-static mr_err check_quant(synth *s)
-{
-    static const struct {
-        const char *name;
-        mr_dtype type;
-    } known[] = {{"f32", MR_F32},   {"f16", MR_F16},   {"bf16", MR_BF16},
-                 {"q8_0", MR_Q8_0}, {"q4_0", MR_Q4_0}, {"q4_1", MR_Q4_1}};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        s->type = known[i].type;
-        if (strcmp(s->o->quant, known[i].name) == 0)
-            return MR_OK;
-    }
-    return mr_fail(MR_EUSAGE, "quant \"%s\" is unknown for GGUF (f32, f16, bf16, q8_0, q4_0, q4_1)",
-                   s->o->quant);
-}
-
 /* What needs a tensor beside the config's own is left to convert. */
 static mr_err check_family(synth *s)
 {
@@ -238,7 +257,7 @@ static mr_err check_family(synth *s)
 static mr_err run(synth *s, const char *config, const char *path)
 {
     mr_graph *g = NULL;
-    MR_TRY(check_quant(s));
+    MR_TRY(mr_block_parse(s->o->quant, &s->type));
     MR_TRY(mr_arena_new(&s->arena, MR_MEM_OTHER));
     MR_TRY(mr_model_open(&s->model, config, &(mr_model_opts){0}));
     if (mr_model_weights(s->model))

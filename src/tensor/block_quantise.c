@@ -7,13 +7,37 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { BLOCK = 32, HALF = 16 };
 
 bool mr_block_quantisable(mr_dtype t)
 {
-    return t == MR_Q4_0 || t == MR_Q4_1 || t == MR_Q5_0 || t == MR_Q5_1 || t == MR_Q8_0;
+    return t == MR_Q4_0 || t == MR_Q4_1 || t == MR_Q5_0 || t == MR_Q5_1 || t == MR_Q8_0 ||
+           mr_super_quantisable(t);
+}
+
+mr_err mr_block_parse(const char *name, mr_dtype *out)
+{
+    char list[160];
+    size_t n = 0;
+    if (strcmp(name, "q4") == 0 || strcmp(name, "q8") == 0) {
+        *out = name[1] == '4' ? MR_Q4_0 : MR_Q8_0;
+        return MR_OK;
+    }
+    for (int i = 0; i < MR_DTYPE_COUNT; i++) {
+        mr_dtype t = (mr_dtype)i;
+        if (t != MR_F32 && t != MR_F16 && t != MR_BF16 && !mr_block_quantisable(t))
+            continue;
+        if (strcmp(name, mr_dtype_name(t)) == 0) {
+            *out = t;
+            return MR_OK;
+        }
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", mr_dtype_name(t));
+        assert(n < sizeof list);
+    }
+    return mr_fail(MR_EUSAGE, "quant \"%s\" is unknown for GGUF (%s)", name, list);
 }
 
 static uint8_t *put_f16(uint8_t *out, float v)
@@ -85,9 +109,12 @@ static void bytes(const float *x, uint8_t *out)
 
 void mr_block_quantise(mr_dtype t, const float *x, int64_t k, uint8_t *out)
 {
-    assert(mr_block_quantisable(t) && k % BLOCK == 0);
-    for (int64_t i = 0; i < k; i += BLOCK, x += BLOCK, out += mr_dtype_block_bytes(t)) {
-        if (t == MR_Q8_0)
+    int block = mr_dtype_block(t);
+    assert(mr_block_quantisable(t) && k % block == 0);
+    for (int64_t i = 0; i < k; i += block, x += block, out += mr_dtype_block_bytes(t)) {
+        if (block > BLOCK)
+            mr_super_quantise(t, x, out);
+        else if (t == MR_Q8_0)
             bytes(x, out);
         else if (t == MR_Q4_0 || t == MR_Q5_0)
             symmetric(x, t == MR_Q4_0 ? 16 : 32, out);

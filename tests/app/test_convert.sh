@@ -51,13 +51,16 @@ for m in llama-tied qwen3 qwen3-moe gemma1-7b gemma2-2b gemma3-4b dsv2 dsv3 kimi
     go 0 logits tests/vectors/$m --ids $ids --precision exact --out "$tmp/old.npy"
     is "the same bytes: $m" same "$tmp/old.npy" "$tmp/new.npy"
 done
-for q in q4 q4_1 q5_0 q5_1 q8; do
+for q in q4 q4_1 q5_0 q5_1 q8 q2_k q4_k q6_k; do
     go 0 convert $G "$tmp/$q.gguf" --format gguf --quant $q
     go 0 perplexity "$tmp/$q.gguf" -f "$tmp/text" --precision exact
     cp "$out" "$tmp/$q.g.txt"
 done
 is "q8_0 is within 0.2 %: $(number "$tmp/q8.g.txt")" near "$tmp/q8.g.txt" "$tmp/float.txt" 0.002
 is "q5_1 is within 2 %: $(number "$tmp/q5_1.g.txt")" near "$tmp/q5_1.g.txt" "$tmp/float.txt" 0.02
+is "q6_k is within 1 %: $(number "$tmp/q6_k.g.txt")" near "$tmp/q6_k.g.txt" "$tmp/float.txt" 0.01
+is "q4_k is within 5 %: $(number "$tmp/q4_k.g.txt")" near "$tmp/q4_k.g.txt" "$tmp/float.txt" 0.05
+is "q2_k differs: $(number "$tmp/q2_k.g.txt")" differ "$tmp/q2_k.g.txt" "$tmp/float.txt"
 is "q4_0 is within 10 %: $(number "$tmp/q4.g.txt")" near "$tmp/q4.g.txt" "$tmp/float.txt" 0.1
 for a in $G "$tmp/q8.gguf"; do
     go 0 tokenize $a -p "Once upon a time, there's a Café: 12 dogs  "
@@ -75,6 +78,9 @@ usage "unknown for GGUF" convert $G "$tmp/x" --format gguf --quant q3
 go 0 convert tests/vectors/llama3 "$tmp/odd" --quant q4 --group 128
 is "is listed" says "model.layers.0.mlp.down_proj.weight stays unquantised: 160 is no multiple of 128"
 go 0 run "$tmp/odd" --ids 1,2 -n 2 --print-ids
+go 0 convert tests/vectors/llama3 "$tmp/odd.gguf" --format gguf --quant q4_k
+is "and gets smaller blocks" says "blk.0.ffn_down.weight becomes q5_0: 160 is no multiple of 256"
+go 0 run "$tmp/odd.gguf" --ids 1,2 -n 2 --print-ids
 
 # ---- refusals leave nothing ----
 usage "unknown" convert $G "$tmp/x" --quant q7

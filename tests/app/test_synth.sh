@@ -27,7 +27,7 @@ is "and back" [ "$(cat "$out")" = "Hi!" ]
 # ---- GGUF ----
 tr -d '\n' <$D/config.json | sed 's/"rope_scaling": *{[^}]*}/"rope_scaling": null/' >"$tmp/mla.json"
 for c in $G/config.json "$tmp/mla.json" tests/vectors/llama-tied/config.json; do
-    for q in f32 f16 q8_0 q4_0 q4_1; do
+    for q in f32 f16 q8_0 q4_0 q4_1 q5_0 q5_1; do
         sed 's/"hidden_size": 72/"hidden_size": 288/; s/"num_attention_heads": 9/"num_attention_heads": 9, "head_dim": 32/' \
             "$c" >"$tmp/shape.json"
         go 0 synth "$tmp/shape.json" "$tmp/made.gguf" --format gguf --quant $q
@@ -38,7 +38,13 @@ for c in $G/config.json "$tmp/mla.json" tests/vectors/llama-tied/config.json; do
         is "no NaN: $c $q" [ -s "$out" ]
     done
 done
+for q in q2_k q3_k q4_k q5_k q6_k; do
+    go 0 synth $G/config.json "$tmp/made.gguf" --format gguf --quant $q
+    go 0 run "$tmp/made.gguf" -p "Hi!" -n 4 --threads 1
+    is "no NaN: $q" [ -s "$out" ]
+done
 rm "$tmp/made.gguf"
+usage "whole blocks of 256" synth tests/vectors/llama-tied/config.json "$tmp/made.gguf" --format gguf --quant q4_k
 refused "rope_" synth tests/vectors/llama3/config.json "$tmp/made.gguf" --format gguf
 refused "llada2" synth $L/config.json "$tmp/made.gguf" --format gguf
 is "nothing was made" [ ! -e "$tmp/made.gguf" ]
