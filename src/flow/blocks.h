@@ -95,7 +95,7 @@ typedef enum mr_rope_kind {
 } mr_rope_kind;
 typedef struct mr_rope_spec {
     double theta;
-    int64_t dim; /* rotated width */
+    int64_t dim; /* rotated width; odd: the last turns with the number after it */
     mr_rope_kind kind;
     double factor, low, high,
         orig;       /* linear, proportional: factor; llama3: all; yarn: factor, orig */
@@ -185,8 +185,9 @@ typedef struct mr_moe_spec {
     bool norm;
     double norm_eps, scale;
     mr_op fn;
-    int64_t shared_width;    /* 0: no shared expert */
-    const char *shared;      /* "shared_experts" */
+    int64_t shared_width; /* 0: no shared expert */
+    const char *shared;   /* "shared_experts" */
+    bool shared_bias;
     const char *shared_gate; /* PREFIX.shared_expert_gate.weight [1, hidden], or NULL */
 } mr_moe_spec;
 mr_val mr_flow_moe(mr_flow *f, mr_val x, const mr_moe_spec *s);

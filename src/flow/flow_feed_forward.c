@@ -51,7 +51,8 @@ mr_val mr_flow_route(mr_flow *f, mr_val x, const mr_moe_spec *s)
 static mr_val shared_expert(mr_flow *f, mr_val x, const mr_moe_spec *s)
 {
     const char *prefix = mr_flow_name(f, "%s.%s", s->prefix, s->shared);
-    mr_mlp_spec mlp = {.prefix = prefix, .width = s->shared_width, .fn = s->fn};
+    mr_mlp_spec mlp = {
+        .prefix = prefix, .width = s->shared_width, .fn = s->fn, .bias = s->shared_bias};
     mr_val y = mr_flow_mlp(f, x, &mlp);
     if (!s->shared_gate)
         return y;

@@ -151,7 +151,7 @@ static mr_val make_table(mr_flow *f, const mr_rope_spec *r)
     }
     if (r->kind == MR_ROPE_PROPORTIONAL)
         attr[mr_attr_index(MR_OP_ROPE_TABLE, "angles")].i = r->angles;
-    int64_t half = r->dim / 2;
+    int64_t half = (r->dim + 1) / 2;
     mr_val factors = r->factors ? mr_flow_weight_try(f, r->factors, 1, &half) : MR_NONE;
     return mr_flow_op(f, MR_OP_ROPE_TABLE, (mr_val[]){mr_flow_pos(f), factors}, 2, attr);
 }

@@ -463,17 +463,17 @@ mr_err mr_shape_CONCAT(mr_shape *s)
 mr_err mr_shape_ROPE_TABLE(mr_shape *s)
 {
     const char *kind = attr_s(s, "kind");
-    int64_t dim = attr_i(s, "dim");
-    MR_TRY(int_range(s, "dim", 2, 1 << 16));
+    int64_t dim = attr_i(s, "dim"), half = (dim + 1) / 2;
+    MR_TRY(int_range(s, "dim", 1, 1 << 16));
     MR_TRY(int_range(s, "truncate", 0, 1));
     MR_TRY(one_of(s, "kind", "none linear llama3 yarn proportional"));
     MR_TRY(positive(s, "theta"));
     MR_TRY(positive(s, "factor"));
     MR_TRY(positive(s, "mscale"));
-    if (dim % 2)
+    if (dim % 2 && (!strcmp(kind, "yarn") || !strcmp(kind, "proportional")))
         return refuse(s, "dim %lld is odd", (long long)dim);
     bool part = !strcmp(kind, "proportional");
-    MR_TRY(int_range(s, "angles", part, part ? dim / 2 : 0));
+    MR_TRY(int_range(s, "angles", part, part ? half : 0));
     if (!strcmp(kind, "llama3")) {
         MR_TRY(positive(s, "orig"));
         MR_TRY(positive(s, "low"));
@@ -488,8 +488,8 @@ mr_err mr_shape_ROPE_TABLE(mr_shape *s)
             return refuse(s, "theta %g is not above 1, as yarn needs", attr_f(s, "theta"));
     }
     MR_TRY(need_i32(s, 0, 1));
-    MR_TRY(need_vector(s, 1, (mr_dim){.n = dim / 2}));
-    return give_flat(s, s->x[0]->dim[0], (mr_dim){.n = dim});
+    MR_TRY(need_vector(s, 1, (mr_dim){.n = half}));
+    return give_flat(s, s->x[0]->dim[0], (mr_dim){.n = 2 * half});
 }
 
 /* x and the table of rope and rope_append */

@@ -211,39 +211,51 @@ mr_err mr_cfg_sparse_layers(mr_jval o, int64_t layers, bool *sparse)
     return MR_OK;
 }
 
-mr_err mr_cfg_heads(mr_jval o, int64_t def_kv, int64_t def_dim, int64_t *heads, int64_t *kv_heads,
-                    int64_t *head_dim)
+mr_err mr_cfg_heads(mr_jval o, int64_t hidden, mr_cfg_head def, mr_cfg_head *out)
 {
-    MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, heads));
-    MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", def_kv ? def_kv : *heads, 1, MR_CFG_HEADS,
-                         kv_heads));
-    if (*heads % *kv_heads)
-        return mr_jfail(mr_jget(o, "num_key_value_heads"), "%lld does not divide %lld heads",
-                        (long long)*kv_heads, (long long)*heads);
-    MR_TRY(mr_cfg_int_or(o, "head_dim", def_dim, 2, MR_CFG_HEAD_DIM, head_dim));
-    if (*head_dim % 2)
-        return mr_jfail(mr_jget(o, "head_dim"), "%lld is odd", (long long)*head_dim);
-    return MR_OK;
+    mr_jval heads = mr_jget(o, "num_attention_heads"), kv = mr_jget(o, "num_key_value_heads");
+    *out = def;
+    if (mr_jhas(heads) || !def.heads)
+        MR_TRY(mr_jint(heads, 1, MR_CFG_HEADS, &out->heads));
+    if (!def.kv_heads || kv.doc)
+        MR_TRY(
+            mr_cfg_int_or(o, "num_key_value_heads", out->heads, 1, MR_CFG_HEADS, &out->kv_heads));
+    if (out->heads % out->kv_heads)
+        return mr_jfail(kv, "%lld does not divide %lld heads", (long long)out->kv_heads,
+                        (long long)out->heads);
+    if (!def.head_dim && !mr_jhas(mr_jget(o, "head_dim")) && hidden % out->heads)
+        return mr_jfail(heads, "%lld does not divide hidden_size %lld, and there is no head_dim",
+                        (long long)out->heads, (long long)hidden);
+    return mr_cfg_int_or(o, "head_dim", def.head_dim ? def.head_dim : hidden / out->heads, 1,
+                         MR_CFG_HEAD_DIM, &out->head_dim);
 }
 
-mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def_keep, int64_t *k,
-                     int64_t *groups, int64_t *keep)
+mr_err mr_cfg_router(mr_jval o, int64_t experts, bool group_max, mr_cfg_route def,
+                     mr_cfg_route *out)
 {
-    mr_jval g = mr_jget(o, "n_group"), t = mr_jget(o, "topk_group");
-    *groups = def_groups;
-    *keep = def_keep;
+    mr_jval g = mr_jget(o, "n_group"), t = mr_jget(o, "topk_group"),
+            k = mr_jget(o, "num_experts_per_tok");
+    *out = def;
     /* null is no default here: a reader that took it for one would choose other experts than one
      * that took it for "no groups" */
-    if (g.doc || !def_groups)
-        MR_TRY(mr_jint(g, 1, experts, groups));
-    if (experts % *groups || (*groups > 1 && experts / *groups < 2))
-        return mr_jfail(g, "%lld experts do not fall into %lld groups of two or more",
-                        (long long)experts, (long long)*groups);
-    if (t.doc || !def_keep)
-        MR_TRY(mr_jint(t, 1, *groups, keep));
-    if (*keep > *groups)
-        return mr_jfail(t, "%lld of %lld groups", (long long)*keep, (long long)*groups);
-    return mr_cfg_int(o, "num_experts_per_tok", 1, experts / *groups * *keep, k);
+    if (g.doc || !def.groups)
+        MR_TRY(mr_jint(g, 1, experts, &out->groups));
+    int64_t size = experts / out->groups, least = out->groups > 1 && !group_max ? 2 : 1;
+    if (experts % out->groups || size < least)
+        return mr_jfail(g, "%lld experts do not fall into %lld groups of %lld or more",
+                        (long long)experts, (long long)out->groups, (long long)least);
+    if (t.doc || !def.keep)
+        MR_TRY(mr_jint(t, 1, out->groups, &out->keep));
+    if (out->keep > out->groups)
+        return mr_jfail(t, "%lld of %lld groups", (long long)out->keep, (long long)out->groups);
+    int64_t reach = size * out->keep;
+    if (k.doc || !def.k)
+        MR_TRY(mr_jint(k, 1, group_max ? experts : reach, &out->k));
+    if (group_max && out->k > reach)
+        out->k = reach; /* others weigh nothing there */
+    if (out->k > reach)
+        return mr_jfail(k, "%lld of %lld experts", (long long)out->k, (long long)reach);
+    return MR_OK;
 }
 
 /* ---- rope ---- */
@@ -397,7 +409,8 @@ mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t
  * rope keys, so that it has no effect within an object for layers of one type. */
 static mr_err rope_truncate(mr_jval params, mr_rope_spec *out)
 {
-    return mr_cfg_bool_or(params, "truncate", true, &out->truncate);
+    bool null = mr_jtype(mr_jget(params, "truncate")) == MR_JNULL; /* false to the reference */
+    return mr_cfg_bool_or(params, "truncate", !null, &out->truncate);
 }
 
 /* The reference reads rope_scaling and, if there is none, rope_parameters.  A file with both is
@@ -432,11 +445,14 @@ mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_ro
 
 mr_err mr_cfg_partial(mr_jval o, double def, double *out)
 {
-    mr_jval params = mr_jget(o, "rope_parameters");
+    static const char *const in[] = {"rope_scaling", "rope_parameters"};
     const char *key = "partial_rotary_factor";
-    MR_TRY(is_object(params));
-    if (mr_jhas(params) && mr_jhas(mr_jget(params, key)))
-        return mr_cfg_num(params, key, 0, 1, out);
+    for (int i = 0; i < 2; i++) {
+        mr_jval rope = mr_jget(o, in[i]);
+        MR_TRY(is_object(rope));
+        if (mr_jhas(rope) && mr_jhas(mr_jget(rope, key)))
+            return mr_cfg_num(rope, key, 0, 1, out);
+    }
     return mr_cfg_num_in(o, key, def, 0, 1, out);
 }
 
@@ -450,4 +466,28 @@ mr_err mr_cfg_whole_heads(mr_jval o, const mr_rope_spec *r)
     mr_jval at = mr_jget(params, "partial_rotary_factor");
     return mr_cfg_refuse(at.doc ? at : mr_jget(o, "partial_rotary_factor"),
                          "this family rotates whole heads");
+}
+
+mr_err mr_cfg_rope_part(mr_jval o, double def, int64_t head_dim, int64_t max_positions,
+                        mr_rope_spec *out)
+{
+    double partial;
+    MR_TRY(mr_cfg_rope(o, 1e4, max_positions, out, NULL));
+    MR_TRY(mr_cfg_partial(o, def, &partial));
+    out->dim = (int64_t)((double)head_dim * partial);
+    bool odd = out->dim % 2;
+    if (out->dim < 1 || out->dim + odd > head_dim || (odd && out->kind == MR_ROPE_YARN))
+        return mr_jfail(mr_jget(o, "head_dim"), "%g of %lld does not give pairs to rotate", partial,
+                        (long long)head_dim);
+    return MR_OK;
+}
+
+mr_err mr_cfg_rope_whole(mr_jval o, int64_t dim, int64_t max_positions, mr_rope_spec *out,
+                         double *mscale_all_dim)
+{
+    MR_TRY(mr_cfg_rope(o, 1e4, max_positions, out, mscale_all_dim));
+    if (dim % 2)
+        return mr_jfail(mr_jget(o, "head_dim"), "%lld is odd", (long long)dim);
+    out->dim = dim;
+    return mr_cfg_whole_heads(o, out);
 }

@@ -5,7 +5,6 @@
  *
  * The norms of the latents have an epsilon of their own, 1e-6, whatever rms_norm_eps says.  Layers
  * from num_hidden_layers on are multi-token prediction and are not run. */
-#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -15,37 +14,47 @@ typedef struct deepseek {
     mr_model_info info;
     int64_t inter, moe_inter, shared, heads, dense_layers;
     int64_t q_lora, kv_lora, nope, rope_dim, v_dim;
-    int64_t experts, top_k, groups, keep;
+    int64_t experts;
+    mr_cfg_route route;
     double eps, scale, routed_scale;
     mr_op act;
-    bool tied, bias, norm_topk, correction, group_max;
+    bool tied, bias, mlp_bias, norm_topk, correction, group_max;
     const char *score;
     mr_rope_spec rope;
 } deepseek;
 
-/* What the classes of the line do not share: how experts are scored, and defaults. */
+/* What the two classes of the line do not share: how experts are scored, and defaults. */
 typedef struct line {
-    const char *model_type, *score, *method;
-    bool correction, group_max;
-    int64_t max_positions, dense_layers, shared, groups, keep;
+    const char *score, *method, *experts_too; /* another name of n_routed_experts */
+    bool v3;
+    int64_t max_positions, heads, inter, dense_layers, experts, moe_inter, shared;
+    mr_cfg_route route;
     double scale;
 } line;
 
-static const line lines[] = {
-    {"deepseek_v2", "softmax", "greedy", false, true, 2048, 0, 2, 0, 0, 1},
-    {"deepseek_v3", "sigmoid", "noaux_tc", true, false, 4096, 3, 1, 8, 4, 2.5},
-    {"kimi_k2", "sigmoid", "noaux_tc", true, false, 4096, 3, 1, 8, 4, 2.5},
-    {"kimi_k25", "sigmoid", "noaux_tc", true, false, 4096, 3, 1, 8, 4, 2.5},
-    {0}};
-
-static const line *line_of(const char *model_type)
-{
-    const line *l = lines;
-    while (l->model_type && strcmp(l->model_type, model_type) != 0)
-        l++;
-    assert(l->model_type);
-    return l;
-}
+static const line v2 = {.score = "softmax",
+                        .method = "greedy",
+                        .experts_too = "num_experts",
+                        .max_positions = 2048,
+                        .heads = 32,
+                        .inter = 11008,
+                        .experts = 64,
+                        .moe_inter = 1407,
+                        .shared = 2,
+                        .scale = 1};
+static const line v3 = {.score = "sigmoid",
+                        .method = "noaux_tc",
+                        .experts_too = "num_local_experts",
+                        .v3 = true,
+                        .max_positions = 4096,
+                        .heads = 128,
+                        .inter = 18432,
+                        .dense_layers = 3,
+                        .experts = 256,
+                        .moe_inter = 2048,
+                        .shared = 1,
+                        .route = {8, 8, 4},
+                        .scale = 2.5};
 
 /* ---- config ---- */
 
@@ -69,39 +78,34 @@ static mr_err on_or_null(mr_jval o, const char *key, bool *out)
     return mr_jtype(mr_jget(o, key)) == MR_JNULL ? MR_OK : mr_cfg_bool_or(o, key, true, out);
 }
 
-static mr_err attention_config(mr_jval o, deepseek *c)
+static mr_err attention_config(mr_jval o, const line *l, deepseek *c)
 {
     int64_t kv_heads;
-    MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &c->heads));
+    MR_TRY(mr_cfg_int_or(o, "num_attention_heads", l->heads, 1, MR_CFG_HEADS, &c->heads));
     MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", c->heads, 1, MR_CFG_HEADS, &kv_heads));
     if (kv_heads != c->heads)
         return mr_cfg_refuse(mr_jget(o, "num_key_value_heads"),
                              "%lld with %lld heads: latent attention has as many",
                              (long long)kv_heads, (long long)c->heads);
-    mr_jval q_lora = mr_jget(o, "q_lora_rank"); /* null: none; it must be said */
-    if (mr_jtype(q_lora) != MR_JNULL)
-        MR_TRY(mr_jint(q_lora, 1, MR_CFG_HIDDEN, &c->q_lora));
-    MR_TRY(mr_cfg_int(o, "kv_lora_rank", 1, MR_CFG_HEAD_DIM, &c->kv_lora));
-    MR_TRY(mr_cfg_int(o, "qk_nope_head_dim", 1, MR_CFG_HEAD_DIM, &c->nope));
-    MR_TRY(mr_cfg_int(o, "qk_rope_head_dim", 2, MR_CFG_HEAD_DIM, &c->rope_dim));
+    if (mr_jtype(mr_jget(o, "q_lora_rank")) != MR_JNULL) /* null: none */
+        MR_TRY(mr_cfg_int_or(o, "q_lora_rank", 1536, 1, MR_CFG_HIDDEN, &c->q_lora));
+    MR_TRY(mr_cfg_int_or(o, "kv_lora_rank", 512, 1, MR_CFG_HEAD_DIM, &c->kv_lora));
+    MR_TRY(mr_cfg_int_or(o, "qk_nope_head_dim", 128, 1, MR_CFG_HEAD_DIM, &c->nope));
+    MR_TRY(mr_cfg_int_or(o, "qk_rope_head_dim", 64, 2, MR_CFG_HEAD_DIM, &c->rope_dim));
     if (c->rope_dim % 2)
         return mr_jfail(mr_jget(o, "qk_rope_head_dim"), "%lld is odd", (long long)c->rope_dim);
-    MR_TRY(mr_cfg_int(o, "v_head_dim", 1, MR_CFG_HEAD_DIM, &c->v_dim));
+    MR_TRY(mr_cfg_int_or(o, "v_head_dim", 128, 1, MR_CFG_HEAD_DIM, &c->v_dim));
     return mr_cfg_bool_or(o, "attention_bias", false, &c->bias);
 }
 
-static mr_err rope_config(mr_jval o, deepseek *c)
+/* V2 always turns neighbours. */
+static mr_err rope_config(mr_jval o, const line *l, deepseek *c)
 {
-    bool interleaved;
-    double all_dim, partial;
-    MR_TRY(mr_cfg_partial(o, 1, &partial));
-    if (partial != 1)
-        return mr_cfg_refuse(mr_jget(o, "partial_rotary_factor"),
-                             "qk_rope_head_dim says how much is rotated");
-    MR_TRY(mr_cfg_rope(o, 1e4, c->info.max_positions, &c->rope, &all_dim));
-    MR_TRY(on_or_null(o, "rope_interleave", &interleaved));
-    c->rope.dim = c->rope_dim;
-    c->rope.interleaved = interleaved;
+    double all_dim;
+    MR_TRY(mr_cfg_rope_whole(o, c->rope_dim, c->info.max_positions, &c->rope, &all_dim));
+    c->rope.interleaved = true;
+    if (l->v3)
+        MR_TRY(on_or_null(o, "rope_interleave", &c->rope.interleaved));
     double m = all_dim != 0 ? mr_yarn_mscale(c->rope.factor, all_dim) : 1;
     c->scale = m * m / sqrt((double)(c->nope + c->rope_dim));
     return MR_OK;
@@ -111,18 +115,18 @@ static mr_err rope_config(mr_jval o, deepseek *c)
 static mr_err router_config(mr_jval o, const line *l, deepseek *c)
 {
     bool grouped, unused;
-    const char *limited = l->group_max ? "group_limited_greedy" : NULL;
+    const char *limited = l->v3 ? NULL : "group_limited_greedy";
     MR_TRY(only(o, "topk_method", l->method, limited, &grouped));
     MR_TRY(only(o, "scoring_func", l->score, NULL, &unused));
     c->score = l->score;
-    c->correction = l->correction;
-    c->group_max = l->group_max;
-    c->groups = c->keep = 1;
-    if (l->group_max && !grouped)
-        MR_TRY(mr_cfg_int(o, "num_experts_per_tok", 1, c->experts, &c->top_k));
+    c->correction = l->v3;
+    c->group_max = !l->v3;
+    c->route.groups = c->route.keep = 1;
+    if (l->v3 || grouped)
+        MR_TRY(mr_cfg_router(o, c->experts, c->group_max, l->route, &c->route));
     else
-        MR_TRY(mr_cfg_router(o, c->experts, l->groups, l->keep, &c->top_k, &c->groups, &c->keep));
-    return l->group_max ? MR_OK : on_or_null(o, "norm_topk_prob", &c->norm_topk);
+        MR_TRY(mr_cfg_int(o, "num_experts_per_tok", 1, c->experts, &c->route.k));
+    return l->v3 ? on_or_null(o, "norm_topk_prob", &c->norm_topk) : MR_OK;
 }
 
 static mr_err moe_config(mr_jval o, const line *l, deepseek *c)
@@ -136,8 +140,9 @@ static mr_err moe_config(mr_jval o, const line *l, deepseek *c)
     MR_TRY(mr_cfg_int_or(o, "moe_layer_freq", 1, 1, INT32_MAX, &freq));
     if (freq != 1)
         return mr_cfg_refuse(every, "%lld is not supported, only 1", (long long)freq);
-    MR_TRY(mr_cfg_int(o, "moe_intermediate_size", 1, MR_CFG_WIDTH, &c->moe_inter));
-    MR_TRY(mr_cfg_int(o, "n_routed_experts", 1, MR_CFG_EXPERTS, &c->experts));
+    const char *experts = mr_jhas(mr_jget(o, l->experts_too)) ? l->experts_too : "n_routed_experts";
+    MR_TRY(mr_cfg_int_or(o, "moe_intermediate_size", l->moe_inter, 1, MR_CFG_WIDTH, &c->moe_inter));
+    MR_TRY(mr_cfg_int_or(o, experts, l->experts, 1, MR_CFG_EXPERTS, &c->experts));
     MR_TRY(router_config(o, l, c));
     MR_TRY(mr_cfg_int_or(o, "n_shared_experts", n_shared.doc ? 0 : l->shared, 0, 1024, &shared));
     c->shared = shared * c->moe_inter;
@@ -147,24 +152,25 @@ static mr_err moe_config(mr_jval o, const line *l, deepseek *c)
 static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void **cfg,
                      mr_model_info *info)
 {
-    const line *l = line_of(info->model_type);
+    const line *l = strcmp(info->model_type, "deepseek_v2") ? &v3 : &v2;
     mr_jval text = mr_jget(root, "text_config"), o = root;
     deepseek *c = mr_arena_alloc(a, sizeof *c);
     (void)opts;
     if (!c)
         return MR_ENOMEM;
-    if (!strcmp(l->model_type, "kimi_k25")) {
+    if (!strcmp(info->model_type, "kimi_k25")) {
         if (mr_jtype(text) != MR_JOBJECT)
             return mr_jfail(text, text.doc ? "an object is needed" : "is missing");
         o = text;
     }
     MR_TRY(mr_cfg_common(o, l->max_positions, info));
     c->info = *info;
-    MR_TRY(mr_cfg_int(o, "intermediate_size", 1, MR_CFG_WIDTH, &c->inter));
-    MR_TRY(attention_config(o, c));
-    MR_TRY(rope_config(o, c));
+    MR_TRY(mr_cfg_int_or(o, "intermediate_size", l->inter, 1, MR_CFG_WIDTH, &c->inter));
+    MR_TRY(attention_config(o, l, c));
+    MR_TRY(rope_config(o, l, c));
     MR_TRY(moe_config(o, l, c));
-    MR_TRY(mr_cfg_off(o, "mlp_bias"));
+    if (!l->v3)
+        MR_TRY(mr_cfg_bool_or(o, "mlp_bias", false, &c->mlp_bias));
     MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
     MR_TRY(mr_cfg_act(o, "hidden_act", "silu", &c->act));
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
@@ -177,16 +183,16 @@ static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void 
 static mr_val feed_forward(mr_flow *f, const deepseek *c, mr_val x, const char *prefix, int i)
 {
     if (i < c->dense_layers) {
-        mr_mlp_spec mlp = {.prefix = prefix, .width = c->inter, .fn = c->act};
+        mr_mlp_spec mlp = {.prefix = prefix, .width = c->inter, .fn = c->act, .bias = c->mlp_bias};
         return mr_flow_mlp(f, x, &mlp);
     }
     mr_moe_spec moe = {.prefix = prefix,
                        .router = "gate",
                        .router_bias = c->correction ? "gate.e_score_correction_bias" : NULL,
                        .experts = c->experts,
-                       .top_k = c->top_k,
-                       .groups = c->groups,
-                       .keep = c->keep,
+                       .top_k = c->route.k,
+                       .groups = c->route.groups,
+                       .keep = c->route.keep,
                        .width = c->moe_inter,
                        .score = c->score,
                        .group_max = c->group_max,
@@ -195,7 +201,8 @@ static mr_val feed_forward(mr_flow *f, const deepseek *c, mr_val x, const char *
                        .scale = c->routed_scale,
                        .fn = c->act,
                        .shared_width = c->shared,
-                       .shared = "shared_experts"};
+                       .shared = "shared_experts",
+                       .shared_bias = c->mlp_bias};
     return mr_flow_moe(f, x, &moe);
 }
 

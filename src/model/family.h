@@ -149,10 +149,16 @@ mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_ro
  * original_max_position_embeddings where that is no key of them. */
 mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t max_positions,
                           mr_rope_spec *out, double *mscale_all_dim);
-/* partial_rotary_factor of rope_parameters or of o; def if absent. */
+/* partial_rotary_factor of the rope's object or of o; def if absent. */
 mr_err mr_cfg_partial(mr_jval o, double def, double *out);
 /* For families whose reference reads that key in scaled ropes alone, and cannot run them with a part of a head. */
 mr_err mr_cfg_whole_heads(mr_jval o, const mr_rope_spec *r);
+/* mr_cfg_rope for heads so wide: dim is what partial_rotary_factor says of head_dim (absent: def). */
+mr_err mr_cfg_rope_part(mr_jval o, double def, int64_t head_dim, int64_t max_positions,
+                        mr_rope_spec *out);
+/* The same for a family that rotates whole heads, or another width that is no part of them. */
+mr_err mr_cfg_rope_whole(mr_jval o, int64_t dim, int64_t max_positions, mr_rope_spec *out,
+                         double *mscale_all_dim);
 /* 0.1 * by * ln(factor) + 1, and 1 for factors up to 1: yarn's attention factor. */
 double mr_yarn_mscale(double factor, double by);
 
@@ -174,12 +180,20 @@ mr_err mr_cfg_layer_types(mr_jval o, int64_t pattern, int64_t layers, bool *glob
 mr_err mr_cfg_window(mr_jval o, int64_t def, int64_t *out); /* sliding_window; null: refused */
 /* Per layer whether it holds experts: every decoder_sparse_step-th that is not in mlp_only_layers. */
 mr_err mr_cfg_sparse_layers(mr_jval o, int64_t layers, bool *sparse);
-/* num_attention_heads (required), num_key_value_heads (def_kv 0: as many), head_dim (even; def_dim). */
-mr_err mr_cfg_heads(mr_jval o, int64_t def_kv, int64_t def_dim, int64_t *heads, int64_t *kv_heads,
-                    int64_t *head_dim);
-/* num_experts_per_tok, n_group, topk_group of a router over `experts`. */
-mr_err mr_cfg_router(mr_jval o, int64_t experts, int64_t def_groups, int64_t def_keep, int64_t *k,
-                     int64_t *groups, int64_t *keep);
+/* Heads as the attention blocks take them, and as defaults of a class; of those 0 means for heads: the
+ * key is required; kv_heads: as many as heads; head_dim: hidden_size / heads. */
+typedef struct mr_cfg_head {
+    int64_t heads, kv_heads, head_dim;
+} mr_cfg_head;
+/* num_attention_heads, num_key_value_heads (null: as many), head_dim */
+mr_err mr_cfg_heads(mr_jval o, int64_t hidden, mr_cfg_head def, mr_cfg_head *out);
+/* num_experts_per_tok, n_group, topk_group of a router over `experts`; the defaults' 0: required.
+ * group_max: as in mr_moe_spec. */
+typedef struct mr_cfg_route {
+    int64_t k, groups, keep;
+} mr_cfg_route;
+mr_err mr_cfg_router(mr_jval o, int64_t experts, bool group_max, mr_cfg_route def,
+                     mr_cfg_route *out);
 
 /* ---- GGUF metadata -> config text (model/gguf_config.c) ---- */
 typedef struct mr_gguf_row {

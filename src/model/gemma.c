@@ -36,15 +36,11 @@ static mr_err shape(mr_jval o, int64_t heads, int64_t kv_heads, gemma *c)
         return mr_jfail(mr_jget(o, "num_key_value_heads"), "%lld does not divide %lld heads",
                         (long long)c->kv_heads, (long long)c->heads);
     MR_TRY(mr_cfg_int_or(o, "head_dim", 256, 2, MR_CFG_HEAD_DIM, &c->head_dim));
-    if (c->head_dim % 2)
-        return mr_jfail(mr_jget(o, "head_dim"), "%lld is odd", (long long)c->head_dim);
     MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", true, &c->tied));
     MR_TRY(mr_cfg_off(o, "use_bidirectional_attention"));
-    MR_TRY(mr_cfg_rope(o, 1e4, c->info.max_positions, &c->rope, NULL));
-    c->rope.dim = c->head_dim;
-    return mr_cfg_whole_heads(o, &c->rope);
+    return mr_cfg_rope_whole(o, c->head_dim, c->info.max_positions, &c->rope, NULL);
 }
 
 static mr_err begin(mr_jval o, mr_arena *a, mr_model_info *info, gemma **out)

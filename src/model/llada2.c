@@ -99,7 +99,11 @@ static mr_err moe_config(mr_jval o, llada2 *c)
     MR_TRY(mr_cfg_int(o, "moe_intermediate_size", 1, MR_CFG_WIDTH, &c->moe_inter));
     MR_TRY(mr_cfg_int(o, "num_experts", 1, MR_CFG_EXPERTS, &c->experts));
     if (!c->capacity) {
-        MR_TRY(mr_cfg_router(o, c->experts, 0, 0, &c->top_k, &c->groups, &c->keep));
+        mr_cfg_route route;
+        MR_TRY(mr_cfg_router(o, c->experts, false, (mr_cfg_route){0}, &route));
+        c->top_k = route.k;
+        c->groups = route.groups;
+        c->keep = route.keep;
     } else {
         c->groups = c->keep = 1;
         MR_TRY(mr_cfg_int(o, "num_experts_per_tok", 1, c->experts, &c->top_k));

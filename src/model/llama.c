@@ -6,7 +6,8 @@
 
 typedef struct llama {
     mr_model_info info;
-    int64_t inter, heads, kv_heads, head_dim;
+    int64_t inter;
+    mr_cfg_head head;
     double eps;
     mr_op act;
     bool tied, attention_bias, mlp_bias;
@@ -22,27 +23,14 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
         return MR_ENOMEM;
     MR_TRY(mr_cfg_common(o, 2048, info));
     MR_TRY(mr_cfg_int(o, "intermediate_size", 1, MR_CFG_WIDTH, &c->inter));
-    MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &c->heads));
-    MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", c->heads, 1, c->heads, &c->kv_heads));
-    if (c->heads % c->kv_heads)
-        return mr_jfail(mr_jget(o, "num_key_value_heads"), "%lld does not divide %lld heads",
-                        (long long)c->kv_heads, (long long)c->heads);
-    if (!mr_jhas(mr_jget(o, "head_dim")) && info->hidden % c->heads)
-        return mr_jfail(mr_jget(o, "num_attention_heads"),
-                        "%lld does not divide hidden_size %lld, and there is no head_dim",
-                        (long long)c->heads, (long long)info->hidden);
-    MR_TRY(mr_cfg_int_or(o, "head_dim", info->hidden / c->heads, 2, MR_CFG_HEAD_DIM, &c->head_dim));
-    if (c->head_dim % 2)
-        return mr_jfail(mr_jget(o, "head_dim"), "%lld is odd", (long long)c->head_dim);
+    MR_TRY(mr_cfg_heads(o, info->hidden, (mr_cfg_head){0}, &c->head));
     MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
     MR_TRY(mr_cfg_act(o, "hidden_act", "silu", &c->act));
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->attention_bias));
     MR_TRY(mr_cfg_bool_or(o, "mlp_bias", false, &c->mlp_bias));
     MR_TRY(mr_cfg_off(o, "rope_interleaved"));
-    MR_TRY(mr_cfg_rope(o, 1e4, info->max_positions, &c->rope, NULL));
-    MR_TRY(mr_cfg_whole_heads(o, &c->rope));
-    c->rope.dim = c->head_dim;
+    MR_TRY(mr_cfg_rope_whole(o, c->head.head_dim, info->max_positions, &c->rope, NULL));
     c->rope.factors = "rope_freqs.weight";
     c->info = *info;
     *cfg = c;
@@ -55,14 +43,14 @@ static mr_val layer(mr_flow *f, const llama *c, mr_val x, int i)
     const mr_norm_spec norm = {.eps = c->eps};
     mr_attention_spec attention = {.layer = i,
                                    .prefix = mr_flow_name(f, "%s.self_attn", p),
-                                   .heads = c->heads,
-                                   .kv_heads = c->kv_heads,
-                                   .head_dim = c->head_dim,
+                                   .heads = c->head.heads,
+                                   .kv_heads = c->head.kv_heads,
+                                   .head_dim = c->head.head_dim,
                                    .qkv_bias = c->attention_bias,
                                    .o_bias = c->attention_bias,
                                    .rope = &c->rope,
                                    .mask = MR_MASK_CAUSAL,
-                                   .scale = 1 / sqrt((double)c->head_dim)};
+                                   .scale = 1 / sqrt((double)c->head.head_dim)};
     mr_mlp_spec mlp = {.prefix = mr_flow_name(f, "%s.mlp", p),
                        .width = c->inter,
                        .fn = c->act,

@@ -7,12 +7,13 @@
 
 typedef struct qwen3 {
     mr_model_info info;
-    int64_t inter, heads, kv_heads, head_dim;
+    int64_t inter, window;
+    mr_cfg_head head;
     int64_t experts, top_k, moe_inter;
     double eps;
     mr_op act;
     bool tied, bias, norm_topk;
-    bool *sparse; /* per layer: holds experts */
+    bool *sparse, *slides; /* per layer: holds experts; sees `window` positions */
     mr_rope_spec rope;
 } qwen3;
 
@@ -22,23 +23,51 @@ static mr_err experts_config(mr_jval o, qwen3 *c)
 {
     mr_jval published = mr_jget(o, "num_experts"), saved = mr_jget(o, "num_local_experts");
     const char *key = mr_jhas(published) ? "num_experts" : "num_local_experts";
-    MR_TRY(mr_cfg_int_or(o, key, 128, 1, MR_CFG_EXPERTS, &c->experts));
+    MR_TRY(mr_cfg_int_or(o, key, 128, 0, MR_CFG_EXPERTS, &c->experts));
     if (mr_jhas(published) && mr_jhas(saved)) {
         int64_t other;
-        MR_TRY(mr_jint(saved, 1, MR_CFG_EXPERTS, &other));
+        MR_TRY(mr_jint(saved, 0, MR_CFG_EXPERTS, &other));
         if (other != c->experts)
             return mr_jfail(saved, "contradicts \"num_experts\"");
     }
+    if (!c->experts)
+        return MR_OK;
     MR_TRY(mr_cfg_int_or(o, "num_experts_per_tok", 8, 1, c->experts, &c->top_k));
     MR_TRY(mr_cfg_int_or(o, "moe_intermediate_size", 768, 1, MR_CFG_WIDTH, &c->moe_inter));
     MR_TRY(mr_cfg_bool_or(o, "norm_topk_prob", false, &c->norm_topk));
     return mr_cfg_sparse_layers(o, c->info.layers, c->sparse);
 }
 
+/* Layers from max_window_layers on slide; with experts all do. */
+static mr_err window_config(mr_jval o, bool moe, qwen3 *c)
+{
+    mr_jval window = mr_jget(o, "sliding_window"), list = mr_jget(o, "layer_types");
+    bool on;
+    int64_t from = 0;
+    MR_TRY(mr_cfg_bool_or(o, "use_sliding_window", false, &on));
+    if (on && mr_jtype(window) != MR_JNULL)
+        MR_TRY(mr_cfg_window(o, 4096, &c->window));
+    if (!moe)
+        MR_TRY(mr_cfg_int_or(o, "max_window_layers", 28, 0, INT32_MAX, &from));
+    for (int64_t i = 0; i < c->info.layers; i++)
+        c->slides[i] = c->window && i >= from;
+    if (moe || !mr_jhas(list))
+        return MR_OK;
+    MR_TRY(mr_cfg_layer_types(o, 1, c->info.layers, c->slides));
+    for (int64_t i = 0; i < c->info.layers; i++) {
+        c->slides[i] = !c->slides[i];
+        if (c->slides[i] && !c->window)
+            return mr_jfail(list, "layer %lld slides, but sliding_window is not in use",
+                            (long long)i);
+    }
+    return MR_OK;
+}
+
 static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **cfg,
                      mr_model_info *info)
 {
     bool moe = !strcmp(info->model_type, "qwen3_moe");
+    const mr_cfg_head dense_heads = {32, 32, 128}, moe_heads = {32, 4, 0};
     qwen3 *c = mr_arena_alloc(a, sizeof *c);
     (void)opts;
     if (!c)
@@ -46,18 +75,17 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
     MR_TRY(mr_cfg_common(o, 32768, info));
     c->info = *info;
     c->sparse = mr_arena_alloc(a, (size_t)info->layers * sizeof *c->sparse);
-    if (!c->sparse)
+    c->slides = mr_arena_alloc(a, (size_t)info->layers * sizeof *c->slides);
+    if (!c->sparse || !c->slides)
         return MR_ENOMEM;
     MR_TRY(mr_cfg_int_or(o, "intermediate_size", moe ? 6144 : 22016, 1, MR_CFG_WIDTH, &c->inter));
-    MR_TRY(mr_cfg_heads(o, moe ? 4 : 0, 128, &c->heads, &c->kv_heads, &c->head_dim));
+    MR_TRY(mr_cfg_heads(o, info->hidden, moe ? moe_heads : dense_heads, &c->head));
     MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
     MR_TRY(mr_cfg_act(o, "hidden_act", "silu", &c->act));
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
-    MR_TRY(mr_cfg_off(o, "use_sliding_window"));
-    MR_TRY(mr_cfg_rope(o, 1e4, info->max_positions, &c->rope, NULL));
-    MR_TRY(mr_cfg_whole_heads(o, &c->rope));
-    c->rope.dim = c->head_dim;
+    MR_TRY(window_config(o, moe, c));
+    MR_TRY(mr_cfg_rope_whole(o, c->head.head_dim, info->max_positions, &c->rope, NULL));
     if (moe)
         MR_TRY(experts_config(o, c));
     *cfg = c;
@@ -92,14 +120,15 @@ static mr_val layer(mr_flow *f, const qwen3 *c, mr_val x, int i)
                                    .q_norm = "q_norm",
                                    .k_norm = "k_norm",
                                    .norm = norm,
-                                   .heads = c->heads,
-                                   .kv_heads = c->kv_heads,
-                                   .head_dim = c->head_dim,
+                                   .heads = c->head.heads,
+                                   .kv_heads = c->head.kv_heads,
+                                   .head_dim = c->head.head_dim,
                                    .qkv_bias = c->bias,
                                    .o_bias = c->bias,
                                    .rope = &c->rope,
-                                   .mask = MR_MASK_CAUSAL,
-                                   .scale = 1 / sqrt((double)c->head_dim)};
+                                   .mask = c->slides[i] ? MR_MASK_WINDOW : MR_MASK_CAUSAL,
+                                   .window = c->window,
+                                   .scale = 1 / sqrt((double)c->head.head_dim)};
     mr_val y = mr_flow_norm(f, x, mr_flow_name(f, "%s.input_layernorm.weight", p), norm);
     x = mr_flow_add(f, x, mr_flow_attention(f, y, &attention));
     y = mr_flow_norm(f, x, mr_flow_name(f, "%s.post_attention_layernorm.weight", p), norm);

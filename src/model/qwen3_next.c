@@ -12,7 +12,8 @@
 
 typedef struct hybrid {
     mr_model_info info;
-    int64_t inter, heads, kv_heads, head_dim;
+    int64_t inter;
+    mr_cfg_head head;
     int64_t k_heads, v_heads, dk, dv, width;
     int64_t experts, top_k, moe_inter, shared;
     double eps;
@@ -21,6 +22,19 @@ typedef struct hybrid {
     bool *sparse, *full; /* per layer: holds experts; is attention */
     mr_rope_spec rope;
 } hybrid;
+
+/* What the classes of the line do not share: where their keys are, and defaults; 0: has none. */
+typedef struct line {
+    const char *model_type;
+    bool nested; /* under text_config */
+    int64_t kv_heads, inter, experts, top_k;
+} line;
+
+static const line lines[] = {{"qwen3_next", false, 2, 5632, 512, 10},
+                             {"qwen3_5", true, 4, 12288, 0, 0},
+                             {"qwen3_5_text", false, 4, 12288, 0, 0},
+                             {"qwen3_5_moe", true, 2, 0, 256, 8},
+                             {"qwen3_5_moe_text", false, 2, 0, 256, 8}};
 
 /* ---- config ---- */
 
@@ -59,47 +73,35 @@ static mr_err linear_config(mr_jval o, hybrid *c)
     return mr_cfg_int_or(o, "linear_conv_kernel_dim", 4, 2, 64, &c->width);
 }
 
-static mr_err attention_config(mr_jval o, hybrid *c)
+/* The reference has no attn_output_gate: its attention is gated whatever the key says, and a file whose
+ * queries have no gates is refused by their shape. */
+static mr_err attention_config(mr_jval o, const line *l, hybrid *c)
 {
-    double partial;
-    mr_jval gate = mr_jget(o, "attn_output_gate");
-    MR_TRY(mr_cfg_heads(o, 0, 256, &c->heads, &c->kv_heads, &c->head_dim));
+    MR_TRY(mr_cfg_heads(o, c->info.hidden, (mr_cfg_head){16, l->kv_heads, 256}, &c->head));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
-    if (mr_jtype(gate) == MR_JFALSE)
-        return mr_cfg_refuse(gate, "false is not supported");
-    MR_TRY(mr_cfg_rope(o, 1e4, c->info.max_positions, &c->rope, NULL));
-    MR_TRY(mr_cfg_partial(o, 0.25, &partial));
-    c->rope.dim = (int64_t)((double)c->head_dim * partial);
-    if (c->rope.dim < 2 || c->rope.dim % 2)
-        return mr_jfail(mr_jget(o, "head_dim"), "%g of %lld does not give pairs to rotate", partial,
-                        (long long)c->head_dim);
-    return MR_OK;
-}
-
-static mr_err experts_config(mr_jval o, int64_t top_k, int64_t experts, hybrid *c)
-{
-    MR_TRY(mr_cfg_int_or(o, "num_experts", experts, 1, MR_CFG_EXPERTS, &c->experts));
-    MR_TRY(mr_cfg_int_or(o, "num_experts_per_tok", top_k, 1, c->experts, &c->top_k));
-    MR_TRY(mr_cfg_int_or(o, "moe_intermediate_size", 512, 1, MR_CFG_WIDTH, &c->moe_inter));
-    return mr_cfg_int_or(o, "shared_expert_intermediate_size", 512, 1, MR_CFG_WIDTH, &c->shared);
+    return mr_cfg_rope_part(o, 0.25, c->head.head_dim, c->info.max_positions, &c->rope);
 }
 
 /* Qwen3-Next has dense layers by its keys and may leave weights undivided; Qwen3.5 has neither. */
-static mr_err feed_forward_config(mr_jval o, hybrid *c)
+static mr_err feed_forward_config(mr_jval o, const line *l, hybrid *c)
 {
-    const char *type = c->info.model_type;
+    bool both = l->inter && l->experts;
     c->norm_topk = true;
-    if (!strcmp(type, "qwen3_next")) {
-        MR_TRY(mr_cfg_int_or(o, "intermediate_size", 5632, 1, MR_CFG_WIDTH, &c->inter));
-        MR_TRY(mr_cfg_bool_or(o, "norm_topk_prob", true, &c->norm_topk));
-        MR_TRY(experts_config(o, 10, 512, c));
-        return mr_cfg_sparse_layers(o, c->info.layers, c->sparse);
-    }
-    if (!strcmp(type, "qwen3_5") || !strcmp(type, "qwen3_5_text"))
-        return mr_cfg_int_or(o, "intermediate_size", 12288, 1, MR_CFG_WIDTH, &c->inter);
+    if (l->inter)
+        MR_TRY(mr_cfg_int_or(o, "intermediate_size", l->inter, 1, MR_CFG_WIDTH, &c->inter));
+    if (l->experts)
+        MR_TRY(mr_cfg_int_or(o, "num_experts", l->experts, !both, MR_CFG_EXPERTS, &c->experts));
+    if (!c->experts)
+        return MR_OK;
+    MR_TRY(mr_cfg_int_or(o, "num_experts_per_tok", l->top_k, 1, c->experts, &c->top_k));
+    MR_TRY(mr_cfg_int_or(o, "moe_intermediate_size", 512, 1, MR_CFG_WIDTH, &c->moe_inter));
+    MR_TRY(mr_cfg_int_or(o, "shared_expert_intermediate_size", 512, 1, MR_CFG_WIDTH, &c->shared));
     for (int64_t i = 0; i < c->info.layers; i++)
         c->sparse[i] = true;
-    return experts_config(o, 8, 256, c);
+    if (!both)
+        return MR_OK;
+    MR_TRY(mr_cfg_bool_or(o, "norm_topk_prob", true, &c->norm_topk));
+    return mr_cfg_sparse_layers(o, c->info.layers, c->sparse);
 }
 
 /* What the wrapper of a multi-modal config says of the whole. */
@@ -114,8 +116,10 @@ static mr_err wrapper(mr_jval root, hybrid *c)
 static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void **cfg,
                      mr_model_info *info)
 {
-    bool nested = !strcmp(info->model_type, "qwen3_5") || !strcmp(info->model_type, "qwen3_5_moe");
-    mr_jval o = nested ? mr_jget(root, "text_config") : root;
+    const line *l = lines;
+    while (strcmp(l->model_type, info->model_type) != 0)
+        l++;
+    mr_jval o = l->nested ? mr_jget(root, "text_config") : root;
     hybrid *c = mr_arena_alloc(a, sizeof *c);
     (void)opts;
     if (!c)
@@ -129,13 +133,13 @@ static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void 
     if (!c->sparse || !c->full)
         return MR_ENOMEM;
     MR_TRY(layer_types(o, c));
-    MR_TRY(attention_config(o, c));
+    MR_TRY(attention_config(o, l, c));
     MR_TRY(linear_config(o, c));
-    MR_TRY(feed_forward_config(o, c));
+    MR_TRY(feed_forward_config(o, l, c));
     MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
     MR_TRY(mr_cfg_act(o, "hidden_act", "silu", &c->act));
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
-    if (nested)
+    if (l->nested)
         MR_TRY(wrapper(root, c));
     *info = c->info;
     *cfg = c;
@@ -180,15 +184,15 @@ static mr_val mix_tokens(mr_flow *f, const hybrid *c, mr_val x, const char *p, i
                                    .q_norm = "q_norm",
                                    .k_norm = "k_norm",
                                    .norm = {.eps = c->eps, .offset = 1},
-                                   .heads = c->heads,
-                                   .kv_heads = c->kv_heads,
-                                   .head_dim = c->head_dim,
+                                   .heads = c->head.heads,
+                                   .kv_heads = c->head.kv_heads,
+                                   .head_dim = c->head.head_dim,
                                    .qkv_bias = c->bias,
                                    .o_bias = c->bias,
                                    .gated = true,
                                    .rope = &c->rope,
                                    .mask = MR_MASK_CAUSAL,
-                                   .scale = 1 / sqrt((double)c->head_dim)};
+                                   .scale = 1 / sqrt((double)c->head.head_dim)};
     return c->full[i] ? mr_flow_attention(f, x, &attention) : mr_flow_delta_net(f, x, &net);
 }
 

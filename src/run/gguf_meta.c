@@ -349,6 +349,8 @@ static mr_err own_deepseek2(const meta *x)
 
 static mr_err put_own(const meta *x)
 {
+    if (strncmp(x->arch, "qwen3", strlen("qwen3")) == 0)
+        MR_TRY(mr_cfg_off(x->o, "use_sliding_window")); /* the architecture has no windows */
     if (strcmp(x->arch, "gemma2") == 0)
         return own_gemma2(x);
     if (strcmp(x->arch, "gemma3") == 0)

@@ -258,6 +258,7 @@ static void positions(void **state)
     static const shape_case good[] = {
         {ROPE_LINE, "f32[ROWS,16]"},
         {"%y = rope_table(%pos, %n8) theta=0.5 dim=16", "f32[ROWS,16]"},
+        {"%y = rope_table(%pos, %n8) theta=0.5 dim=15", "f32[ROWS,16]"},
         {ROPE_LINE "kind=\"linear\" factor=8", "f32[ROWS,16]"},
         {ROPE_LINE "kind=\"llama3\" factor=8 orig=8192", "f32[ROWS,16]"},
         {ROPE_LINE "kind=\"yarn\" factor=8 orig=4096 truncate=0", "f32[ROWS,16]"},
@@ -267,8 +268,8 @@ static void positions(void **state)
         {"%y = append(%m, %h1, _, %pos)", "cache"},
     };
     static const shape_case bad[] = {
-        {"%y = rope_table(%pos) theta=1 dim=0", "dim 0 is not in 2.."},
-        {"%y = rope_table(%pos) theta=1 dim=15", "dim 15 is odd"},
+        {"%y = rope_table(%pos) theta=1 dim=0", "dim 0 is not in 1.."},
+        {"%y = rope_table(%pos) theta=2 dim=15 kind=\"yarn\" orig=4", "dim 15 is odd"},
         {ROPE_LINE "kind=\"proportional\"", "angles 0 is not in 1..8"},
         {ROPE_LINE "kind=\"proportional\" angles=9", "angles 9 is not in 1..8"},
         {ROPE_LINE "kind=\"linear\" angles=1", "angles 1 is not in 0..0"},

@@ -146,7 +146,7 @@ size_t mr_route_scratch(int64_t experts); /* per thread */
 size_t mr_mix_scratch(int64_t width);     /* shared by all threads */
 
 /* cpu_rope.c */
-void mr_rope_frequencies(const mr_node *n, float *freq); /* of a rope_table node: [dim/2] */
+void mr_rope_frequencies(const mr_node *n, float *freq); /* of a rope_table node: [half] */
 mr_err mr_run_rope_table(const mr_cpu_call *c);
 mr_err mr_run_rope(const mr_cpu_call *c);
 mr_err mr_run_append(const mr_cpu_call *c); /* and rope_append */

@@ -155,7 +155,7 @@ static void prepare_attention(const mr_node *n, mr_cpu_step *p)
 
 static mr_err prepare_table(const mr_plan *plan, const mr_node *n, mr_cpu_step *p)
 {
-    p->table.half = mr_attr_i(n, "dim") / 2;
+    p->table.half = (mr_attr_i(n, "dim") + 1) / 2;
     p->table.mscale = (float)mr_attr_f(n, "mscale");
     float *f = mr_arena_alloc(plan->memory, (size_t)p->table.half * sizeof *f);
     if (!f)

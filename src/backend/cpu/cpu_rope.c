@@ -66,11 +66,11 @@ static void yarn(const mr_node *n, const float *powers, float *f, int64_t half)
 
 void mr_rope_frequencies(const mr_node *n, float *freq)
 {
-    int64_t half = mr_attr_i(n, "dim") / 2;
+    int64_t dim = mr_attr_i(n, "dim"), half = (dim + 1) / 2;
     const char *kind = mr_attr_s(n, "kind");
     double theta = (double)(float)mr_attr_f(n, "theta");
     for (int64_t i = 0; i < half; i++) {
-        float e = (float)(2 * i) / (float)(2 * half);
+        float e = (float)(2 * i) / (float)dim;
         freq[i] = (float)mr_pow(theta, (double)e);
     }
     if (!strcmp(kind, "yarn")) {

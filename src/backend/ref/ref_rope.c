@@ -61,7 +61,7 @@ mr_err mr_ref_ROPE_TABLE(const mr_ref_step *s)
     const mr_ref_array *pos = mr_ref_in(s, "pos"), *y = &s->out[0];
     const mr_weight *factors = mr_ref_in(s, "factors")->w;
     double mscale = mr_attr_f(s->node, "mscale");
-    int64_t half = mr_attr_i(s->node, "dim") / 2;
+    int64_t half = (mr_attr_i(s->node, "dim") + 1) / 2;
     for (int64_t i = 0; i < half; i++) {
         double f = frequency(s->node, i);
         float rounded = (float)(factors ? f / factors->data[i] : f);
