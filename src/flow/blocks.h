@@ -126,6 +126,7 @@ typedef struct mr_attention_spec {
     mr_norm_spec norm;
     int64_t heads, kv_heads, head_dim;
     bool qkv_bias, o_bias;
+    const char *bias_prefix;  /* in place of prefix in the names of biases, or NULL */
     const mr_rope_spec *rope; /* NULL: none; dim may be less than head_dim */
     mr_mask mask;
     int64_t window, block;

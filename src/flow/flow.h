@@ -47,8 +47,8 @@ mr_val mr_flow_recipe(mr_flow *f, const char *key, const mr_found *found, int ra
                       const int64_t *dim);
 /* Gives v a readable name; keeps v. */
 mr_val mr_flow_named(mr_flow *f, mr_val v, const char *name);
-/* mr_flow_linear with the act attribute of ops.def. */
-mr_val mr_flow_linear_act(mr_flow *f, mr_val x, const char *prefix, int64_t n_out, bool bias,
+/* mr_flow_linear with the bias's whole name, or NULL, and the act attribute of ops.def. */
+mr_val mr_flow_linear_act(mr_flow *f, mr_val x, const char *prefix, int64_t n_out, const char *bias,
                           const char *act);
 int64_t mr_flow_width(mr_flow *f, mr_val x); /* of the last axis; 0 on a failed flow */
 

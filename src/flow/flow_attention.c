@@ -65,9 +65,9 @@ static mr_val attend(mr_flow *f, mr_val q, mr_val cache, const mr_attention_spec
     return mr_flow_op(f, MR_OP_ATTENTION, in, s->wanted ? 5 : s->span ? 4 : 3, attr);
 }
 
-static const char *under(mr_flow *f, const char *prefix, const char *name, const char *def)
+static const char *under(mr_flow *f, const char *prefix, const char *name)
 {
-    return mr_flow_name(f, "%s.%s", prefix, name ? name : def);
+    return mr_flow_name(f, "%s.%s", prefix, name);
 }
 
 typedef struct qkv {
@@ -75,24 +75,34 @@ typedef struct qkv {
     mr_val gate;    /* of a gated attention */
 } qkv;
 
+/* x times the matrix of that name, or of the usual one. */
+static mr_val product(mr_flow *f, mr_val x, const mr_attention_spec *s, const char *name,
+                      const char *usual, int64_t n_out, bool bias)
+{
+    const char *b = NULL, *p = s->bias_prefix ? s->bias_prefix : s->prefix;
+    name = name ? name : usual;
+    if (bias)
+        b = mr_flow_name(f, "%s.%s.bias", p, name);
+    return mr_flow_linear_act(f, x, under(f, s->prefix, name), n_out, b, "auto");
+}
+
 static qkv project(mr_flow *f, mr_val x, const mr_attention_spec *s)
 {
     int64_t nq = s->heads * s->head_dim * (s->gated ? 2 : 1), nk = s->kv_heads * s->head_dim;
     qkv y;
     if (s->qkv) {
-        const char *name = under(f, s->prefix, s->qkv, NULL);
-        mr_val all = mr_flow_linear(f, x, name, nq + 2 * nk, s->qkv_bias);
+        mr_val all = product(f, x, s, s->qkv, NULL, nq + 2 * nk, s->qkv_bias);
         y.q = mr_flow_slice(f, all, 0, nq);
         y.k = mr_flow_slice(f, all, nq, nk);
         y.v = mr_flow_slice(f, all, nq + nk, nk);
     } else {
-        y.q = mr_flow_linear(f, x, under(f, s->prefix, s->q, "q_proj"), nq, s->qkv_bias);
+        y.q = product(f, x, s, s->q, "q_proj", nq, s->qkv_bias);
         if (s->shared)
             return (qkv){.q = mr_flow_heads(f, y.q, s->heads), .k = MR_NO_VAL, .v = MR_NO_VAL};
-        y.k = mr_flow_linear(f, x, under(f, s->prefix, s->k, "k_proj"), nk, s->qkv_bias);
+        y.k = product(f, x, s, s->k, "k_proj", nk, s->qkv_bias);
         y.v = y.k;
         if (!s->v_from_k)
-            y.v = mr_flow_linear(f, x, under(f, s->prefix, s->v, "v_proj"), nk, s->qkv_bias);
+            y.v = product(f, x, s, s->v, "v_proj", nk, s->qkv_bias);
     }
     y.q = mr_flow_heads(f, y.q, s->heads);
     if (s->gated) {
@@ -149,8 +159,7 @@ mr_val mr_flow_attention(mr_flow *f, mr_val x, const mr_attention_spec *s)
     mr_val o = attend(f, y.q, cache, s, d);
     if (s->gated)
         o = mr_flow_mul(f, o, mr_flow_op(f, MR_OP_SIGMOID, &y.gate, 1, NULL));
-    return mr_flow_linear(f, mr_flow_heads(f, o, 0), under(f, s->prefix, s->o, "o_proj"), n,
-                          s->o_bias);
+    return product(f, mr_flow_heads(f, o, 0), s, s->o, "o_proj", n, s->o_bias);
 }
 
 /* ---- multi-head latent attention ---- */
@@ -198,11 +207,11 @@ static mr_val queries(mr_flow *f, mr_val x, const mr_mla_spec *s, mr_norm_spec n
 {
     int64_t n = s->heads * (s->nope + s->rope_dim);
     if (!s->q_lora)
-        return mr_flow_heads(f, mr_flow_linear(f, x, under(f, s->prefix, "q_proj", NULL), n, false),
+        return mr_flow_heads(f, mr_flow_linear(f, x, under(f, s->prefix, "q_proj"), n, false),
                              s->heads);
-    mr_val a = mr_flow_linear(f, x, under(f, s->prefix, "q_a_proj", NULL), s->q_lora, s->bias);
-    a = mr_flow_norm(f, a, under(f, s->prefix, "q_a_layernorm.weight", NULL), norm);
-    mr_val q = mr_flow_linear(f, a, under(f, s->prefix, "q_b_proj", NULL), n, false);
+    mr_val a = mr_flow_linear(f, x, under(f, s->prefix, "q_a_proj"), s->q_lora, s->bias);
+    a = mr_flow_norm(f, a, under(f, s->prefix, "q_a_layernorm.weight"), norm);
+    mr_val q = mr_flow_linear(f, a, under(f, s->prefix, "q_b_proj"), n, false);
     return mr_flow_heads(f, q, s->heads);
 }
 
@@ -218,9 +227,9 @@ mr_val mr_flow_mla(mr_flow *f, mr_val x, const mr_mla_spec *s)
     int64_t n = mr_flow_width(f, x), lora = s->kv_lora, dk = lora + s->rope_dim;
     mr_val table = mr_flow_rope_table(f, s->rope);
     mr_val q = queries(f, x, s, norm);
-    mr_val c = mr_flow_linear(f, x, under(f, s->prefix, "kv_a_proj_with_mqa", NULL), dk, s->bias);
+    mr_val c = mr_flow_linear(f, x, under(f, s->prefix, "kv_a_proj_with_mqa"), dk, s->bias);
     mr_val lat = mr_flow_norm(f, mr_flow_slice(f, c, 0, lora),
-                              under(f, s->prefix, "kv_a_layernorm.weight", NULL), norm);
+                              under(f, s->prefix, "kv_a_layernorm.weight"), norm);
     absorbed w = split_kv(f, s);
 
     mr_val k = mr_flow_heads(f, mr_flow_concat(f, lat, mr_flow_slice(f, c, lora, s->rope_dim)), 1);
@@ -234,5 +243,5 @@ mr_val mr_flow_mla(mr_flow *f, mr_val x, const mr_mla_spec *s)
     mr_attention_spec a = {.mask = MR_MASK_CAUSAL, .scale = s->scale};
     mr_val z = attend(f, q, cache, &a, lora);
     mr_val o = mr_flow_heads(f, linear_heads(f, z, w.v), 0);
-    return mr_flow_linear(f, o, under(f, s->prefix, "o_proj", NULL), n, s->bias);
+    return mr_flow_linear(f, o, under(f, s->prefix, "o_proj"), n, s->bias);
 }

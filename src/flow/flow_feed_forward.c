@@ -31,7 +31,7 @@ static mr_val expert_linear(mr_flow *f, mr_val x, mr_val w, mr_val ids)
 mr_val mr_flow_route(mr_flow *f, mr_val x, const mr_moe_spec *s)
 {
     const char *router = mr_flow_name(f, "%s.%s", s->prefix, s->router);
-    mr_val logits = mr_flow_linear_act(f, x, router, s->experts, false, "f32");
+    mr_val logits = mr_flow_linear_act(f, x, router, s->experts, NULL, "f32");
     mr_val bias = MR_NONE, gain = MR_NONE;
     if (s->router_bias)
         bias =
@@ -57,7 +57,7 @@ static mr_val shared_expert(mr_flow *f, mr_val x, const mr_moe_spec *s)
     if (!s->shared_gate)
         return y;
     const char *name = mr_flow_name(f, "%s.%s", s->prefix, s->shared_gate);
-    mr_val gate = mr_flow_linear_act(f, x, name, 1, false, "f32");
+    mr_val gate = mr_flow_linear_act(f, x, name, 1, NULL, "f32");
     gate = mr_flow_op(f, MR_OP_SIGMOID, &gate, 1, NULL);
     return mr_flow_op(f, MR_OP_COMBINE, (mr_val[]){mr_flow_heads(f, y, 1), gate}, 2, NULL);
 }

@@ -67,7 +67,7 @@ static mr_val unit_heads(mr_flow *f, mr_val x, int64_t start, int64_t n, int64_t
 /* Router, decay and strength decide more than they weigh: their activations stay f32. */
 static mr_val head_scalars(mr_flow *f, mr_val x, const mr_delta_net_spec *s, const char *name)
 {
-    return mr_flow_linear_act(f, x, under(f, s, name), s->v_heads, false, "f32");
+    return mr_flow_linear_act(f, x, under(f, s, name), s->v_heads, NULL, "f32");
 }
 
 mr_val mr_flow_delta_net(mr_flow *f, mr_val x, const mr_delta_net_spec *s)

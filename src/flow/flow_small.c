@@ -36,19 +36,20 @@ mr_val mr_flow_alias(mr_flow *f, mr_val ids, int32_t to, const int32_t media[3])
     return mr_flow_op(f, MR_OP_ALIAS, &ids, 1, attr);
 }
 
-mr_val mr_flow_linear_act(mr_flow *f, mr_val x, const char *prefix, int64_t n_out, bool bias,
+mr_val mr_flow_linear_act(mr_flow *f, mr_val x, const char *prefix, int64_t n_out, const char *bias,
                           const char *act)
 {
     int64_t k = mr_flow_width(f, x);
     mr_val w = mr_flow_weight(f, mr_flow_name(f, "%s.weight", prefix), 2, (int64_t[]){n_out, k});
-    mr_val b = bias ? mr_flow_weight(f, mr_flow_name(f, "%s.bias", prefix), 1, &n_out) : MR_NONE;
+    mr_val b = bias ? mr_flow_weight(f, bias, 1, &n_out) : MR_NONE;
     mr_attr attr = {.s = act};
     return mr_flow_named(f, mr_flow_op(f, MR_OP_LINEAR, (mr_val[]){x, w, b}, 3, &attr), prefix);
 }
 
 mr_val mr_flow_linear(mr_flow *f, mr_val x, const char *prefix, int64_t n_out, bool bias)
 {
-    return mr_flow_linear_act(f, x, prefix, n_out, bias, "auto");
+    const char *b = bias ? mr_flow_name(f, "%s.bias", prefix) : NULL;
+    return mr_flow_linear_act(f, x, prefix, n_out, b, "auto");
 }
 
 mr_val mr_flow_add(mr_flow *f, mr_val a, mr_val b)

@@ -7,9 +7,9 @@
  * MLP of its own and is added to the ids' embeddings; the sum is normed, also in the first step,
  * where nothing is added.
  *
- * The passes share every tensor but layer_scalar, of which both copies are stored.  Files hold the
- * shared ones under the decoder's name, under the encoder's, or under both; the decoder's are taken.
- * Untied embeddings untie the passes, too: then each has its own. */
+ * The passes share every tensor but layer_scalar and biases, of which both copies are stored.  Files
+ * hold the shared ones under the decoder's name, under the encoder's, or under both; the decoder's
+ * are taken.  Untied embeddings untie the passes, too: then each has its own. */
 #include <math.h>
 
 #include "model/gemma4.h"
@@ -37,9 +37,6 @@ static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void 
     MR_TRY(mr_gemma4_facts(root, o, 131072, c, info));
     if (!mr_jget(o, "final_logit_softcapping").doc)
         c->softcap = 30;
-    if (c->bias)
-        return mr_cfg_refuse(mr_jget(o, "attention_bias"),
-                             "true is not supported: each pass has biases of its own");
     c->k_eq_v = true;
     c->media[0] = c->media[1] = c->media[2] = -1;
     MR_TRY(mr_gemma4_shape(o, a, 512, c));
@@ -57,7 +54,7 @@ static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void 
 
 /* Where a pass finds its weights. */
 typedef struct names {
-    const char *root, *layers, *scalars;
+    const char *root, *layers, *own;
 } names;
 
 static names names_of(const gemma4 *c, bool canvas)
@@ -80,7 +77,7 @@ static mr_val layers(mr_flow *f, const gemma4 *shared, mr_val x, bool canvas)
     gemma4 c = *shared;
     c.pass = canvas ? GEMMA4_CANVAS : GEMMA4_ENCODER;
     c.layers = n.layers;
-    c.scalars = n.scalars;
+    c.own = n.own;
     for (int i = 0; i < c.info.layers && !mr_flow_failed(f); i++)
         x = mr_gemma4_layer(f, &c, x, i);
     mr_head_spec head = {.norm_name = mr_flow_name(f, "%s.norm.weight", n.root),

@@ -32,6 +32,7 @@ static mr_val attention(mr_flow *f, const gemma4 *c, mr_val x, int i, const char
                            .head_dim = k->head_dim,
                            .qkv_bias = c->bias,
                            .o_bias = c->bias,
+                           .bias_prefix = mr_flow_name(f, "%s.%d.self_attn", c->own, i),
                            .rope = k->rope.dim ? &k->rope : NULL,
                            .mask = c->global[i] ? MR_MASK_CAUSAL : MR_MASK_WINDOW,
                            .window = c->window,
@@ -104,7 +105,7 @@ static mr_val layer(mr_flow *f, const gemma4 *c, mr_val x, mr_val ple, int i)
                            false);
         x = mr_flow_add(f, x, norm(f, c, y, p, "post_per_layer_input_norm"));
     }
-    return mr_flow_scale_weight(f, x, mr_flow_name(f, "%s.%d.layer_scalar", c->scalars, i));
+    return mr_flow_scale_weight(f, x, mr_flow_name(f, "%s.%d.layer_scalar", c->own, i));
 }
 
 mr_val mr_gemma4_layer(mr_flow *f, const gemma4 *c, mr_val x, int i)

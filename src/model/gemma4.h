@@ -33,7 +33,8 @@ typedef struct gemma4 {
     layer_kind kind[2];
     int32_t pad, media[3]; /* ids of media, read as pad; -1: none */
     gemma4_pass pass;
-    const char *layers, *scalars; /* where layers and their layer_scalar are: "model.layers" */
+    /* where layers are ("model.layers"), and what two passes do not share: layer_scalar, biases */
+    const char *layers, *own;
 } gemma4;
 
 /* Ids of image, video and audio in the published files. */

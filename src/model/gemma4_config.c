@@ -224,7 +224,7 @@ mr_err mr_gemma4_config(mr_jval root, const mr_model_opts *opts, mr_arena *a, vo
     MR_TRY(mr_cfg_bool_or(o, "attention_k_eq_v", false, &c->k_eq_v));
     MR_TRY(mr_cfg_bool_or(o, "use_double_wide_mlp", false, &c->double_wide));
     MR_TRY(mr_gemma4_shape(o, a, unified ? 1024 : 512, c));
-    c->layers = c->scalars = "model.layers";
+    c->layers = c->own = "model.layers";
     MR_TRY(extras(o, unified, c));
     MR_TRY(media_ids(root, o, nested, c));
     mr_jval both = mr_jget(o, "use_bidirectional_attention");
