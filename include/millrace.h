@@ -355,7 +355,7 @@ typedef struct mr_convert_opts {
     /* "f32" "f16" "bf16"; safetensors: "q2" "q3" "q4" "q5" "q6" "q8" (affine); GGUF: "q4" or "q4_0",
      * "q4_1" "q5_0" "q5_1", "q8" or "q8_0", "q2_k" "q3_k" "q4_k" "q5_k" "q6_k" (rows that do not fill
      * blocks of 256: of 32, with a note).  NULL: floats stay as they are, and a quantised tensor is
-     * MR_STATUS_USAGE. */
+     * MR_STATUS_USAGE, unless it goes from GGUF to GGUF. */
     const char *quant;
     int group; /* of affine integers: 32 64 (default) 128 */
     /* as mr_synth_opts */
@@ -365,7 +365,8 @@ typedef struct mr_convert_opts {
 } mr_convert_opts;
 /* Writes a model's text part with its config and tokenizer: as a new directory `out`, which must not
  * exist or be empty, or as a GGUF file `out` (model types llama, gemma, gemma2, gemma3, qwen3,
- * qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2).  After an error nothing of it is left. */
+ * qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2; from a GGUF file every one).  After an error nothing of
+ * it is left. */
 MR_API mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o);
 
 #ifdef __cplusplus

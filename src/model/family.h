@@ -109,7 +109,8 @@ typedef struct mr_asked {
     int rank;
     int64_t dim[MR_MAX_RANK];
     const char *recipe; /* how the files' tensors make it */
-    bool plus_one;      /* and that it then holds 1 + w */
+    bool plus_one;      /* and that it then holds 1 + w, */
+    bool neg_exp;       /* or -exp(w) */
 } mr_asked;
 int mr_model_asked(const mr_model *m);
 const mr_asked *mr_model_asked_at(const mr_model *m, int i);

@@ -415,7 +415,8 @@ static mr_err record(mr_model *m, const char *name, int rank, const int64_t *dim
     *a = (mr_asked){.name = mr_arena_strdup(m->asked_arena, name),
                     .rank = rank,
                     .recipe = mr_arena_strdup(m->asked_arena, found->recipe),
-                    .plus_one = found->plus_one};
+                    .plus_one = found->plus_one,
+                    .neg_exp = found->neg_exp};
     if (!a->name || !a->recipe)
         return MR_ENOMEM;
     memcpy(a->dim, dim, (size_t)rank * sizeof *dim);

@@ -1,15 +1,15 @@
-/* mr_convert: a model's weights written again, as MLX safetensors (convert_gguf.c: as GGUF).
+/* mr_convert: a model's weights written again, as MLX safetensors (convert_gguf.c, convert_requant.c: as
+ * GGUF).
  *
  * The family says, as it does for a run, which tensors make up the model and how each is made from
  * the files (a recipe); rows come through the recipe, so any format that runs can be converted, and
- * row orders and offsets that a file format brings are undone on the way.  Experts of a layer are
- * stacked under MLX's name.  What a family skips (image towers, draft layers) is not written.
+ * row orders and offsets that a file format brings are undone on the way.  convert_mlx.c says which
+ * tensors MLX's programs want.  A GGUF file's metadata becomes config.json and tokenizer.json.  What a family skips (image towers, draft layers) is not written.
  *
  * Rows stream from file to file.  Only a tensor's scales and biases are held until its integers are
  * out, since safetensors has them as tensors of their own.  The weights come last under their final
  * name: a directory that lacks config.json is not a model. */
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -17,7 +17,9 @@
 
 #include "base/file.h"
 #include "run/convert.h"
+#include "run/gguf_meta.h"
 #include "tensor/affine.h"
+#include "text/tokenizer_write.h"
 
 /* Files beside the weights that belong to the tokenizer or the run. */
 static const char *const companions[] = {"tokenizer.json",
@@ -33,12 +35,11 @@ static const char *const companions[] = {"tokenizer.json",
                                          "preprocessor_config.json",
                                          "processor_config.json"};
 
-enum { COMPANION_MAX = 1 << 28, ROWS_BYTES = 4 << 20 };
+enum { COMPANION_MAX = 1 << 28 };
 
 typedef struct tensor {
-    const char *name; /* with .weight, if it has that */
-    const mr_asked *asked;
-    mr_recipe *recipe;
+    const mr_mlx_tensor *of;
+    mr_recipe *part[2];
     int64_t rows, k;
     mr_dtype plain; /* type of an unquantised one */
     bool quantised;
@@ -59,25 +60,10 @@ typedef struct convert {
 
 /* ---- which tensors ----------------------------------------------------------------------- */
 
-/* Canonical names as MLX's: experts stacked, and under language_model where the config is nested. */
-static const char *mlx_name(convert *c, const char *name)
-{
-    bool nested = mr_jtype(mr_jget(mr_model_config(c->model), "text_config")) == MR_JOBJECT;
-    const char *open = strchr(name, '{'), *close = open ? strchr(open, '}') : NULL;
-    const char *root = nested ? "language_model." : "", experts[] = ".experts.";
-    size_t n = sizeof experts - 1;
-    if (!open)
-        return mr_arena_printf(c->arena, "%s%s", root, name);
-    if (!close || (size_t)(open - name) < n || strncmp(open - n, experts, n) != 0)
-        return NULL;
-    return mr_arena_printf(c->arena, "%s%.*s.switch_mlp%s", root, (int)(open - name - n), name,
-                           close + 1);
-}
-
 /* MLX quantises linear layers and embeddings; a router stays as it is. */
-static bool is_matrix(const tensor *t)
+static bool is_matrix(const mr_mlx_tensor *t)
 {
-    return t->asked->rank >= 2 && mr_ends_with(t->name, ".weight") &&
+    return t->rank >= 2 && mr_ends_with(t->name, ".weight") &&
            !mr_ends_with(t->name, "mlp.gate.weight") &&
            !mr_ends_with(t->name, "router.proj.weight") && !strstr(t->name, "conv1d");
 }
@@ -87,7 +73,7 @@ static mr_err note(const convert *c, const tensor *t)
     mr_buf line = {0};
     if (!c->o->note)
         return MR_OK;
-    mr_buf_printf(&line, "%s stays unquantised: %lld is no multiple of %d", t->name,
+    mr_buf_printf(&line, "%s stays unquantised: %lld is no multiple of %d", t->of->name,
                   (long long)t->k, c->o->group);
     mr_err err = mr_buf_check(&line);
     if (!err)
@@ -96,38 +82,48 @@ static mr_err note(const convert *c, const tensor *t)
     return err;
 }
 
-static mr_err add_tensor(convert *c, const mr_asked *a)
+static mr_err bind(convert *c, const char *recipe, mr_recipe **out)
+{
+    MR_TRY(mr_recipe_parse(out, recipe, c->arena));
+    return mr_recipe_bind(*out, mr_model_lookup, c->model);
+}
+
+static mr_err add_tensor(convert *c, const mr_mlx_tensor *of)
 {
     tensor *t = &c->list[c->n++];
-    *t = (tensor){.name = mlx_name(c, a->name), .asked = a};
-    if (!t->name)
-        return mr_fail(MR_EUNSUPPORTED, "convert: the experts \"%s\" have no name in MLX", a->name);
-    MR_TRY(mr_recipe_parse(&t->recipe, a->recipe, c->arena));
-    MR_TRY(mr_recipe_bind(t->recipe, mr_model_lookup, c->model));
-    t->rows = mr_recipe_total(t->recipe);
-    t->k = mr_recipe_k(t->recipe);
-    mr_fmt fmt = mr_recipe_fmt(t->recipe);
+    const mr_asked *a = of->asked;
+    mr_recipe *stored;
+    *t = (tensor){.of = of};
+    for (int i = 0; i < of->parts; i++)
+        MR_TRY(bind(c, of->recipe[i], &t->part[i]));
+    for (int i = 0; i < of->parts; i++)
+        t->rows += mr_recipe_total(t->part[i]);
+    t->k = mr_recipe_k(t->part[0]);
+    MR_TRY(bind(c, of->stored_as, &stored));
+    mr_fmt fmt = mr_recipe_fmt(stored);
     bool stored_float = !mr_dtype_is_quantised(fmt.dtype);
-    t->quantised = c->bits && is_matrix(t) && t->k % c->o->group == 0;
-    if (c->bits && is_matrix(t) && !t->quantised)
+    t->quantised = c->bits && is_matrix(of) && t->k % c->o->group == 0;
+    if (c->bits && is_matrix(of) && !t->quantised)
         MR_TRY(note(c, t));
     if (!t->quantised && !stored_float && !c->bits && c->as == MR_DTYPE_COUNT)
         return mr_fail(MR_EUSAGE, "%s: \"%s\" is %s: --quant must say what it becomes", c->path,
                        a->name, mr_dtype_name(fmt.dtype));
-    t->plain = stored_float && !a->plus_one ? fmt.dtype : MR_F32;
-    if (c->as != MR_DTYPE_COUNT && a->rank >= 2)
+    t->plain = stored_float && !a->plus_one && !a->neg_exp ? fmt.dtype : MR_F32;
+    if (c->as != MR_DTYPE_COUNT && of->rank >= 2)
         t->plain = c->as;
     return MR_OK;
 }
 
 static mr_err list_tensors(convert *c)
 {
-    int n = mr_model_asked(c->model);
+    mr_mlx_tensor *of;
+    int n;
+    MR_TRY(mr_mlx_tensors(c->model, c->arena, &of, &n));
     c->list = mr_zalloc(MR_MEM_OTHER, (size_t)n * sizeof *c->list);
     if (!c->list)
         return MR_ENOMEM;
     for (int i = 0; i < n; i++)
-        MR_TRY(add_tensor(c, mr_model_asked_at(c->model, i)));
+        MR_TRY(add_tensor(c, &of[i]));
     return MR_OK;
 }
 
@@ -150,19 +146,20 @@ static mr_err declare_one(convert *c, mr_st_writer *w, const char *name, mr_dtyp
 
 static mr_err declare(convert *c, mr_st_writer *w, const tensor *t)
 {
-    const mr_asked *a = t->asked;
+    const char *name = t->of->name;
     int64_t dim[MR_MAX_RANK];
-    memcpy(dim, a->dim, sizeof dim);
+    int rank = t->of->rank;
+    memcpy(dim, t->of->dim, sizeof dim);
     if (!t->quantised)
-        return declare_one(c, w, t->name, t->plain, a->rank, dim);
-    int stem = (int)(strlen(t->name) - strlen(".weight"));
-    dim[a->rank - 1] = t->k * c->bits / 32;
-    MR_TRY(declare_one(c, w, t->name, MR_U32, a->rank, dim));
-    dim[a->rank - 1] = t->k / c->o->group;
-    const char *scales = mr_arena_printf(c->arena, "%.*s.scales", stem, t->name),
-               *biases = mr_arena_printf(c->arena, "%.*s.biases", stem, t->name);
-    MR_TRY(declare_one(c, w, scales, MR_BF16, a->rank, dim));
-    return declare_one(c, w, biases, MR_BF16, a->rank, dim);
+        return declare_one(c, w, name, t->plain, rank, dim);
+    int stem = (int)(strlen(name) - strlen(".weight"));
+    dim[rank - 1] = t->k * c->bits / 32;
+    MR_TRY(declare_one(c, w, name, MR_U32, rank, dim));
+    dim[rank - 1] = t->k / c->o->group;
+    const char *scales = mr_arena_printf(c->arena, "%.*s.scales", stem, name),
+               *biases = mr_arena_printf(c->arena, "%.*s.biases", stem, name);
+    MR_TRY(declare_one(c, w, scales, MR_BF16, rank, dim));
+    return declare_one(c, w, biases, MR_BF16, rank, dim);
 }
 
 /* ---- writing ----------------------------------------------------------------------------- */
@@ -176,63 +173,6 @@ static mr_err put(convert *c, mr_st_writer *w, const void *bytes, size_t n)
     return MR_OK;
 }
 
-mr_err mr_convert_check(const char *name, int64_t row, const float *x, int64_t k, mr_dtype to)
-{
-    bool quantised = mr_dtype_is_quantised(to), wide = to == MR_F32 || to == MR_BF16;
-    float limit = wide || to == MR_AFFINE ? INFINITY : 65520; /* rounds to infinity in f16 */
-    for (int64_t i = 0; i < k; i++) {
-        if (x[i] - x[i] != 0 ? quantised : fabsf(x[i]) >= limit)
-            return mr_fail(MR_EFORMAT, "convert: \"%s\" holds %g in row %lld, which %s cannot hold",
-                           name, (double)x[i], (long long)row, mr_dtype_name(to));
-    }
-    return MR_OK;
-}
-
-size_t mr_convert_narrow(const float *x, int64_t k, mr_dtype to, uint8_t *out)
-{
-    if (to == MR_F32) {
-        memcpy(out, x, (size_t)k * 4);
-        return (size_t)k * 4;
-    }
-    for (int64_t i = 0; i < k; i++) {
-        uint16_t h = to == MR_F16 ? mr_f32_to_f16(x[i]) : mr_f32_to_bf16(x[i]);
-        memcpy(out + 2 * i, &h, 2);
-    }
-    return (size_t)k * 2;
-}
-
-static mr_err stream_rows(mr_model *m, const mr_recipe *r, bool minus_one,
-                          int64_t (*from)(const void *ctx, int64_t row), mr_row_fn *fn, void *ctx,
-                          mr_recipe_scratch *scratch, float *x)
-{
-    int64_t k = mr_recipe_k(r), total = mr_recipe_total(r), step = ROWS_BYTES / (4 * k) + 1;
-    if (from)
-        step = 1;
-    for (int64_t row = 0; row < total; row += step) {
-        mr_rows rows;
-        int64_t n = total - row < step ? total - row : step;
-        MR_TRY(mr_recipe_rows(r, from ? from(ctx, row) : row, n, mr_model_read, m, scratch, &rows));
-        for (int64_t i = 0; i < n; i++) {
-            mr_dequant_row(&rows, i, x);
-            for (int64_t j = 0; minus_one && j < k; j++)
-                x[j] -= 1.0f;
-            MR_TRY(fn(ctx, row + i, x));
-        }
-    }
-    return MR_OK;
-}
-
-mr_err mr_convert_rows(mr_model *m, const mr_recipe *r, bool minus_one,
-                       int64_t (*from)(const void *ctx, int64_t row), mr_row_fn *fn, void *ctx)
-{
-    mr_recipe_scratch scratch = {0};
-    float *x = mr_alloc(MR_MEM_OTHER, (size_t)mr_recipe_k(r) * sizeof *x);
-    mr_err err = x ? stream_rows(m, r, minus_one, from, fn, ctx, &scratch, x) : MR_ENOMEM;
-    mr_free(x);
-    mr_recipe_scratch_free(&scratch);
-    return err;
-}
-
 /* Where the rows of one tensor go. */
 typedef struct sink {
     convert *c;
@@ -242,12 +182,18 @@ typedef struct sink {
     uint16_t *scales, *biases; /* of the whole tensor */
 } sink;
 
+static mr_row_at row_of(const void *ctx, int64_t row)
+{
+    return mr_mlx_row(((const sink *)ctx)->t->of, row);
+}
+
 static mr_err write_row(void *ctx, int64_t row, float *x)
 {
     const sink *s = ctx;
     const tensor *t = s->t;
     const mr_convert_opts *o = s->c->o;
-    MR_TRY(mr_convert_check(t->asked->name, row, x, t->k, t->quantised ? MR_AFFINE : t->plain));
+    mr_dtype to = t->quantised ? MR_AFFINE : t->plain;
+    MR_TRY(mr_convert_check(t->of->asked->name, row, x, t->k, to));
     if (!t->quantised)
         return put(s->c, s->w, s->bytes, mr_convert_narrow(x, t->k, t->plain, s->bytes));
     int64_t at = row * (t->k / o->group);
@@ -265,9 +211,12 @@ static mr_err write_tensor(convert *c, mr_st_writer *w, const tensor *t)
               .scales = mr_alloc(MR_MEM_OTHER, side),
               .biases = mr_alloc(MR_MEM_OTHER, side)};
     bool have = s.bytes && (!side || (s.scales && s.biases));
-    mr_err err = have
-                     ? mr_convert_rows(c->model, t->recipe, t->asked->plus_one, NULL, write_row, &s)
-                     : MR_ENOMEM;
+    mr_row_source from = {.part = {t->part[0], t->part[1]},
+                          .rows = t->rows,
+                          .minus_one = t->of->asked->plus_one,
+                          .neg_exp = t->of->asked->neg_exp,
+                          .from = t->of->segments ? row_of : NULL};
+    mr_err err = have ? mr_convert_rows(c->model, &from, write_row, &s) : MR_ENOMEM;
     if (!err && side)
         err = put(c, w, s.scales, side);
     if (!err && side)
@@ -365,11 +314,22 @@ static mr_err copy_object(mr_jval object, mr_buf *scratch, mr_buf *out, int *mem
     return MR_OK;
 }
 
+/* What MLX's programs look for outside of text_config, and what a GGUF file says in a tensor. */
+static mr_err add_keys(const convert *c, mr_buf *out)
+{
+    mr_jval root = mr_model_config(c->model);
+    if (mr_jhas(mr_jget(root, "text_config")) && !mr_jhas(mr_jget(root, "vocab_size")))
+        mr_buf_printf(out, ",\n  \"vocab_size\": %lld", (long long)mr_model_facts(c->model)->vocab);
+    return mr_gguf_rope_config(c->model, out);
+}
+
 static mr_err write_config(convert *c)
 {
     mr_buf b = {0}, scratch = {0};
     int members = 0;
     mr_err err = copy_object(mr_model_config(c->model), &scratch, &b, &members);
+    if (!err)
+        err = add_keys(c, &b);
     static const char *const keys[] = {"quantization", "quantization_config"};
     for (int i = 0; c->bits && i < 2; i++)
         mr_buf_printf(&b, ",\n  \"%s\": {\"group_size\": %d, \"bits\": %d, \"mode\": \"affine\"}",
@@ -401,8 +361,35 @@ static mr_err copy_companion(convert *c, const char *name)
     return err;
 }
 
+/* The tokenizer in a GGUF file's metadata, if there is one. */
+static mr_err write_tokenizer(convert *c)
+{
+    mr_tokenizer *t;
+    mr_buf b = {0};
+    const mr_gguf *g = mr_weights_gguf(mr_model_weights(c->model));
+    if (mr_gguf_kind(g, "tokenizer.ggml.model") == MR_GGUF_ABSENT) {
+        if (c->o->note)
+            c->o->note(c->o->ctx, "no tokenizer is written: the model has none");
+        return MR_OK;
+    }
+    MR_TRY((mr_err)mr_text_open(&t, mr_gguf_path(g)));
+    mr_err err = mr_tokenizer_write(t, &b);
+    if (!err)
+        err = write_file(c, "tokenizer.json", b.data, b.len);
+    mr_buf_clear(&b);
+    if (!err)
+        err = mr_tokenizer_write_config(t, &b);
+    if (!err)
+        err = write_file(c, "tokenizer_config.json", b.data, b.len);
+    mr_buf_free(&b);
+    mr_text_close(t);
+    return err;
+}
+
 static mr_err copy_companions(convert *c)
 {
+    if (mr_weights_gguf(mr_model_weights(c->model)))
+        return write_tokenizer(c);
     for (size_t i = 0; i < sizeof companions / sizeof *companions; i++)
         MR_TRY(copy_companion(c, companions[i]));
     return MR_OK;
@@ -487,13 +474,14 @@ static mr_err run(convert *c)
     MR_TRY(mr_model_open(&c->model, c->path, &mo));
     if (!mr_model_weights(c->model))
         return mr_fail(MR_EUSAGE, "%s: a model is needed, not a config.json", c->path);
-    if (mr_weights_gguf(mr_model_weights(c->model)))
-        return mr_fail(MR_EUNSUPPORTED, "%s: a GGUF file's tokenizer cannot be written yet",
-                       c->path);
     MR_TRY(mr_model_build(c->model, &g));
     mr_graph_free(g);
     MR_TRY(mr_model_check_unused(c->model));
-    return gguf ? mr_convert_gguf(c->model, c->outdir, c->o) : write_directory(c);
+    if (!gguf)
+        return write_directory(c);
+    return mr_weights_gguf(mr_model_weights(c->model))
+               ? mr_convert_requant(c->model, c->outdir, c->o)
+               : mr_convert_gguf(c->model, c->outdir, c->o);
 }
 
 mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o)

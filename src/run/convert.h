@@ -1,21 +1,64 @@
-/* What the two forms of convert share (convert.c: MLX safetensors, convert_gguf.c: GGUF). */
+/* What the forms of convert share (convert.c: MLX safetensors, convert_gguf.c: GGUF,
+ * convert_requant.c: GGUF from GGUF). */
 #ifndef MR_RUN_CONVERT_H
 #define MR_RUN_CONVERT_H
 
 #include "run/engine.h"
 
+/* ---- rows of a tensor (convert_rows.c) ---- */
+
+typedef struct mr_row_at {
+    int part;
+    int64_t row;
+} mr_row_at;
+/* Where rows come from: one recipe, or two with `from` to say which row stands at `row`. */
+typedef struct mr_row_source {
+    const mr_recipe *part[2]; /* bound, of one k; the second may be NULL */
+    int64_t rows;
+    bool minus_one, neg_exp;                         /* they give 1 + w, or -exp(w): w is wanted */
+    mr_row_at (*from)(const void *ctx, int64_t row); /* NULL: as they are */
+} mr_row_source;
 /* Called for each row of a tensor, in order, as f32; the row may be written over. */
 typedef mr_err mr_row_fn(void *ctx, int64_t row, float *x);
-/* Rows [0, total) of a bound recipe over the model's weights; from(ctx, row), unless NULL, says which
- * row of the recipe stands at `row`.  minus_one: the recipe gives 1 + w. */
-mr_err mr_convert_rows(mr_model *m, const mr_recipe *r, bool minus_one,
-                       int64_t (*from)(const void *ctx, int64_t row), mr_row_fn *fn, void *ctx);
+mr_err mr_convert_rows(mr_model *m, const mr_row_source *s, mr_row_fn *fn, void *ctx);
 /* Refuses what `to` cannot hold, naming the tensor: numbers beyond f16 where it has them, and, in
  * quantised formats, those that are not finite. */
 mr_err mr_convert_check(const char *name, int64_t row, const float *x, int64_t k, mr_dtype to);
-/* k numbers as F32, F16 or BF16; bytes written. */
+/* k numbers as F32, F16 or BF16, or in blocks (mr_block_quantisable); bytes written. */
 size_t mr_convert_narrow(const float *x, int64_t k, mr_dtype to, uint8_t *out);
 
+/* ---- MLX (convert_mlx.c) ---- */
+
+#define MR_ROPE_FACTORS "rope_freqs.weight"
+
+/* Of each head so many rows of a part, whose first head is at `first`. */
+typedef struct mr_mlx_segment {
+    int part;
+    int64_t first, rows;
+} mr_mlx_segment;
+typedef struct mr_mlx_tensor {
+    const char *name; /* with .weight, if it has that */
+    const mr_asked *asked;
+    const char *recipe[2], *stored_as; /* whose format is the tensor's */
+    int parts, rank;
+    int64_t dim[MR_MAX_RANK];
+    int segments; /* 0: rows as they are */
+    mr_mlx_segment segment[4];
+} mr_mlx_tensor;
+/* What MLX's programs want of a built model, in order; the list lies in the arena. */
+mr_err mr_mlx_tensors(const mr_model *m, mr_arena *arena, mr_mlx_tensor **out, int *n);
+mr_row_at mr_mlx_row(const mr_mlx_tensor *t, int64_t row);
+
+/* ---- GGUF ---- */
+
 mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o);
+mr_err mr_convert_requant(const mr_model *m, const char *path, const mr_convert_opts *o);
+/* The type that `quant` names; MR_DTYPE_COUNT for NULL: as they are. */
+mr_err mr_convert_gguf_type(const mr_convert_opts *o, mr_dtype *out);
+/* The type that rows of k get where `to` is asked for: it, or one whose blocks they fill, with no fewer
+ * bits. */
+mr_dtype mr_convert_fitting(mr_dtype to, int64_t k);
+/* general.file_type and what goes with it. */
+void mr_convert_gguf_said(mr_gguf_writer *w, mr_dtype type);
 
 #endif

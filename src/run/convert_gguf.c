@@ -56,22 +56,6 @@ static mr_err note(const convert *c, const tensor *t, mr_dtype kept)
     return err;
 }
 
-/* For rows that do not fill super-blocks: blocks of 32 with no fewer bits. */
-static mr_dtype smaller_blocks(mr_dtype t)
-{
-    switch (t) {
-    case MR_Q2_K:
-    case MR_Q3_K:
-        return MR_Q4_0;
-    case MR_Q4_K:
-        return MR_Q5_0;
-    case MR_Q5_K:
-        return MR_Q5_1;
-    default:
-        return MR_Q8_0;
-    }
-}
-
 static mr_err choose_type(const convert *c, tensor *t)
 {
     mr_dtype stored = mr_recipe_fmt(t->recipe).dtype;
@@ -82,9 +66,7 @@ static mr_err choose_type(const convert *c, tensor *t)
                        mr_model_path(c->model), t->canonical, mr_dtype_name(stored));
     if (t->k % mr_dtype_block(t->type) == 0)
         return MR_OK;
-    t->type = smaller_blocks(t->type);
-    if (t->k % mr_dtype_block(t->type) != 0)
-        t->type = MR_F16;
+    t->type = mr_convert_fitting(t->type, t->k);
     return note(c, t, t->type);
 }
 
@@ -185,25 +167,21 @@ static mr_err declare(convert *c)
 }
 
 /* GGUF's row 2i + j of a head of d rows is row j*d/2 + i. */
-static int64_t roped_row(const void *ctx, int64_t row)
+static mr_row_at roped_row(const void *ctx, int64_t row)
 {
     const tensor *t = ((const convert *)ctx)->now;
     int64_t d = t->rows / t->heads, head = row / d, at = row % d;
-    return head * d + at % 2 * (d / 2) + at / 2;
+    return (mr_row_at){0, head * d + at % 2 * (d / 2) + at / 2};
 }
 
 static mr_err write_row(void *ctx, int64_t row, float *x)
 {
     convert *c = ctx;
     const tensor *t = c->now;
-    size_t bytes = row_bytes(t);
     for (int64_t i = 0; t->plus && i < t->k; i++)
         x[i] += 1.0f;
     MR_TRY(mr_convert_check(t->canonical, row, x, t->k, t->type));
-    if (mr_block_quantisable(t->type))
-        mr_block_quantise(t->type, x, t->k, c->row);
-    else
-        mr_convert_narrow(x, t->k, t->type, c->row);
+    size_t bytes = mr_convert_narrow(x, t->k, t->type, c->row);
     MR_TRY(mr_gguf_writer_data(c->w, c->row, bytes));
     c->done += bytes;
     if (c->o->progress && c->o->progress(c->o->ctx, c->done, c->total))
@@ -215,9 +193,11 @@ static mr_err write_tensor(convert *c, const tensor *t)
 {
     c->now = t;
     c->row = mr_alloc(MR_MEM_OTHER, (size_t)t->k * 4);
-    mr_err err = c->row ? mr_convert_rows(c->model, t->recipe, t->minus_one,
-                                          t->heads ? roped_row : NULL, write_row, c)
-                        : MR_ENOMEM;
+    mr_row_source s = {.part = {t->recipe},
+                       .rows = t->rows,
+                       .minus_one = t->minus_one,
+                       .from = t->heads ? roped_row : NULL};
+    mr_err err = c->row ? mr_convert_rows(c->model, &s, write_row, c) : MR_ENOMEM;
     mr_free(c->row);
     return err;
 }
@@ -252,8 +232,8 @@ static mr_err write_file(convert *c)
     if (err)
         return err;
     err = mr_gguf_meta(c->w, c->model, c->arch);
-    if (!err && c->as != MR_DTYPE_COUNT && mr_dtype_is_quantised(c->as))
-        mr_gguf_writer_u32(c->w, "general.quantization_version", 2);
+    if (!err && c->as != MR_DTYPE_COUNT)
+        mr_convert_gguf_said(c->w, c->as);
     if (!err)
         err = write_vocab(c);
     if (!err)
@@ -268,18 +248,39 @@ static mr_err write_file(convert *c)
     return err;
 }
 
-static mr_err check_quant(convert *c)
+/* ---- types ------------------------------------------------------------------------------- */
+
+mr_err mr_convert_gguf_type(const mr_convert_opts *o, mr_dtype *out)
 {
-    c->as = MR_DTYPE_COUNT;
-    if (c->o->group)
+    *out = MR_DTYPE_COUNT;
+    if (o->group)
         return mr_fail(MR_EUSAGE, "group: GGUF's types have groups of their own");
-    return c->o->quant ? mr_block_parse(c->o->quant, &c->as) : MR_OK;
+    return o->quant ? mr_block_parse(o->quant, out) : MR_OK;
 }
+
+/* What general.file_type calls a file of mostly such tensors. */
+void mr_convert_gguf_said(mr_gguf_writer *w, mr_dtype type)
+{
+    static const struct {
+        mr_dtype type;
+        uint32_t file;
+    } known[] = {{MR_F32, 0},   {MR_F16, 1},   {MR_BF16, 32}, {MR_Q4_0, 2},  {MR_Q4_1, 3},
+                 {MR_Q5_0, 8},  {MR_Q5_1, 9},  {MR_Q8_0, 7},  {MR_Q2_K, 10}, {MR_Q3_K, 12},
+                 {MR_Q4_K, 15}, {MR_Q5_K, 17}, {MR_Q6_K, 18}};
+    int i = 0;
+    while (known[i].type != type)
+        i++;
+    mr_gguf_writer_u32(w, "general.file_type", known[i].file);
+    if (mr_dtype_is_quantised(type))
+        mr_gguf_writer_u32(w, "general.quantization_version", 2);
+}
+
+/* ---- the whole --------------------------------------------------------------------------- */
 
 mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o)
 {
     convert c = {.o = o, .model = m, .path = path};
-    mr_err err = check_quant(&c);
+    mr_err err = mr_convert_gguf_type(o, &c.as);
     if (!err)
         err = mr_gguf_arch(m, &c.arch);
     if (!err)

@@ -18,5 +18,8 @@ void mr_gguf_meta_vocab(mr_gguf_writer *w, const mr_vocab *v);
 /* Frequency divisors of rope type llama3, which GGUF keeps as the tensor rope_freqs.weight: *n of
  * them (0: none needed) into *out, which mr_free frees. */
 mr_err mr_gguf_rope_factors(const mr_model *m, float **out, int64_t *n);
+/* The other way: of a GGUF model with that tensor, the member of config.json that says the same (", "
+ * before it); of others nothing. */
+mr_err mr_gguf_rope_config(const mr_model *m, mr_buf *out);
 
 #endif

@@ -22,6 +22,12 @@ void mr_regex_free(mr_regex *re)
     (void)re;
 }
 
+mr_str mr_regex_pattern(const mr_regex *re)
+{
+    (void)re;
+    return (mr_str){"", 0};
+}
+
 void mr_scan_free(mr_scan *sc)
 {
     (void)sc;
@@ -47,6 +53,8 @@ enum { JIT_STACK_START = 1 << 16, JIT_STACK_MAX = 1 << 24, HEAP_LIMIT_KIB = 1 <<
 struct mr_regex {
     pcre2_code *code;
     pcre2_general_context *general;
+    char *pattern; /* as given */
+    size_t len;
 };
 
 static void *take(PCRE2_SIZE bytes, void *account)
@@ -89,6 +97,16 @@ static mr_err compile(mr_regex *re, const char *what, const mr_buf *text)
     return MR_OK; /* any other refusal of JIT leaves the interpreter */
 }
 
+static mr_err keep(mr_regex *re, const char *pattern, size_t len)
+{
+    re->pattern = mr_alloc(MR_MEM_TOKENIZER, len + 1);
+    if (!re->pattern)
+        return MR_ENOMEM;
+    memcpy(re->pattern, pattern, len);
+    re->len = len;
+    return MR_OK;
+}
+
 mr_err mr_regex_new(mr_regex **out, const char *what, const char *pattern, size_t len)
 {
     *out = NULL;
@@ -100,8 +118,10 @@ mr_err mr_regex_new(mr_regex **out, const char *what, const char *pattern, size_
     mr_err err = mr_regex_rewrite(what, pattern, len, &text);
     if (err == MR_OK) {
         re = mr_zalloc(MR_MEM_TOKENIZER, sizeof *re);
-        err = re ? compile(re, what, &text) : MR_ENOMEM;
+        err = re ? keep(re, pattern, len) : MR_ENOMEM;
     }
+    if (err == MR_OK)
+        err = compile(re, what, &text);
     mr_buf_free(&text);
     if (err) {
         mr_regex_free(re);
@@ -117,7 +137,13 @@ void mr_regex_free(mr_regex *re)
         return;
     pcre2_code_free(re->code);
     pcre2_general_context_free(re->general);
+    mr_free(re->pattern);
     mr_free(re);
+}
+
+mr_str mr_regex_pattern(const mr_regex *re)
+{
+    return (mr_str){re->pattern, re->len};
 }
 
 void mr_scan_free(mr_scan *sc)

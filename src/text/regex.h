@@ -30,7 +30,8 @@ void mr_scan_free(mr_scan *sc);
 
 /* `what` names the place for messages. */
 mr_err mr_regex_new(mr_regex **out, const char *what, const char *pattern, size_t len);
-void mr_regex_free(mr_regex *re); /* NULL is fine */
+void mr_regex_free(mr_regex *re);            /* NULL is fine */
+mr_str mr_regex_pattern(const mr_regex *re); /* as it was given */
 
 /* The leftmost match at or after `from` (a character boundary) in valid UTF-8 text. */
 mr_err mr_regex_find(const mr_regex *re, mr_scan *sc, const char *s, size_t len, size_t from,

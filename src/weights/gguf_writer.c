@@ -137,6 +137,17 @@ void mr_gguf_writer_add_float(mr_gguf_writer *w, float v)
     w->items_left--;
 }
 
+void mr_gguf_writer_copy(mr_gguf_writer *w, const mr_gguf *g, int i)
+{
+    const mr_gguf_kv *kv = &g->kv[i];
+    key(w, kv->key, kv->type);
+    if (kv->type == MR_RAW_ARRAY) {
+        put(&w->meta, (uint64_t)kv->elem_type, 4);
+        put(&w->meta, kv->count, 8);
+    }
+    mr_buf_add(&w->meta, g->bytes + kv->at, kv->bytes);
+}
+
 /* ---- tensors ---- */
 
 static uint64_t aligned(uint64_t at)

@@ -135,6 +135,8 @@ void mr_gguf_writer_floats(mr_gguf_writer *w, const char *name, uint64_t count);
 void mr_gguf_writer_add_str(mr_gguf_writer *w, const char *s, size_t len);
 void mr_gguf_writer_add_int(mr_gguf_writer *w, int32_t v);
 void mr_gguf_writer_add_float(mr_gguf_writer *w, float v);
+/* The i-th key of another file, as it is. */
+void mr_gguf_writer_copy(mr_gguf_writer *w, const mr_gguf *g, int i);
 mr_err mr_gguf_writer_declare(mr_gguf_writer *w, const char *name, mr_dtype t, int rank,
                               const int64_t *dim);
 mr_err mr_gguf_writer_begin(mr_gguf_writer *w); /* writes metadata and table */

@@ -23,6 +23,57 @@ go 0 convert tests/vectors/llama3 "$tmp/kept"
 go 0 logits "$tmp/kept" --ids $ids --precision exact --out "$tmp/kept.npy"
 is "without --quant floats stay as they are" same "$tmp/llama3.npy.old" "$tmp/kept.npy"
 
+# ---- under the names that MLX's programs look for ----
+named() { grep -q "\"$2\"" "$tmp/$1/model.safetensors.index.json"; }
+is "a latent's keys are turned" named dsv3 model.layers.1.self_attn.embed_q.weight
+is "and its values apart" named dsv3 model.layers.1.self_attn.unembed_out.weight
+is "the size of the vocabulary is outside, too" grep -q '^  "vocab_size": 288' "$tmp/gemma3-4b/config.json"
+for m in dsv2 gemma4-26b-a4b qwen3-next qwen3.5-moe; do
+    go 0 convert tests/vectors/$m "$tmp/$m"
+    for d in tests/vectors/$m "$tmp/$m"; do
+        go 0 logits $d --ids $ids --precision exact --out "$tmp/$m.npy.$([ $d = "$tmp/$m" ] && echo new || echo old)"
+    done
+    is "the same bytes: $m" same "$tmp/$m.npy.old" "$tmp/$m.npy.new"
+done
+is "V2 has a latent's matrix whole" named dsv2 model.layers.1.self_attn.kv_b_proj.weight
+is "experts beside an MLP" named gemma4-26b-a4b language_model.model.layers.1.experts.switch_glu.up_proj.weight
+is "Qwen3-Next's inputs are one" named qwen3-next model.layers.0.linear_attn.in_proj_qkvz.weight
+is "and its gates" named qwen3-next model.layers.0.linear_attn.in_proj_ba.weight
+is "Qwen3.5's are not" named qwen3.5-moe language_model.model.layers.0.linear_attn.in_proj_qkv.weight
+
+# ---- from GGUF ----
+text="Hello there: 12,345 old   friends... \"don't\" na\303\257ve"
+for m in gemma3-mix gemma4-e qwen3moe-split dsv2-lite-q8_0 dsv3-mix kimi-k2-q4_1 qwen3next-q8_0 qwen35-mtp llama-q8_0 llama-bf16; do
+    g=$(ls tests/vectors/gguf-$m/*.gguf | head -n 1)
+    go 0 convert "$g" "$tmp/from" --quant f32
+    go 0 convert "$g" "$tmp/copy.gguf" --format gguf
+    go 0 convert "$g" "$tmp/wide.gguf" --format gguf --quant f32
+    for d in "$g" "$tmp/from" "$tmp/copy.gguf" "$tmp/wide.gguf"; do
+        go 0 logits "$d" --ids $ids --precision exact --out "$tmp/$(basename "$d").npy"
+        [ $m = gemma4-e ] || go 0 tokenize "$d" -p "$text"
+        keep "$(basename "$d").ids"
+    done
+    old=$(basename "$g")
+    # llama3's rule rounds otherwise than the divisors of it that GGUF keeps
+    [ $m = llama-bf16 ] || is "the same bytes: $m" same "$tmp/$old.npy" "$tmp/from.npy"
+    is "the same bytes as one file: $m" same "$tmp/$old.npy" "$tmp/copy.gguf.npy"
+    is "and widened: $m" same "$tmp/$old.npy" "$tmp/wide.gguf.npy"
+    is "config is JSON: $m" valid_json "$tmp/from/config.json"
+    [ $m = gemma4-e ] && { rm -rf "$tmp/from"; continue; }
+    is "tokenizer is JSON: $m" valid_json "$tmp/from/tokenizer.json"
+    is "its config is, too: $m" valid_json "$tmp/from/tokenizer_config.json"
+    for d in from copy.gguf wide.gguf; do
+        is "the same ids: $m $d" same "$tmp/$old.ids" "$tmp/$d.ids"
+    done
+    [ $m = llama-bf16 ] || rm -rf "$tmp/from"
+done
+is "the rule behind the divisors is found" grep -q '"rope_type": "llama3", "factor": 8, "low_freq_factor": 1' "$tmp/from/config.json"
+is "the chat template came along" grep -q '"chat_template"' "$tmp/from/tokenizer_config.json"
+go 0 convert tests/vectors/gguf-llama-bf16/model.gguf "$tmp/small.gguf" --format gguf --quant q4
+go 0 inspect "$tmp/small.gguf"
+is "requantised" prints q4_0
+usage "--quant must say" convert tests/vectors/gguf-llama-mix/model.gguf "$tmp/x"
+
 # ---- fewer bits ----
 nll() { sed -n 's/.*nll[^0-9]*\([0-9.]*\).*/\1/p' "$out" | head -n 1; }
 head -c 3000 README.md >"$tmp/text"
