@@ -69,7 +69,6 @@ static mr_err id_config(mr_jval o, const llada2 *c, mr_model_info *info)
 static mr_err attention_config(mr_jval o, llada2 *c)
 {
     double partial;
-    mr_jval factor = mr_jget(o, "partial_rotary_factor");
     MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &c->heads));
     MR_TRY(mr_cfg_int(o, "num_key_value_heads", 1, MR_CFG_HEADS, &c->kv_heads));
     if (c->heads % c->kv_heads)
@@ -80,15 +79,10 @@ static mr_err attention_config(mr_jval o, llada2 *c)
     MR_TRY(mr_cfg_bool(o, "use_bias", &c->o_bias));
     MR_TRY(mr_cfg_bool_or(o, "use_qk_norm", true, &c->qk_norm));
     MR_TRY(mr_cfg_off(o, "use_sliding_window"));
-    MR_TRY(mr_cfg_rope(o, 1e4, c->info.max_positions, &c->rope, NULL));
     MR_TRY(mr_cfg_partial(o, -1, &partial));
     if (partial < 0)
-        return mr_jnum(factor, &partial);
-    c->rope.dim = (int64_t)((double)c->head_dim * partial);
-    if (c->rope.dim < 2 || c->rope.dim % 2)
-        return mr_jfail(factor, "rotates %lld of %lld numbers: an even number of them is needed",
-                        (long long)c->rope.dim, (long long)c->head_dim);
-    return MR_OK;
+        return mr_jnum(mr_jget(o, "partial_rotary_factor"), &partial);
+    return mr_cfg_rope_part(o, partial, c->head_dim, c->info.max_positions, &c->rope);
 }
 
 static mr_err moe_config(mr_jval o, llada2 *c)

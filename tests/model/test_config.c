@@ -174,7 +174,7 @@ static void unknown_names(void **state)
         {llada_keys, "use_qkv_bias", NULL, MR_EFORMAT, "\"use_qkv_bias\" is missing"},
         {llada_keys, "partial_rotary_factor", NULL, MR_EFORMAT,
          "\"partial_rotary_factor\" is missing"},
-        {llada_keys, "partial_rotary_factor", "0.1", MR_EFORMAT, "rotates 1 of 16"},
+        {llada_keys, "partial_rotary_factor", "0.05", MR_EFORMAT, "0.05 of 16"},
         {llada_keys, "partial_rotary_factor", "1.5", MR_EFORMAT, "partial_rotary_factor"},
         {llada_keys, "num_shared_experts", NULL, MR_EFORMAT, "\"num_shared_experts\" is missing"},
         {llada_keys, "rope_theta", NULL, MR_EFORMAT, "\"rope_theta\" is missing"},
