@@ -64,6 +64,10 @@ static void build(mr_model *m)
     REQUIRE(mr_graph_outputs(g) == 1 && !strcmp(mr_graph_output_name(g, 0), "logits"));
     check_asked(m);
     REQUIRE(mr_model_check_unused(m) == MR_OK);
+    mr_graph *canvas = mr_model_take_canvas(m);
+    REQUIRE(!canvas == !mr_model_facts(m)->canvas);
+    REQUIRE(!canvas || mr_graph_verify(canvas) == MR_OK);
+    mr_graph_free(canvas);
     if (mr_graph_nodes(g) < 2000) {
         REQUIRE(mr_model_build(m, &again) == MR_OK);
         REQUIRE(mr_graph_nodes(g) == mr_graph_nodes(again));
