@@ -267,10 +267,13 @@ static void check_quantise(checker_rng *rng)
 {
     int64_t k = 576;
     for (int group = 32; group <= 64; group += 32)
-        for (int shape = 0; shape < 3; shape++) {
-            mr_qform f = {
-                .k = k, .group = group, .start_by = -8, .halves = shape == 1, .wide = shape == 2};
-            f.step = sizeof(mr_qgroup) + (size_t)group * (f.wide ? 2 : 1);
+        for (int shape = 0; shape < 4; shape++) {
+            mr_qform f = {.k = k,
+                          .group = group,
+                          .start_by = shape == 3 ? 1 : -8,
+                          .halves = shape % 2,
+                          .wide = shape == 2};
+            f.step = sizeof(mr_qgroup) + (size_t)group * (f.wide ? 2 : 1) + (f.halves ? 4 : 0);
             f.stride = MR_QROW_HEADER + f.step * (size_t)(k / group);
             uint8_t *base = calloc(1, f.stride), *other = calloc(1, f.stride);
             for (int r = 0; r < 16; r++) {

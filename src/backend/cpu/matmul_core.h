@@ -20,9 +20,10 @@
  *         one bias per output.  A unit is padded to 64 bytes.  w = s*q + b, or s*(q - zero) where no
  *         bias is stored.  E4M3 and CODES without sub-scales: the same; a last unit of E4M3 that is
  *         cut short has elements 0.  CODES with sub-scales, all [..][outputs]:
- *           Q4_K Q5_K Q3_K   words (32 bits): low 4 bits of numbers 0..7, of 8..15, high 2 bits of
- *                            all, each from bit 0 up; numbers: sub 0..7 then min 0..7; sub + 32
- *           Q2_K             words of 4 bits: sub 0..7, 8..15, min 0..7, 8..15
+ *           Q4_K Q5_K Q3_K   words of 4 bytes: low 4 bits of numbers 0..7, of 8..15, high 2 bits of
+ *                            all; number i in byte i%4, from bit 0 up; numbers: sub 0..7 then
+ *                            min 0..7; sub + 32
+ *           Q2_K             the same of 4 bits: sub 0..7, 8..15, min 0..7, 8..15
  *           others           one byte per sub
  *         then d, and the min's scale, in f16 (E4M3 scales: neither).
  * Panels: what many rows read, and few through a buffer: bytes, lines as U8's.
@@ -135,6 +136,8 @@ typedef struct mr_qgroup {
         int32_t start_hi; /* SUBS: of the last 16 */
     } u;
 } mr_qgroup;
+/* SUBS without mins: both starts are of the values n alone; after the values (int32) start_by * sum
+ * of r.  With mins that is 0. */
 
 enum { MR_QROW_HEADER = 64, MR_TILE_OUT = 64, MR_NAN_BITS = 0x7fc00000 };
 

@@ -54,7 +54,7 @@ mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k
     if (f.halves && l->bias)
         f.start_by = 1;
     f.less = !l->bias && !f.halves;
-    f.step = sizeof(mr_qgroup) + (size_t)f.group * (f.wide ? 2 : 1);
+    f.step = sizeof(mr_qgroup) + (size_t)f.group * (f.wide ? 2 : 1) + (f.halves ? 4 : 0);
     /* An odd number of cache lines: rows of a tile then lie in different sets. */
     f.stride = (MR_QROW_HEADER + (size_t)(k / f.group) * f.step + 63) / 64 * 64;
     f.stride += f.stride / 64 % 2 ? 0 : 64;

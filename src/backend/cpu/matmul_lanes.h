@@ -24,6 +24,8 @@
  *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2
  *   v16f number_u4(line, j)           the numbers q[k+j] of a line of U4, j < 8, and of U8, j < 4;
  *   v16f number_u8(line, j)           may read 3 bytes past the line
+ *   NIBBLE_TABLES, NUMBER_NIBBLE(line, j, floats)   number_u4, of floats unless NULL if NIBBLE_TABLES
+ *   NUMBER_BYTE(bits, line, j)        number_u8 of bytes below 2^bits
  *   LANES_ISA, U8_OFFSET, U8_WIDE, TAKES_U4, DIRECT_F32, DIRECT_U4: see mr_mm_kernels
  */
 #include "backend/cpu/matmul_core.h"

@@ -63,12 +63,26 @@ static inline __m512i round_values(const float *x, __m512 inv)
     return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), inv));
 }
 
+static inline int32_t sum_bytes(int32_t r)
+{
+    return (int8_t)r + (int8_t)(r >> 8) + (int8_t)(r >> 16) + (r >> 24);
+}
+
+/* The sums of four quads each. */
+static inline void start_halves(__m512i sums, const mr_qform *f, mr_qgroup *g)
+{
+    __m128i s = _mm_hadd_epi32(_mm512_castsi512_si128(sums), _mm512_extracti32x4_epi32(sums, 1));
+    s = _mm_hadd_epi32(s, s);
+    g->start = f->start_by * _mm_cvtsi128_si32(s);
+    g->u.start_hi = f->start_by * _mm_extract_epi32(s, 1);
+}
+
 /* False: a form of its own, nothing done. */
 #define GROUP_VALUES group_values_avx512
 static inline bool group_values_avx512(const float *x, const mr_qform *f, float d, float row,
                                        float inverse, mr_qgroup *g, uint8_t *values)
 {
-    if (f->wide || f->halves)
+    if (f->wide || (f->halves && f->group != 32))
         return false;
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m256 powers = _mm256_setr_ps(1, 2, 4, 8, 16, 32, 0x1p99f, 0x1p99f);
@@ -95,10 +109,21 @@ static inline bool group_values_avx512(const float *x, const mr_qform *f, float 
     else
         _mm256_storeu_si256((__m256i *)(void *)values, _mm512_castsi512_si256(a));
     __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), a);
+    g->e = e;
+    if (f->halves && f->start_by < 0) {
+        start_halves(sums, f, g);
+        int32_t own = f->start_by * sum_bytes(g->r);
+        memcpy(values + 32, &own, sizeof own);
+        return true;
+    }
     sums =
         _mm512_dpbusd_epi32(sums, _mm512_set1_epi8((char)128), _mm512_maskz_set1_epi32(slot, g->r));
+    if (f->halves) {
+        start_halves(sums, f, g);
+        memset(values + 32, 0, 4);
+        return true;
+    }
     int32_t sum = _mm512_reduce_add_epi32(sums);
-    g->e = e;
     g->start = f->start_by * sum;
     if (f->less)
         g->u.less = -sum;

@@ -74,7 +74,8 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
     for (int i = 0; i < 6; i++)
         e += (float)(1 << i) < want;
     float step = row * (float)(1 << e), inv = step == 0.0f ? 0.0f : 1.0f / step;
-    v16i quad = v16i_load_i8(quad_of_element), half[2] = {v16i_zero(), v16i_zero()};
+    v16i quad = v16i_load_i8(quad_of_element), half[2] = {v16i_zero(), v16i_zero()}, slot = half[0];
+    const bool apart = f->halves && f->start_by < 0;
     for (int i = 0; i < f->group; i += 16, quad = v16i_add(quad, v16i_set1(4))) {
         v16m in_slot = v16i_eq(quad, v16i_set1(g->p));
         v16i limit = v16i_select(in_slot, v16i_set1(16319), v16i_set1(127));
@@ -88,7 +89,8 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
         else
             v16i_store_i8((int8_t *)values + i, low);
         int at = 2 * i / f->group;
-        half[at] = v16i_add(half[at], v);
+        half[at] = v16i_add(half[at], apart ? low : v);
+        slot = v16i_add(slot, high);
     }
     for (int i = 0; i < 2; i++) /* below 2^24: exact in any order */
         sum[i] = v16f_reduce_add(v16f_from_i(half[i]));
@@ -97,6 +99,8 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
     if (f->halves) {
         g->start = f->start_by * (int32_t)sum[0];
         g->u.start_hi = f->start_by * (int32_t)sum[1];
+        int32_t own = apart ? f->start_by * (int32_t)v16f_reduce_add(v16f_from_i(slot)) : 0;
+        memcpy(values + f->group, &own, sizeof own);
     } else {
         g->start = f->start_by * (int32_t)(sum[0] + sum[1]);
         if (f->less)
