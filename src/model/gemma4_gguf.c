@@ -149,6 +149,7 @@ static void gguf_media(mr_gguf_config *c)
 mr_err mr_gemma4_gguf_config(const mr_weights *w, mr_buf *json)
 {
     static const mr_gguf_row rows[] = {{"num_key_value_heads", NULL, 0},
+                                       {"rope_theta", NULL, 0},
                                        {"intermediate_size", NULL, 0},
                                        {"global_head_dim", "attention.key_length", 'i'},
                                        {"head_dim", "attention.key_length_swa", 'i'},
