@@ -6,8 +6,8 @@
 
 #include <string.h>
 
-/* The file's yarn_log_multiplier is 0.1 * mscale_all_dim; mscale itself is not stored, and the
- * published models have cos and sin unscaled. */
+/* The file's yarn_log_multiplier is 0.1 * mscale_all_dim; mscale itself is not stored, but the published
+ * models have cos and sin unscaled, so it is the same. */
 static void gguf_rope(mr_gguf_config *c)
 {
     static const mr_gguf_row rows[] = {
@@ -28,15 +28,18 @@ static void gguf_rope(mr_gguf_config *c)
     }
     mr_gguf_config_open(c, "rope_scaling");
     mr_gguf_config_raw(c, "rope_type", "\"yarn\"");
-    mr_gguf_config_raw(c, "attention_factor", "1.0");
     for (const mr_gguf_row *r = rows; r->key; r++) {
         if (r->kind == 'i' && mr_gguf_config_get_int(c, r->gguf, &n))
             mr_gguf_config_int(c, r->key, n);
         else if (r->kind == 'n' && mr_gguf_config_get_num(c, r->gguf, &v))
             mr_gguf_config_num(c, r->key, v);
     }
-    if (mr_gguf_config_get_num(c, "rope.scaling.yarn_log_multiplier", &v))
+    if (mr_gguf_config_get_num(c, "rope.scaling.yarn_log_multiplier", &v) && v != 0) {
+        mr_gguf_config_num(c, "mscale", v * 10);
         mr_gguf_config_num(c, "mscale_all_dim", v * 10);
+    } else {
+        mr_gguf_config_raw(c, "attention_factor", "1.0");
+    }
     mr_gguf_config_close(c);
 }
 
