@@ -22,7 +22,7 @@ static double of_bits(uint64_t u)
 }
 
 /* A CPU's own fma rounds as the library's does, without a call for each. */
-#if defined(__x86_64__) && defined(__ELF__)
+#if defined(__x86_64__) && defined(__ELF__) && !defined(__clang__) /* whose callers miss the name */
 #define WITH_FMA __attribute__((target_clones("fma", "default")))
 #else
 #define WITH_FMA

@@ -49,12 +49,6 @@ static inline v16i shift_up(v16i a, int32_t n)
     return (v16i){_mm512_sllv_epi32(a.v, _mm512_set1_epi32(n))};
 }
 
-static inline v16f quad_max(v16f a)
-{
-    __m512 b = _mm512_max_ps(a.v, _mm512_permute_ps(a.v, 0xb1));
-    return (v16f){_mm512_max_ps(b, _mm512_permute_ps(b, 0x4e))};
-}
-
 /* Lanes that start at byte j; a lookup of 0..15 takes the low 4 bits alone, so nothing is masked. */
 static const float small_numbers[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
                                         11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
