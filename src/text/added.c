@@ -139,10 +139,6 @@ static const mr_added_token *longest(const mr_added *a, mr_added_when when, cons
         if (depth == len)
             break;
         b = (unsigned char)s[depth];
-        if (lo < hi && byte_at(a, v[lo], depth) == b && byte_at(a, v[hi - 1], depth) == b) {
-            depth++; /* all agree */
-            continue;
-        }
         lo = lower(a, v, lo, hi, depth, b);
         hi = lower(a, v, lo, hi, depth, b + 1);
         depth++;
