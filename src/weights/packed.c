@@ -1,7 +1,7 @@
 /* Quantised safetensors as other makers than MLX write them.
  *
- * fp8 (DeepSeek): X.weight is F8_E4M3 and X.weight_scale_inv F32 with one number per 128 x 128 block;
- * despite its name it is multiplied.  Blocks at the right and lower edge may be cut short.
+ * fp8 (DeepSeek, Qwen): X is F8_E4M3 and X_scale_inv has one float per 128 x 128 block; despite its name
+ * it is multiplied.  Blocks at the right and lower edge may be cut short.
  *
  * compressed-tensors, format "pack-quantized": X.weight_packed holds words of 32 bits with the low
  * code first, codes are q - 2^(bits-1); X.weight_scale has one number per group; X.weight_shape says
@@ -44,23 +44,24 @@ static int64_t blocks(int64_t n)
 static mr_err join_fp8(const mr_weights *w, mr_winfo *scale, mr_winfo *t)
 {
     if (!t)
-        return mr_wmisfit(w, scale, "has no .weight beside it");
+        return mr_wmisfit(w, scale, "has no matrix beside it");
     if (t->dtype != MR_F8_E4M3 || t->rank < 2)
-        return mr_wmisfit(w, t, "has .weight_scale_inv but is not an f8_e4m3 matrix");
-    if (scale->dtype != MR_F32)
-        return mr_wmisfit(w, scale, "is not f32");
+        return mr_wmisfit(w, t, "has a _scale_inv but is not an f8_e4m3 matrix");
+    if (scale->dtype != MR_F32 && scale->dtype != MR_F16 && scale->dtype != MR_BF16)
+        return mr_wmisfit(w, scale, "is not f32, f16 or bf16");
     int last = t->rank - 1;
     bool fits = scale->rank == t->rank && scale->dim[last] == blocks(t->dim[last]) &&
                 scale->dim[last - 1] == blocks(t->dim[last - 1]);
     for (int i = 0; fits && i < last - 1; i++)
         fits = scale->dim[i] == t->dim[i];
     if (!fits)
-        return mr_wmisfit(w, t, "its .weight_scale_inv has not one number per 128 x 128 block");
+        return mr_wmisfit(w, t, "its _scale_inv has not one number per 128 x 128 block");
     t->dtype = MR_FP;
     t->bits = 8;
     t->group = FP8_BLOCK;
     t->scale_dtype = MR_F32;
     t->block_rows = FP8_BLOCK;
+    t->block_scale = scale->dtype;
     t->scales = scale->data;
     t->bytes += scale->bytes;
     scale->rank = MR_WTAKEN;
@@ -69,14 +70,14 @@ static mr_err join_fp8(const mr_weights *w, mr_winfo *scale, mr_winfo *t)
 
 mr_err mr_fp8_join(mr_weights *w, mr_jval q)
 {
-    static const char suffix[] = ".weight_scale_inv";
+    static const char suffix[] = "_scale_inv";
     mr_buf scratch = {0};
     mr_err e = check_fp8(q);
     for (size_t i = 0; i < w->table.n && e == MR_OK; i++) {
         mr_winfo *scale = &w->table.at[i], *weight;
         if (!mr_wsuffix(scale->name, suffix))
             continue;
-        e = mr_wbeside(w, scale, sizeof suffix - 1, ".weight", &scratch, &weight);
+        e = mr_wbeside(w, scale, sizeof suffix - 1, "", &scratch, &weight);
         if (e == MR_OK)
             e = join_fp8(w, scale, weight);
     }

@@ -3,6 +3,7 @@
  * open: files -> table of rows (safetensors.c, shards.c, gguf.c) -> sort by name, refuse
  * duplicates -> join what quantised modules store apart.  Files stay open; reads are positioned, so threads share them.
  */
+#include "tensor/codes.h"
 #include "weights/parse.h"
 
 #include <assert.h>
@@ -220,18 +221,24 @@ static int64_t scale_row(const mr_winfo *t, int64_t r)
 }
 
 /* A row of scales per row of data: blocks are read to the end of the buffer, then spread from its
- * start.  Rows behind row i hold as many blocks at most, so no block is overwritten unread. */
+ * start, widened to f32.  Rows behind row i hold as many blocks at most, and within a block no number
+ * lies before its place, so none is overwritten unread. */
 static mr_err read_scales(const mr_weights *w, const mr_winfo *t, int64_t row0, int64_t rows,
                           size_t row_bytes, uint8_t *dst)
 {
     if (t->block_rows == 1 || !rows)
         return read_part(w, &t->scales, row0, rows, row_bytes, dst);
     int64_t first = scale_row(t, row0), n = scale_row(t, row0 + rows - 1) - first + 1;
-    uint8_t *blocks = dst + (size_t)(rows - n) * row_bytes;
-    MR_TRY(read_part(w, &t->scales, first, n, row_bytes, blocks));
-    for (int64_t i = 0; i < rows; i++)
-        memmove(dst + (size_t)i * row_bytes,
-                blocks + (size_t)(scale_row(t, row0 + i) - first) * row_bytes, row_bytes);
+    size_t numbers = row_bytes / sizeof(float), size = (size_t)mr_dtype_block_bytes(t->block_scale);
+    uint8_t *blocks = dst + (size_t)rows * row_bytes - (size_t)n * numbers * size;
+    MR_TRY(read_part(w, &t->scales, first, n, numbers * size, blocks));
+    for (int64_t i = 0; i < rows; i++) {
+        const uint8_t *from = blocks + (size_t)(scale_row(t, row0 + i) - first) * numbers * size;
+        for (size_t k = 0; k < numbers; k++) {
+            float s = mr_number_load(t->block_scale, from + k * size);
+            memcpy(dst + (size_t)i * row_bytes + k * sizeof s, &s, sizeof s);
+        }
+    }
     return MR_OK;
 }
 

@@ -14,8 +14,8 @@
  * Rules:   1. Nothing is read through a mapping: headers are read whole, data by pread.
  *          2. No allocation is sized by a number in the file that was not checked against the
  *             file's size.
- *          3. What a quantised module stores apart (MLX's X.weight, X.scales, X.biases; FP8's X.weight,
- *             X.weight_scale_inv; compressed-tensors' X.weight_packed, X.weight_scale,
+ *          3. What a quantised module stores apart (MLX's X.weight, X.scales, X.biases; FP8's X and
+ *             X_scale_inv; compressed-tensors' X.weight_packed, X.weight_scale,
  *             X.weight_shape) appears as one tensor "X.weight" of a grouped format with its logical
  *             shape [.., out, in].
  *          4. Elements and scales of 8 bits that are NaN are refused when they are read.
@@ -42,6 +42,7 @@ typedef struct mr_winfo {
     int bits, group;      /* grouped formats */
     mr_dtype scale_dtype; /* grouped formats */
     int block_rows;       /* rows of a matrix that share scales: 1, FP8 blocks 128 */
+    mr_dtype block_scale; /* FP8 blocks: what their scales are in the file, F32 once read */
     int rank;             /* 0 (scalar) .. MR_WRANK */
     int64_t dim[MR_WRANK];
     uint64_t bytes; /* all parts */

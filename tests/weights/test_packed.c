@@ -70,10 +70,11 @@ static void fp8_refused(void **state)
          "only e4m3 is supported", MR_EFORMAT},
         {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(BLOCK ",\"activation_scheme\":\"static\""),
          "only dynamic", MR_EFORMAT},
-        {NULL, "F32 1,1", NULL, FP8(BLOCK), "\"m.weight_scale_inv\": has no .weight", MR_EFORMAT},
+        {NULL, "F32 1,1", NULL, FP8(BLOCK), "\"m.weight_scale_inv\": has no matrix", MR_EFORMAT},
         {"BF16 2,3", "F32 1,1", NULL, FP8(BLOCK), "is not an f8_e4m3 matrix", MR_EFORMAT},
         {"F8_E4M3 3", "F32 1", NULL, FP8(BLOCK), "is not an f8_e4m3 matrix", MR_EFORMAT},
-        {"F8_E4M3 2,3", "BF16 1,1", NULL, FP8(BLOCK), "scale_inv\": is not f32", MR_EFORMAT},
+        {"F8_E4M3 2,3", "BF16 1,1", NULL, FP8(BLOCK), NULL, MR_OK},
+        {"F8_E4M3 2,3", "U8 1,1", NULL, FP8(BLOCK), "scale_inv\": is not f32", MR_EFORMAT},
         {"F8_E4M3 2,129", "F32 1,1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
         {"F8_E4M3 129,2", "F32 1,1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
         {"F8_E4M3 2,2", "F32 1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
@@ -83,33 +84,36 @@ static void fp8_refused(void **state)
     check_cases(cases, sizeof cases / sizeof *cases, fp8_names);
 }
 
+/* The scale of block i of all, exact in 16 bits. */
+static float fp8_scale(int i)
+{
+    return 0.375f * (float)(i + 1);
+}
+
 /* Two matrices of 130 x 140: four blocks each, those at the edges cut short; every row by itself and
  * all rows from 100 on at once. */
-static void fp8_values(void **state)
+static void fp8_values_of(const char *name, const char *dtype, const void *stored, size_t size)
 {
     enum { E = 2, N = 130, K = 140, ROWS = E * N, FROM = 100 };
-    static const char header[] =
-        "{\"m.weight\":{\"dtype\":\"F8_E4M3\",\"shape\":[2,130,140],\"data_offsets\":[0,36400]},"
-        "\"m.weight_scale_inv\":{\"dtype\":\"F32\",\"shape\":[2,2,2],"
-        "\"data_offsets\":[36400,36432]}}";
+    char header[300];
     static const packed p = {.quantization = FP8(BLOCK)};
     uint8_t *codes = mr_alloc(MR_MEM_OTHER, ROWS * K);
-    float scales[E * 4];
     mr_buf b = {0};
-    (void)state;
     for (int i = 0; i < ROWS * K; i++)
         codes[i] = (uint8_t)(i * 31 % 126 | (i & 1) << 7);
-    for (int i = 0; i < E * 4; i++)
-        scales[i] = 0.1f * (float)(i + 1);
+    snprintf(header, sizeof header,
+             "{\"%s\":{\"dtype\":\"F8_E4M3\",\"shape\":[2,130,140],\"data_offsets\":[0,36400]},"
+             "\"%s_scale_inv\":{\"dtype\":\"%s\",\"shape\":[2,2,2],\"data_offsets\":[36400,%zu]}}",
+             name, name, dtype, 36400 + size);
     st_build(&b, header, 0);
     mr_buf_add(&b, codes, ROWS * K);
-    mr_buf_add(&b, scales, sizeof scales);
+    mr_buf_add(&b, stored, size);
     files_put("model.safetensors", b.data, b.len);
     mr_buf_free(&b);
     mr_json *doc;
     assert_int_equal(mr_json_parse(&doc, "c", p.quantization, strlen(p.quantization)), MR_OK);
     mr_weights *w = open_ok(files_dir, mr_json_root(doc));
-    const mr_winfo *t = mr_weights_find(w, "m.weight");
+    const mr_winfo *t = mr_weights_find(w, name);
     assert_true(t->dtype == MR_FP && t->bits == 8 && t->group == 128 && t->block_rows == 128);
     assert_int_equal(mr_weights_count(w), 1);
     assert_int_equal(mr_weights_rows_bytes(t, 3), 3 * (K + 8));
@@ -123,7 +127,7 @@ static void fp8_values(void **state)
         mr_dequant_row(&single, 0, got);
         for (int k = 0; k < K; k++) {
             volatile float want =
-                mr_e4m3_to_f32(codes[r * K + k]) * scales[r / N * 4 + r % N / 128 * 2 + k / 128];
+                mr_e4m3_to_f32(codes[r * K + k]) * fp8_scale(r / N * 4 + r % N / 128 * 2 + k / 128);
             assert_true(got[k] == want);
         }
         if (r >= FROM) {
@@ -139,6 +143,21 @@ static void fp8_values(void **state)
     mr_weights_close(w);
     mr_json_free(doc);
     files_clear();
+}
+
+static void fp8_values(void **state)
+{
+    float f32[8];
+    uint16_t f16[8], bf16[8];
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        f32[i] = fp8_scale(i);
+        f16[i] = mr_f32_to_f16(f32[i]);
+        bf16[i] = mr_f32_to_bf16(f32[i]);
+    }
+    fp8_values_of("m.weight", "F32", f32, sizeof f32);
+    fp8_values_of("m.weight", "BF16", bf16, sizeof bf16);
+    fp8_values_of("experts.gate_up_proj", "F16", f16, sizeof f16); /* experts fused, no .weight */
 }
 
 /* ---- compressed-tensors ---- */
