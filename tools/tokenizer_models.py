@@ -27,7 +27,12 @@ MODELS = {
     "spm-plain": dict(byte_fallback=False, add_dummy_prefix=True, vocab_size=500,
                       user_defined_symbols=["<tag>"]),
 }
-REFUSED = {"spm-unigram": dict(model_type="unigram", vocab_size=200)}
+RULES = "rules.tsv"  # a small character map: the library's own has 200 KB
+MAPPED = dict(normalization_rule_tsv=RULES, normalization_rule_name="user_defined",
+              remove_extra_whitespaces=True, user_defined_symbols=["<tag>", "½", "Zw"])
+MODELS["spm-unigram"] = dict(model_type="unigram", vocab_size=300, **MAPPED)
+MODELS["spm-map"] = dict(vocab_size=700, byte_fallback=True, treat_whitespace_as_suffix=True, **MAPPED)
+REFUSED = {"spm-word": dict(model_type="word", vocab_size=60, hard_vocab_limit=False)}
 
 
 def train(text, prefix, **options):
@@ -35,6 +40,14 @@ def train(text, prefix, **options):
                 character_coverage=0.999, num_threads=1, minloglevel=2)
     sentencepiece.SentencePieceTrainer.train(input=text, model_prefix=prefix, **{**base, **options})
     os.remove(prefix + ".vocab")
+
+
+def write_rules():
+    rules = {"½": "1/2", "é": "e", "e\u0301": "e", "Z": "z", "Zw": "zwo", "\t": " ", "\n": " ", "\u200b": "",
+             "\u3000": " ", "ﬁ": "fi", "…": "...", "中文": "zh "}
+    with open(RULES, "w", encoding="utf-8") as f:
+        for a, b in rules.items():
+            f.write(" ".join(f"{ord(c):X}" for c in a) + "\t" + " ".join(f"{ord(c):X}" for c in b) + "\n")
 
 
 def byte_ranks(text, n):
@@ -63,11 +76,14 @@ def main():
     lines = json.load(open("tests/text/data/lines.json", encoding="utf-8"))
     lines = [s for s in lines if not any(t in s for t in ("<s>", "</s>", "<unk>"))]
     lines += ["", " ", "     five", "a\n\n\nb", "<tag>x<tag>", "中文 mixed 汉字's", "x\t\ty"]
-    pairs = {"lines": lines, "ids": {}}
+    pairs = {"lines": lines, "ids": {}, "texts": {}}
+    write_rules()
     for name, options in MODELS.items():
         train(text, f"{out}/{name}", **options)
         sp = sentencepiece.SentencePieceProcessor(model_file=f"{out}/{name}.model")
         pairs["ids"][name] = [sp.encode(s) for s in lines]
+        pairs["texts"][name] = [sp.decode(ids) for ids in pairs["ids"][name]]
+    os.remove(RULES)
     for name, options in REFUSED.items():
         train(text, f"{out}/{name}", **options)
     ranks = byte_ranks(open(text, encoding="utf-8").read(), 300)

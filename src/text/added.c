@@ -125,9 +125,8 @@ static size_t lower(const mr_added *a, const uint32_t *v, size_t lo, size_t hi, 
     return lo;
 }
 
-/* The longest pattern at s, or NULL. */
-static const mr_added_token *longest(const mr_added *a, mr_added_when when, const char *s,
-                                     size_t len)
+const mr_added_token *mr_added_longest(const mr_added *a, mr_added_when when, const char *s,
+                                       size_t len)
 {
     const uint32_t *v = a->sorted[when];
     const mr_added_token *best = NULL;
@@ -168,7 +167,7 @@ mr_err mr_added_find(const mr_added *a, mr_added_when when, const char *s, size_
     size_t covered = 0;
     out->n = 0;
     for (size_t i = 0; a->n_sorted[when] && i < len;) {
-        const mr_added_token *t = longest(a, when, s + i, len - i);
+        const mr_added_token *t = mr_added_longest(a, when, s + i, len - i);
         if (!t) {
             i++;
             continue;

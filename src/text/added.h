@@ -47,6 +47,10 @@ void mr_added_free(mr_added *a);
 mr_err mr_added_add(mr_added *a, mr_added_token token, const char *pattern, size_t len);
 mr_err mr_added_seal(mr_added *a, const char *file);
 
+/* The longest pattern that the text starts with, or NULL. */
+const mr_added_token *mr_added_longest(const mr_added *a, mr_added_when when, const char *s,
+                                       size_t len);
+
 /* The text cut at tokens.  Spans follow the text's order; after rstrip they may overlap. */
 typedef struct mr_span {
     size_t start, end;

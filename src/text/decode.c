@@ -259,6 +259,14 @@ static mr_err end_byte_run(mr_decoding *r, size_t i, mr_buf *out)
         return MR_OK;
     if (mr_utf8_check(st->hold.data, n) == n) {
         MR_TRY(take(r, i + 1, st->hold.data, n, out));
+    } else if (r->d->v[i].each) {
+        uint32_t cp;
+        for (size_t k = 0, len; k < n; k += len) {
+            int valid = mr_utf8_decode(st->hold.data + k, n - k, &cp);
+            len = valid > 0 ? (size_t)valid : 1;
+            MR_TRY(take(r, i + 1, valid > 0 ? st->hold.data + k : replacement, valid > 0 ? len : 3,
+                        out));
+        }
     } else {
         for (size_t k = 0; k < n; k++)
             MR_TRY(take(r, i + 1, replacement, 3, out));
@@ -351,6 +359,22 @@ static mr_err take_metaspace(mr_decoding *r, size_t i, const char *s, size_t len
     return pass_made(r, i, out);
 }
 
+static mr_err take_piece(mr_decoding *r, size_t i, const char *s, size_t len, mr_buf *out)
+{
+    const mr_dec_step *step = &r->d->v[i];
+    const mr_pattern *mark = &step->pattern;
+    mr_dec_state *st = &r->state[i];
+    if (!st->inside && step->drop_first && len >= mark->len &&
+        memcmp(s, mark->literal, mark->len) == 0) {
+        s += mark->len;
+        len -= mark->len;
+        st->inside = !step->drop_all;
+    }
+    st->inside |= len > 0;
+    MR_TRY(mr_replace(mark, &r->scan, &r->runs, s, len, " ", 1, &st->made));
+    return pass_made(r, i, out);
+}
+
 /* Step i gets a token, or a fragment of the fused one; step d->n is the output. */
 static mr_err take(mr_decoding *r, size_t i, const char *s, size_t len, mr_buf *out)
 {
@@ -377,6 +401,8 @@ static mr_err take(mr_decoding *r, size_t i, const char *s, size_t len, mr_buf *
         return pass_made(r, i, out);
     case MR_DEC_METASPACE:
         return take_metaspace(r, i, s, len, out);
+    case MR_DEC_PIECES:
+        return take_piece(r, i, s, len, out);
     case MR_DEC_JOIN:
         if (st->tokens++)
             MR_TRY(take(r, i + 1, " ", 1, out));
@@ -417,6 +443,7 @@ static mr_err finish(mr_decoding *r, size_t i, mr_buf *out)
         return pass_made(r, i, out);
     case MR_DEC_FUSE:
     case MR_DEC_METASPACE:
+    case MR_DEC_PIECES:
     case MR_DEC_JOIN:
         break;
     }

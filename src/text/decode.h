@@ -27,7 +27,8 @@ typedef enum mr_dec_kind {
     MR_DEC_STRIP,
     MR_DEC_BYTE_LEVEL,
     MR_DEC_METASPACE,
-    MR_DEC_JOIN /* no decoder: a space between tokens */
+    MR_DEC_PIECES, /* SentencePiece: marks become spaces */
+    MR_DEC_JOIN    /* no decoder: a space between tokens */
 } mr_dec_kind;
 
 typedef struct mr_dec_step {
@@ -37,7 +38,9 @@ typedef struct mr_dec_step {
     char *content;      /* REPLACE */
     size_t content_len;
     size_t start, stop; /* STRIP: at most so many characters at each end */
-    bool drop_first;    /* METASPACE: a mark in the first token vanishes */
+    bool drop_first;    /* METASPACE, PIECES: a mark in the first token (at its start) vanishes */
+    bool drop_all;      /* PIECES: as long as nothing is written */
+    bool each;          /* BYTE_FALLBACK: a run that is not UTF-8 keeps the characters it holds */
 } mr_dec_step;
 
 typedef struct mr_decoder {
@@ -56,7 +59,7 @@ typedef struct mr_dec_state {
     mr_buf hold, made;
     size_t tokens;  /* seen so far */
     size_t dropped; /* STRIP, fused: characters dropped at the start */
-    bool inside;    /* STRIP, fused: past the start */
+    bool inside;    /* STRIP, fused, and PIECES: past the start */
 } mr_dec_state;
 
 typedef struct mr_decoding {

@@ -21,6 +21,9 @@ void mr_norm_free(mr_norm *n)
     for (size_t i = 0; i < n->n; i++) {
         mr_pattern_free(&n->v[i].pattern);
         mr_free(n->v[i].content);
+        if (n->v[i].map)
+            mr_charsmap_free(n->v[i].map);
+        mr_free(n->v[i].map);
     }
     mr_free(n->v);
     memset(n, 0, sizeof *n);
@@ -49,6 +52,38 @@ mr_err mr_norm_replace(mr_norm *n, const char *from, const char *to)
     MR_TRY(add_step(n, MR_NORM_REPLACE, &s));
     MR_TRY(copy(from, &s->pattern.literal, &s->pattern.len));
     return copy(to, &s->content, &s->content_len);
+}
+
+mr_err mr_norm_map(mr_norm *n, mr_charsmap *map)
+{
+    mr_norm_step *s = NULL;
+    mr_err err = add_step(n, MR_NORM_MAP, &s);
+    if (err) {
+        mr_charsmap_free(map);
+        mr_free(map);
+        return err;
+    }
+    s->map = map;
+    return MR_OK;
+}
+
+static mr_err read_precompiled(mr_norm *n, mr_jval v)
+{
+    char *text;
+    size_t len;
+    MR_TRY(mr_read_text(v, "precompiled_charsmap", &text, &len));
+    size_t bytes = mr_base64_decode(text, len, text);
+    mr_charsmap *map = mr_zalloc(MR_MEM_TOKENIZER, sizeof *map);
+    mr_err err = map ? mr_charsmap_read(map, mr_json_file(v.doc), text, bytes) : MR_ENOMEM;
+    mr_free(text);
+    if (map)
+        map->graphemes = true;
+    if (!err)
+        return mr_norm_map(n, map);
+    if (map)
+        mr_charsmap_free(map);
+    mr_free(map);
+    return err;
 }
 
 static mr_err read_simple(mr_norm *n, mr_norm_kind kind, mr_form form)
@@ -113,6 +148,8 @@ mr_err mr_norm_read(mr_norm *n, mr_jval section)
         return read_simple(n, MR_NORM_BYTES, MR_NFC);
     if (strcmp(kind, "Strip") == 0)
         return read_strip(n, section);
+    if (strcmp(kind, "Precompiled") == 0)
+        return read_precompiled(n, section);
     if (strcmp(kind, "Replace") == 0)
         return read_replace(n, section);
     if (strcmp(kind, "Prepend") == 0)
@@ -165,6 +202,8 @@ static mr_err run_step(const mr_norm_step *step, mr_scan *sc, const mr_buf *in, 
     case MR_NORM_BYTES:
         mr_byte_level_encode(s, len, out);
         break;
+    case MR_NORM_MAP:
+        return mr_charsmap_run(step->map, s, len, out);
     case MR_NORM_PREPEND:
         if (len)
             mr_buf_add(out, step->content, step->content_len);

@@ -11,6 +11,7 @@
 #define MR_TEXT_NORMALIZE_H
 
 #include "base/json.h"
+#include "text/charsmap.h"
 #include "text/pieces.h"
 #include "text/unicode.h"
 
@@ -20,7 +21,8 @@ typedef enum mr_norm_kind {
     MR_NORM_PREPEND,
     MR_NORM_STRIP,
     MR_NORM_LOWER,
-    MR_NORM_BYTES
+    MR_NORM_BYTES,
+    MR_NORM_MAP
 } mr_norm_kind;
 
 typedef struct mr_norm_step {
@@ -30,6 +32,7 @@ typedef struct mr_norm_step {
     char *content; /* of Replace and Prepend */
     size_t content_len;
     bool left, right; /* of Strip */
+    mr_charsmap *map; /* of MAP, owned */
 } mr_norm_step;
 
 typedef struct mr_norm {
@@ -42,6 +45,8 @@ mr_err mr_norm_read(mr_norm *n, mr_jval section);
 /* Appends Prepend / Replace of literals (for vocabularies without tokenizer.json). */
 mr_err mr_norm_prepend(mr_norm *n, const char *text);
 mr_err mr_norm_replace(mr_norm *n, const char *from, const char *to);
+/* Appends a map, which the list then owns, also where this fails. */
+mr_err mr_norm_map(mr_norm *n, mr_charsmap *map);
 void mr_norm_free(mr_norm *n);
 
 /* Clears *out and fills it.  *cut: the text no longer starts with (a form of) its first character.

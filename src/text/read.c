@@ -90,3 +90,35 @@ mr_err mr_read_char(mr_jval object, const char *key, char **out, size_t *len)
     *out = NULL;
     return mr_jfail(mr_jget(object, key), "must be one character");
 }
+
+static int base64_value(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return c - 'A';
+    if (c >= 'a' && c <= 'z')
+        return c - 'a' + 26;
+    if (c >= '0' && c <= '9')
+        return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+size_t mr_base64_decode(const char *s, size_t len, char *out)
+{
+    size_t n = 0, pad = 0;
+    if (len == 0 || len % 4)
+        return 0;
+    while (pad < 2 && s[len - 1 - pad] == '=')
+        pad++;
+    for (size_t i = 0; i < len; i += 4) {
+        uint32_t word = 0;
+        for (size_t j = 0; j < 4; j++) {
+            int d = i + j < len - pad ? base64_value(s[i + j]) : 0;
+            if (d < 0)
+                return 0;
+            word = word << 6 | (uint32_t)d;
+        }
+        for (int j = 0; j < 3; j++)
+            out[n++] = (char)(word >> (16 - 8 * j));
+    }
+    return n - pad;
+}

@@ -25,4 +25,7 @@ mr_err mr_read_pattern(mr_jval object, mr_pattern *out);
 /* A member of one character. */
 mr_err mr_read_char(mr_jval object, const char *key, char **out, size_t *len);
 
+/* Bytes of s into out (3/4 of len at most); 0: is not base64. */
+size_t mr_base64_decode(const char *s, size_t len, char *out);
+
 #endif

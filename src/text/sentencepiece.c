@@ -1,8 +1,8 @@
 /* tokenizer.model: SentencePiece's protocol buffer, read by hand.
  *
- * Of ModelProto the pieces (1), trainer_spec (2) and normalizer_spec (3) count.  Only BPE models
- * whose normaliser does nothing but mark spaces are known, which are those of Gemma and Llama; what
- * would change ids beyond that is refused by name.  The pieces then become a plain vocabulary
+ * Of ModelProto the pieces (1), trainer_spec (2) and normalizer_spec (3) count.  BPE and Unigram
+ * models are known; others are refused by name.  Where the normaliser does more than mark spaces (as
+ * those of Gemma and Llama do) it becomes a character map.  The pieces then become a plain vocabulary
  * (vocab.c).  User-defined pieces are looked for in the text whose spaces are marked, as the library
  * does; control pieces in the raw text.
  */
@@ -101,7 +101,8 @@ typedef struct reader {
     size_t n, cap[3];
     uint64_t model_type;
     int32_t unk, bos, eos;
-    bool prefix, charsmap, extra_spaces, escape, suffix;
+    bool prefix, extra_spaces, escape, suffix;
+    mr_charsmap map;
 } reader;
 
 static mr_err add_piece(reader *r, message m)
@@ -160,8 +161,10 @@ static mr_err read_normalizer(reader *r, message m)
     while (m.p < m.end) {
         field f;
         MR_TRY(read_field(&m, &f));
-        if (f.number == 2 && f.type == 2)
-            r->charsmap = f.len > 0;
+        if (f.number == 2 && f.type == 2 && f.len) {
+            mr_charsmap_free(&r->map);
+            MR_TRY(mr_charsmap_read(&r->map, m.file, (const char *)f.data, f.len));
+        }
         if (f.number == 3 && f.type == 0)
             r->prefix = f.value != 0;
         if (f.number == 4 && f.type == 0)
@@ -195,18 +198,9 @@ static mr_err refuse_unknown(const reader *r)
 {
     static const char *kinds[] = {"", "unigram", "bpe", "word", "char"};
     const char *file = r->source->file;
-    if (r->model_type != MODEL_BPE)
+    if (r->model_type != MODEL_BPE && r->model_type != MODEL_UNIGRAM)
         return mr_fail(MR_EUNSUPPORTED, "%s: a SentencePiece model of type %s is not supported",
                        file, r->model_type <= MODEL_CHAR ? kinds[r->model_type] : "unknown");
-    if (r->charsmap)
-        return mr_fail(MR_EUNSUPPORTED,
-                       "%s: a normaliser with a character map is not supported (only identity is)",
-                       file);
-    if (r->extra_spaces || !r->escape || r->suffix)
-        return mr_fail(MR_EUNSUPPORTED, "%s: %s is not supported", file,
-                       r->extra_spaces ? "remove_extra_whitespaces"
-                       : r->suffix     ? "treat_whitespace_as_suffix"
-                                       : "a model without escape_whitespaces");
     return MR_OK;
 }
 
@@ -219,7 +213,7 @@ static int32_t control_id(const reader *r, int32_t id)
 static mr_err make(reader *r, mr_tokenizer **out)
 {
     mr_vocab v = {.file = r->source->file,
-                  .model = "llama",
+                  .model = r->model_type == MODEL_BPE ? "llama" : "unigram",
                   .n_tokens = (int32_t)r->n,
                   .tokens = r->tokens,
                   .scores = r->scores,
@@ -230,7 +224,14 @@ static mr_err make(reader *r, mr_tokenizer **out)
                   .unk = control_id(r, r->unk),
                   .add_eos = -1,
                   .add_space_prefix = r->prefix,
-                  .user_in_pieces = true};
+                  .sentencepiece = true};
+    if (r->map.unit || r->extra_spaces || !r->escape || r->suffix) {
+        r->map.prefix = r->prefix;
+        r->map.suffix = r->suffix;
+        r->map.trim = r->extra_spaces;
+        r->map.mark = r->escape;
+        v.map = &r->map;
+    }
     MR_TRY(mr_tokenizer_config_flag(r->source, "add_bos_token", &v.add_bos));
     MR_TRY(mr_tokenizer_from_vocab(out, &v));
     mr_err err = mr_tokenizer_config(*out, r->source);
@@ -257,6 +258,7 @@ mr_err mr_sentencepiece_parse(mr_tokenizer **out, const mr_tokenizer_source *s)
         err = refuse_unknown(&r);
     if (!err)
         err = make(&r, out);
+    mr_charsmap_free(&r.map);
     mr_free(r.tokens);
     mr_free(r.scores);
     mr_free(r.types);

@@ -28,39 +28,6 @@ typedef struct reader {
     size_t n, cap; /* v[id]; len 0: not seen */
 } reader;
 
-static int base64_value(char c)
-{
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-/* Bytes of s into out (3/4 of len at most); 0: is not base64. */
-static size_t base64_decode(const char *s, size_t len, char *out)
-{
-    size_t n = 0, pad = 0;
-    if (len == 0 || len % 4)
-        return 0;
-    while (pad < 2 && s[len - 1 - pad] == '=')
-        pad++;
-    for (size_t i = 0; i < len; i += 4) {
-        uint32_t word = 0;
-        for (size_t j = 0; j < 4; j++) {
-            int d = i + j < len - pad ? base64_value(s[i + j]) : 0;
-            if (d < 0)
-                return 0;
-            word = word << 6 | (uint32_t)d;
-        }
-        for (int j = 0; j < 3; j++)
-            out[n++] = (char)(word >> (16 - 8 * j));
-    }
-    return n - pad;
-}
-
 static mr_err line_fail(const reader *r, size_t line, const char *why)
 {
     return mr_fail(MR_EFORMAT, "%s: line %zu: %s", r->source->file, line, why);
@@ -89,7 +56,7 @@ static mr_err read_line(reader *r, size_t line, const char *s, size_t len, size_
     int64_t rank = 0;
     if (len >= sizeof bytes)
         return line_fail(r, line, "is too long");
-    size_t n = space ? base64_decode(s, (size_t)(space - s), bytes) : 0;
+    size_t n = space ? mr_base64_decode(s, (size_t)(space - s), bytes) : 0;
     if (n == 0)
         return line_fail(r, line, "is not a token in base64 and its rank");
     const char *digit = space + 1, *end = s + len;

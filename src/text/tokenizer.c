@@ -46,6 +46,7 @@ void mr_tokenizer_close(mr_tokenizer *t)
     if (!t)
         return;
     mr_bpe_free(&t->model);
+    mr_unigram_free(&t->unigram);
     mr_added_free(&t->added);
     mr_norm_free(&t->norm);
     mr_pretok_free(&t->pre);
@@ -149,6 +150,7 @@ typedef struct encoding {
     mr_buf normal;
     mr_pieces pieces;
     mr_bpe_work work;
+    mr_unigram_work path;
     mr_scan scan;
 } encoding;
 
@@ -159,6 +161,7 @@ static void encoding_free(encoding *e)
     mr_buf_free(&e->normal);
     mr_pieces_free(&e->pieces);
     mr_bpe_work_free(&e->work);
+    mr_unigram_work_free(&e->path);
     mr_scan_free(&e->scan);
 }
 
@@ -171,7 +174,11 @@ static mr_err encode_words(encoding *e, const char *s, size_t len, bool first)
     MR_TRY(mr_pretok_run(&e->t->pre, &e->scan, &e->pieces));
     for (size_t i = 0; i < e->pieces.n; i++) {
         mr_piece p = e->pieces.v[i];
-        MR_TRY(mr_bpe_word(&e->t->model, &e->work, e->pieces.text.data + p.off, p.len, e->ids));
+        const char *word = e->pieces.text.data + p.off;
+        if (e->t->unigram.nodes)
+            MR_TRY(mr_unigram_word(&e->t->unigram, &e->t->model, &e->path, word, p.len, e->ids));
+        else
+            MR_TRY(mr_bpe_word(&e->t->model, &e->work, word, p.len, e->ids));
     }
     return MR_OK;
 }
@@ -264,6 +271,8 @@ void mr_detok_free(mr_detok *d)
 /* The text a token decodes from: its own, or the normalised one it was found by. */
 static mr_str decoded_text(const mr_tokenizer *t, int32_t id)
 {
+    if (t->show_unk && id == t->model.unk)
+        return (mr_str){" \xE2\x81\x87 ", 5};
     if (t->flags[id] & MR_TOKEN_CHANGED)
         for (size_t i = 0; i < t->added.n; i++)
             if (t->added.v[i].id == id)
@@ -278,7 +287,8 @@ mr_err mr_detok_push(mr_detok *d, int32_t id, mr_buf *out)
         return mr_fail(MR_EFORMAT, "token id %d is outside the vocabulary of %d", id,
                        t->model.table.n);
     /* the package compares texts, and a changed text is not that of the special token */
-    if (d->skip_special && (t->flags[id] & MR_TOKEN_SPECIAL) && !(t->flags[id] & MR_TOKEN_CHANGED))
+    if (d->skip_special && (t->flags[id] & MR_TOKEN_SPECIAL) &&
+        !(t->flags[id] & MR_TOKEN_CHANGED) && !(t->show_unk && id == t->model.unk))
         return MR_OK;
     if (!mr_table_has(&t->model.table, id)) /* an id between others that no token has: nothing */
         return MR_OK;

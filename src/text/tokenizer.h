@@ -44,7 +44,8 @@ mr_err mr_tokenizer_open(mr_tokenizer **out, const char *dir);
 /* A vocabulary as GGUF metadata holds it.  Everything is copied. */
 typedef struct mr_vocab {
     const char *file;  /* for messages */
-    const char *model; /* tokenizer.ggml.model: "gpt2", "llama", "gemma4"; or "tiktoken" */
+    const char *model; /* tokenizer.ggml.model: "gpt2", "llama", "gemma4"; or "tiktoken",
+                          "unigram" */
     const char *pre;   /* tokenizer.ggml.pre or NULL */
     int32_t n_tokens;
     const mr_str *tokens;
@@ -54,7 +55,10 @@ typedef struct mr_vocab {
     const mr_str *merges;                   /* "left right" */
     int32_t bos, eos, unk;                  /* -1: none */
     int add_bos, add_eos, add_space_prefix; /* -1: not said (model's default) */
-    bool user_in_pieces;       /* user-defined tokens are found where spaces are marked already */
+    bool sentencepiece; /* user-defined tokens are found where spaces are marked already, and
+                                decoding is that library's */
+    struct mr_charsmap
+        *map; /* or NULL: how a text is normalised; emptied, its content is taken over */
     const char *chat_template; /* or NULL */
 } mr_vocab;
 mr_err mr_tokenizer_from_vocab(mr_tokenizer **out, const mr_vocab *v);

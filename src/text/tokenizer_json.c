@@ -4,6 +4,7 @@
  * normalised by it), added tokens, then the rest.  Everything in the file that would change ids and
  * is not known is refused by name.
  */
+#include <float.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -49,6 +50,16 @@ static mr_err count_added(reader *r, int64_t *max_id, size_t *bytes, size_t *cou
     return MR_OK;
 }
 
+static mr_err check_density(reader *r, int64_t max_id, size_t count)
+{
+    if (count == 0)
+        return mr_jfail(r->vocab, "is empty");
+    if ((size_t)max_id > SPARSE_FACTOR * count + SPARSE_BASE)
+        return mr_fail(MR_EFORMAT, "%s: id %lld among %zu tokens is too sparse", r->file,
+                       (long long)max_id, count);
+    return MR_OK;
+}
+
 static mr_err read_vocab(reader *r)
 {
     int64_t max_id = -1, id;
@@ -63,11 +74,7 @@ static mr_err read_vocab(reader *r)
     }
     r->vocab_n = count;
     MR_TRY(count_added(r, &max_id, &bytes, &count));
-    if (count == 0)
-        return mr_jfail(r->vocab, "is empty");
-    if ((size_t)max_id > SPARSE_FACTOR * count + SPARSE_BASE)
-        return mr_fail(MR_EFORMAT, "%s: id %lld among %zu tokens is too sparse", r->file,
-                       (long long)max_id, count);
+    MR_TRY(check_density(r, max_id, count));
     mr_table *table = &r->t->model.table;
     MR_TRY(mr_table_init(table, (size_t)max_id + 1, count, bytes));
     for (mr_jval c = mr_jfirst(r->vocab); c.doc; c = mr_jnext(c)) {
@@ -194,12 +201,70 @@ static mr_err read_options(reader *r)
     return MR_OK;
 }
 
+/* ---- Unigram ----------------------------------------------------------------------------- */
+
+/* [[text, score], ...]: the place is the id. */
+static mr_err read_pieces(reader *r, double *low)
+{
+    mr_table *table = &r->t->model.table;
+    mr_unigram *u = &r->t->unigram;
+    int32_t id = 0;
+    mr_str text;
+    for (mr_jval c = mr_jfirst(r->vocab); c.doc; c = mr_jnext(c), id++) {
+        double score;
+        MR_TRY(mr_jstr(mr_jfirst(c), &r->a, &text));
+        MR_TRY(mr_jnum(mr_jnext(mr_jfirst(c)), &score));
+        *low = score < *low ? score : *low;
+        mr_table_put(table, id, text.data, text.len);
+        mr_table_index(table, id, true); /* of equal texts the last counts */
+        MR_TRY(mr_unigram_put(u, text.data, text.len, id, score));
+    }
+    return MR_OK;
+}
+
+static mr_err read_unigram(reader *r)
+{
+    const double unk_penalty = 10;
+    double low = DBL_MAX;
+    int64_t max_id = -1, unk;
+    size_t bytes = 0, count = 0;
+    mr_str text;
+    mr_bpe *m = &r->t->model;
+    r->vocab = mr_jget(r->model, "vocab");
+    if (mr_jtype(r->vocab) != MR_JARRAY)
+        return mr_jfail(r->model, "must have a list \"vocab\"");
+    for (mr_jval c = mr_jfirst(r->vocab); c.doc; c = mr_jnext(c)) {
+        if (mr_jtype(c) != MR_JARRAY || mr_jcount(c) != 2)
+            return mr_jfail(c, "must be a text and its score");
+        MR_TRY(mr_jstr(mr_jfirst(c), &r->a, &text));
+        bytes += text.len;
+        count++;
+    }
+    r->vocab_n = count;
+    max_id = (int64_t)count - 1;
+    MR_TRY(mr_unigram_init(&r->t->unigram, bytes));
+    MR_TRY(count_added(r, &max_id, &bytes, &count));
+    MR_TRY(check_density(r, max_id, count));
+    MR_TRY(mr_table_init(&m->table, (size_t)max_id + 1, count, bytes));
+    MR_TRY(read_pieces(r, &low));
+    r->t->unigram.unk = low - unk_penalty;
+    MR_TRY(mr_read_flag(r->model, "byte_fallback", false, &m->byte_fallback));
+    m->unk = MR_UNK_MISSING;
+    if (!mr_jhas(mr_jget(r->model, "unk_id")))
+        return MR_OK;
+    MR_TRY(mr_jint(mr_jget(r->model, "unk_id"), 0, (int64_t)r->vocab_n - 1, &unk));
+    m->unk = (int32_t)unk;
+    return MR_OK;
+}
+
 static mr_err read_model(reader *r)
 {
     r->model = mr_jget(r->root, "model");
     if (mr_jtype(r->model) != MR_JOBJECT)
         return mr_jfail(r->root, "must have an object \"model\"");
     mr_jval type = mr_jget(r->model, "type");
+    if (mr_jis(type, "Unigram"))
+        return read_unigram(r);
     if (mr_jhas(type) && !mr_jis(type, "BPE")) {
         char kind[MR_KIND_MAX];
         MR_TRY(mr_read_kind(r->model, kind));
@@ -381,6 +446,8 @@ static mr_err check_frame(reader *r)
 
 static const char *kind_of(const mr_tokenizer *t)
 {
+    if (t->unigram.nodes)
+        return "Unigram";
     for (size_t i = 0; i < t->pre.n; i++)
         if (t->pre.v[i].kind == MR_PRE_BYTES)
             return "byte-level BPE";

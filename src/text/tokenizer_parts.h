@@ -15,11 +15,13 @@
 #include "text/normalize.h"
 #include "text/pretok.h"
 #include "text/tokenizer.h"
+#include "text/unigram.h"
 
 enum { MR_TOKEN_ADDED = 1, MR_TOKEN_SPECIAL = 2, MR_TOKEN_CHANGED = 4 };
 
 struct mr_tokenizer {
     mr_bpe model;
+    mr_unigram unigram; /* with nodes: reads texts in the place of `model` and its merges */
     mr_added added;
     mr_norm norm;
     mr_pretok pre;
@@ -29,6 +31,7 @@ struct mr_tokenizer {
     int32_t bos, eos; /* -1: none */
     char *chat_template;
     const char *kind;
+    bool show_unk; /* decoding gives U+2047 for the unknown token */
 };
 
 mr_err mr_tokenizer_alloc(mr_tokenizer **out);

@@ -295,6 +295,8 @@ static mr_err put_model(const mr_bpe *m, mr_buf *b)
 
 mr_err mr_tokenizer_write(const mr_tokenizer *t, mr_buf *out)
 {
+    if (t->unigram.nodes)
+        return unwritable("Unigram model");
     mr_buf_puts(out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
     put_added(t, out);
     MR_TRY(put_steps(t, out));

@@ -89,6 +89,12 @@ mr_err mr_utf8_lower(const char *s, size_t len, mr_buf *out)
     return mr_fail(MR_EUNSUPPORTED, "this build has no utf8proc: no lower case");
 }
 
+size_t mr_utf8_grapheme(const char *s, size_t len)
+{
+    (void)s;
+    return len;
+}
+
 #else
 
 bool mr_cp_is_numeric(uint32_t cp)
@@ -287,6 +293,25 @@ mr_err mr_utf8_lower(const char *s, size_t len, mr_buf *out)
                        (size_t)mr_utf8_encode((uint32_t)utf8proc_tolower((utf8proc_int32_t)cp), b));
     }
     return mr_buf_check(out);
+}
+
+size_t mr_utf8_grapheme(const char *s, size_t len)
+{
+    utf8proc_int32_t state = 0;
+    uint32_t before, cp;
+    size_t at = (size_t)mr_utf8_decode(s, len, &before);
+    while (at < len) {
+        int k = mr_utf8_decode(s + at, len - at, &cp);
+        assert(k > 0);
+        const char *newer = mr_newer_category(cp);
+        bool extends = newer && newer[0] == 'M';
+        if (!extends && utf8proc_grapheme_break_stateful((utf8proc_int32_t)before,
+                                                         (utf8proc_int32_t)cp, &state))
+            break;
+        before = extends ? 0x300 : cp; /* as another mark */
+        at += (size_t)k;
+    }
+    return at;
 }
 
 #endif

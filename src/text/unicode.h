@@ -29,6 +29,9 @@ size_t mr_space_suffix(const char *s, size_t len);
 /* The last character of a non-empty text; *start gets its offset. */
 uint32_t mr_utf8_last(const char *s, size_t len, size_t *start);
 
+/* Bytes of the first grapheme cluster of a non-empty text. */
+size_t mr_utf8_grapheme(const char *s, size_t len);
+
 typedef enum mr_form { MR_NFC, MR_NFD, MR_NFKC, MR_NFKD } mr_form;
 /* Appends the normal form. */
 mr_err mr_utf8_form(mr_form form, const char *s, size_t len, mr_buf *out);

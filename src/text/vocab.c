@@ -5,8 +5,10 @@
  * "llama": SentencePiece's BPE.  Which two pieces merge is not listed: any two whose joined text is
  * a piece may, the highest score first.  So every way to cut a piece in two pieces becomes a merge
  * whose rank is the rank of the result's score, and the same merging does both.
+ * "unigram": SentencePiece's other model, over the same pieces.
  * "tiktoken": byte-level BPE, merged in the same way, the lowest id first.
  */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +37,7 @@ static bool is_model(const mr_vocab *v, const char *model)
 /* Pieces of characters, spaces marked, bytes as a fallback. */
 static bool has_pieces(const mr_vocab *v)
 {
-    return is_model(v, "llama") || is_model(v, "gemma4");
+    return is_model(v, "llama") || is_model(v, "gemma4") || is_model(v, "unigram");
 }
 
 /* Tokens the model itself may make. */
@@ -87,10 +89,11 @@ static mr_err read_whole_tokens(mr_tokenizer *t, const mr_vocab *v)
         int32_t type = type_of(v, i);
         mr_str s = v->tokens[i];
         bool whole = type == TYPE_CONTROL || type == TYPE_USER || type == TYPE_UNKNOWN;
+        whole &= type != TYPE_USER || !is_model(v, "unigram"); /* a piece that always wins */
         if (!whole || s.len == 0 || mr_table_find_any(&t->model.table, s.data, s.len) != i)
             continue;
         mr_added_token token = {.id = i, .special = type != TYPE_USER, .when = MR_ADDED_RAW};
-        if (v->user_in_pieces && type == TYPE_USER)
+        if (v->sentencepiece && type == TYPE_USER)
             token.when = MR_ADDED_NORMALIZED;
         MR_TRY(mr_tokenizer_add(t, token, v->file));
     }
@@ -248,10 +251,27 @@ static mr_err make_merges(mr_tokenizer *t, const mr_vocab *v, const uint32_t *ra
     return MR_OK;
 }
 
-static mr_err piece_steps(mr_tokenizer *t, bool space)
+/* As SentencePiece's own library decodes. */
+static mr_err library_steps(mr_tokenizer *t, const mr_vocab *v)
 {
-    mr_dec_step *s;
+    mr_dec_step *s = NULL;
+    bool trim = v->map && v->map->trim;
+    MR_TRY(mr_decoder_step(&t->decoder, MR_DEC_PIECES, &s));
+    MR_TRY(mr_decoder_literal(s, space_mark, " "));
+    s->drop_first = v->add_space_prefix != 0 || trim;
+    s->drop_all = trim;
+    MR_TRY(mr_decoder_step(&t->decoder, MR_DEC_BYTE_FALLBACK, &s));
+    s->each = true;
+    t->show_unk = true;
+    return MR_OK;
+}
+
+static mr_err piece_steps(mr_tokenizer *t, const mr_vocab *v, bool space)
+{
+    mr_dec_step *s = NULL;
     MR_TRY(mr_norm_replace(&t->norm, " ", space_mark));
+    if (v->sentencepiece)
+        return library_steps(t, v);
     MR_TRY(mr_decoder_step(&t->decoder, MR_DEC_REPLACE, &s));
     MR_TRY(mr_decoder_literal(s, space_mark, " "));
     MR_TRY(mr_decoder_step(&t->decoder, MR_DEC_BYTE_FALLBACK, &s));
@@ -277,7 +297,40 @@ static mr_err read_llama(mr_tokenizer *t, const mr_vocab *v)
     mr_free(rank);
     MR_TRY(err);
     t->kind = "SentencePiece BPE";
-    return piece_steps(t, v->add_space_prefix != 0);
+    return piece_steps(t, v, v->add_space_prefix != 0);
+}
+
+/* The scores of SentencePiece: user-defined pieces beat all others, unknown characters lose. */
+static mr_err read_unigram(mr_tokenizer *t, const mr_vocab *v)
+{
+    const float unk_penalty = 10;
+    float low = FLT_MAX, high = FLT_MIN;
+    mr_unigram *u = &t->unigram;
+    size_t bytes = 0;
+    if (!v->scores)
+        return mr_fail(MR_EFORMAT, "%s: tokenizer.ggml.scores is missing", v->file);
+    for (int32_t i = 0; i < v->n_tokens; i++) {
+        bytes += v->tokens[i].len;
+        if (type_of(v, i) != TYPE_NORMAL)
+            continue;
+        if (!isfinite(v->scores[i]))
+            return mr_fail(MR_EFORMAT, "%s: score %d is not a number", v->file, i);
+        low = v->scores[i] < low ? v->scores[i] : low;
+        high = v->scores[i] > high ? v->scores[i] : high;
+    }
+    MR_TRY(mr_unigram_init(u, bytes));
+    for (int32_t i = 0; i < v->n_tokens; i++) {
+        mr_str s = v->tokens[i];
+        if (!is_model_token(v, i) || mr_table_find(&t->model.table, s.data, s.len) != i)
+            continue;
+        double score =
+            type_of(v, i) == TYPE_USER ? (double)((float)s.len * high) - 0.1 : (double)v->scores[i];
+        MR_TRY(mr_unigram_put(u, s.data, s.len, i, score));
+    }
+    u->unk = (double)(low - unk_penalty);
+    u->single = true;
+    t->kind = "SentencePiece Unigram";
+    return piece_steps(t, v, v->add_space_prefix != 0);
 }
 
 static mr_err read_gemma4(mr_tokenizer *t, const mr_vocab *v)
@@ -285,7 +338,7 @@ static mr_err read_gemma4(mr_tokenizer *t, const mr_vocab *v)
     MR_TRY(read_merges(t, v));
     MR_TRY(mr_pretok_regex(&t->pre, "gemma4", "\\n+"));
     t->kind = "BPE with byte fallback";
-    return piece_steps(t, v->add_space_prefix > 0);
+    return piece_steps(t, v, v->add_space_prefix > 0);
 }
 
 static mr_err read_tiktoken(mr_tokenizer *t, const mr_vocab *v, bool *add_bos)
@@ -349,12 +402,38 @@ static mr_err read_model(mr_tokenizer *t, const mr_vocab *v, bool *add_bos)
         return read_llama(t, v);
     if (is_model(v, "gemma4"))
         return read_gemma4(t, v);
+    if (is_model(v, "unigram"))
+        return read_unigram(t, v);
     if (is_model(v, "tiktoken"))
         return read_tiktoken(t, v, add_bos);
     if (is_model(v, "gpt2"))
         return read_gpt2(t, v, add_bos);
     return mr_fail(MR_EUNSUPPORTED, "%s: tokenizer.ggml.model \"%.60s\" is not supported", v->file,
                    v->model);
+}
+
+/* User-defined tokens stand for themselves. */
+static mr_err take_map(mr_tokenizer *t, const mr_vocab *v)
+{
+    mr_charsmap *map = mr_zalloc(MR_MEM_TOKENIZER, sizeof *map);
+    mr_err err = MR_OK;
+    if (!map)
+        return MR_ENOMEM;
+    *map = *v->map;
+    memset(v->map, 0, sizeof *v->map);
+    for (int32_t i = 0; !err && i < v->n_tokens; i++) {
+        mr_str s = v->tokens[i];
+        if (type_of(v, i) == TYPE_USER && s.len &&
+            mr_table_find_any(&t->model.table, s.data, s.len) == i)
+            err = mr_added_add(&map->kept, (mr_added_token){.id = i}, s.data, s.len);
+    }
+    if (!err)
+        err = mr_added_seal(&map->kept, v->file);
+    if (!err)
+        return mr_norm_map(&t->norm, map);
+    mr_charsmap_free(map);
+    mr_free(map);
+    return err;
 }
 
 static mr_err fill(mr_tokenizer *t, const mr_vocab *v)
@@ -367,8 +446,12 @@ static mr_err fill(mr_tokenizer *t, const mr_vocab *v)
     MR_TRY(read_model(t, v, &add_bos));
     MR_TRY(read_whole_tokens(t, v));
     /* Last, so that whole tokens are looked for as they are. */
-    if (is_model(v, "llama") && v->add_space_prefix != 0)
+    if (v->map) {
+        mr_norm_free(&t->norm);
+        MR_TRY(take_map(t, v));
+    } else if ((is_model(v, "llama") || is_model(v, "unigram")) && v->add_space_prefix != 0) {
         MR_TRY(mr_norm_prepend(&t->norm, space_mark));
+    }
     MR_TRY(mr_tokenizer_seal(t, v->file));
     if (has_pieces(v))
         set_byte_tokens(t, v);

@@ -262,6 +262,8 @@ static mr_err fill(const mr_tokenizer *t, int32_t n, mr_vocab_copy *c)
         return mr_fail(MR_EUNSUPPORTED, "GGUF cannot say what this tokenizer adds around a text");
     if (!bytes && !marks_spaces(t, &prefix))
         return mr_fail(MR_EUNSUPPORTED, "GGUF cannot say how this tokenizer reads a text");
+    if (t->unigram.nodes)
+        return mr_fail(MR_EUNSUPPORTED, "GGUF files of Unigram models are not written");
     MR_TRY(check_added(t));
     MR_TRY(copy_tokens(t, c, n > t->model.table.n ? n : t->model.table.n));
     if (bytes) {

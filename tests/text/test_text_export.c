@@ -127,7 +127,7 @@ static void pieces(void **state)
 static void refused(void **state)
 {
     (void)state;
-    static const char *const names[] = {"nfkc", "metaspace", "words", "splits", "gpt2"};
+    static const char *const names[] = {"nfkc", "metaspace", "words", "splits", "gpt2", "unigram"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         mr_buf path = {0};
         mr_vocab_copy c;

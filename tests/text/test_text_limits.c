@@ -137,7 +137,8 @@ static mr_err use(mr_str json, const char *file, const char *text, mr_ids *ids)
 static void failed_allocations(void **state)
 {
     (void)state;
-    static const char *names[] = {"gemma", "kimi", "metaspace", "nfkc", "bailing", "words"};
+    static const char *names[] = {"gemma",   "kimi",  "metaspace", "nfkc",
+                                  "bailing", "words", "unigram"};
     static const char text[] =
         "Hello, <l> w\xC3\xB6rld 123 \xEF\xAC\x81 <bos>\n\n \xF0\x9F\x98\x80 caf\x65\xCC\x81's";
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

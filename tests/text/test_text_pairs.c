@@ -206,16 +206,13 @@ static void real(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        SMALL("gemma"),      SMALL("llama3"),
-        SMALL("deepseek"),   SMALL("qwen"),
-        SMALL("llama2"),     SMALL("metaspace"),
-        SMALL("nfkc"),       SMALL("splits"),
-        SMALL("words"),      SMALL("kimi"),
-        SMALL("gpt2"),       SMALL("bytenorm"),
-        SMALL("bailing"),    cmocka_unit_test(stories),
-        REAL("gemma3"),      REAL("qwen3"),
-        REAL("deepseek_v3"), REAL("llama3"),
-        REAL("gptoss"),
+        SMALL("gemma"),   SMALL("llama3"),  SMALL("deepseek"),
+        SMALL("qwen"),    SMALL("llama2"),  SMALL("metaspace"),
+        SMALL("nfkc"),    SMALL("splits"),  SMALL("words"),
+        SMALL("kimi"),    SMALL("gpt2"),    SMALL("bytenorm"),
+        SMALL("bailing"), SMALL("unigram"), cmocka_unit_test(stories),
+        REAL("gemma3"),   REAL("qwen3"),    REAL("deepseek_v3"),
+        REAL("llama3"),   REAL("gptoss"),
     };
     return RUN_TESTS(tests);
 }
