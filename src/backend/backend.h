@@ -119,6 +119,9 @@ typedef struct mr_backend_opts {
     mr_precision precision; /* what weights are packed for and KV is stored as */
 } mr_backend_opts;
 
+/* Work on units [first, last); worker: 0 to threads - 1, each at one stretch at a time. */
+typedef void (*mr_stretch_fn)(const void *ctx, int64_t first, int64_t last, int worker);
+
 typedef struct mr_backend_vtable {
     const char *name;
     void (*close)(mr_backend *b);
@@ -163,6 +166,8 @@ typedef struct mr_backend_vtable {
 
     /* Steps [first, last) of the plan. */
     mr_err (*run)(mr_backend *b, const mr_plan *p, const mr_run *r, int first, int last);
+    /* Calls fn over stretches of 0..units-1 on the backend's threads, for work on what came out. */
+    void (*split)(mr_backend *b, int64_t units, mr_stretch_fn fn, const void *ctx);
     /* Measured now; takes about a second. */
     mr_err (*peaks)(mr_backend *b, mr_peaks *out);
     /* The address of an output after run (host memory on cpu and ref). */

@@ -21,7 +21,14 @@ static double of_bits(uint64_t u)
     return x;
 }
 
-double mr_exp(double x)
+/* A CPU's own fma rounds as the library's does, without a call for each. */
+#if defined(__x86_64__) && defined(__ELF__) && !defined(__clang__) /* whose callers miss the name */
+#define WITH_FMA __attribute__((target_clones("fma", "default")))
+#else
+#define WITH_FMA
+#endif
+
+WITH_FMA double mr_exp(double x)
 {
     /* 1/k! for k = 13 .. 2 */
     static const double c[] = {1.0 / 6227020800.0, 1.0 / 479001600.0, 1.0 / 39916800.0,
@@ -40,7 +47,10 @@ double mr_exp(double x)
     double q = c[0];
     for (int i = 1; i < 12; i++)
         q = fma(q, r, c[i]);
-    return ldexp(1.0 + fma(q, r * r, r), (int)n);
+    double y = 1.0 + fma(q, r * r, r);
+    if (n > -1000 && n < 1000) /* a normal number: exact */
+        return y * of_bits((uint64_t)((int)n + 1023) << 52);
+    return ldexp(y, (int)n);
 }
 
 /* log((1+s)/(1-s)) = 2s + 2s^3 (1/3 + s^2/5 + ...), |s| <= 0.172. */

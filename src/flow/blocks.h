@@ -199,9 +199,9 @@ mr_val mr_flow_experts(mr_flow *f, mr_val x, mr_val ids, const mr_moe_spec *s);
 /* Gathers the wanted rows, final norm, head, final cap (0: none).  A tied head reads the embedding; if the file holds a
  * head_name all the same and it is no copy of the embedding, it is used, as the reference does. */
 typedef struct mr_head_spec {
-    const char *norm_name;
+    const char *norm_name; /* NULL: model.norm.weight */
     mr_norm_spec norm;
-    const char *head_name, *embed_name;
+    const char *head_name, *embed_name; /* NULL: lm_head.weight, model.embed_tokens.weight */
     bool tied;
     bool bias; /* head_name ends in .weight, its bias in .bias */
     int64_t vocab;

@@ -183,8 +183,13 @@ static const char *head_matrix(mr_flow *f, const mr_head_spec *s)
     return same ? s->embed_name : s->head_name;
 }
 
-mr_val mr_flow_head(mr_flow *f, mr_val x, const mr_head_spec *s)
+mr_val mr_flow_head(mr_flow *f, mr_val x, const mr_head_spec *spec)
 {
+    mr_head_spec own = *spec;
+    const mr_head_spec *s = &own;
+    own.norm_name = own.norm_name ? own.norm_name : "model.norm.weight";
+    own.head_name = own.head_name ? own.head_name : "lm_head.weight";
+    own.embed_name = own.embed_name ? own.embed_name : "model.embed_tokens.weight";
     mr_val y = s->wanted ? x : mr_flow_wanted(f, x);
     y = mr_flow_norm(f, y, s->norm_name, s->norm);
     int64_t dim[2] = {s->vocab, mr_flow_width(f, y)};

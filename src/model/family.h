@@ -64,7 +64,7 @@ typedef struct mr_family {
     const char *const *archs;       /* GGUF general.architecture, NULL-terminated */
     const char *const
         *prefixes; /* alternatives that stand for the leading "model." of canonical names */
-    const mr_name_row *names; /* GGUF names, NULL-terminated */
+    const mr_name_row *names; /* GGUF names that are not those of most (resolve.c); NULL: none */
     const mr_name_row
         *forms; /* the same for files with published names that hold a weight as part of
                                  another tensor; NULL: none */
@@ -211,7 +211,7 @@ typedef struct mr_gguf_config {
     mr_err err; /* sticky */
     bool first;
 } mr_gguf_config;
-/* Opens the object and writes model_type, what all architectures share, and the rows of the table that the file has. */
+/* Opens the object and writes model_type, what all architectures share, and the rows (NULL: none) that the file has. */
 void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *arch,
                           const char *model_type, const mr_gguf_row *rows, mr_buf *json);
 void mr_gguf_config_raw(mr_gguf_config *c, const char *key, const char *value); /* value is JSON */

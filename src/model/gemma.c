@@ -134,10 +134,7 @@ static mr_val build(mr_flow *f, const void *cfg)
     mr_val x = mr_flow_embed(f, "model.embed_tokens.weight", c->info.vocab, c->info.hidden, scale);
     for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
         x = layer(f, c, x, i);
-    mr_head_spec head = {.norm_name = "model.norm.weight",
-                         .norm = {.eps = c->eps, .offset = 1},
-                         .head_name = "lm_head.weight",
-                         .embed_name = "model.embed_tokens.weight",
+    mr_head_spec head = {.norm = {.eps = c->eps, .offset = 1},
                          .tied = c->tied,
                          .vocab = c->info.vocab,
                          .softcap = c->logit_cap,
@@ -150,19 +147,13 @@ static mr_val build(mr_flow *f, const void *cfg)
 static void gguf_common(mr_gguf_config *c)
 {
     char type[32];
-    int64_t key, value;
-    if (mr_gguf_config_get_int(c, "attention.key_length", &key) &&
-        mr_gguf_config_get_int(c, "attention.value_length", &value) && value != key)
-        mr_gguf_config_refuse(c, "attention.value_length", "differs from key_length");
+    mr_gguf_config_one_head_dim(c);
     mr_gguf_config_rope_type(c, type);
     if (strcmp(type, "none") != 0)
         mr_gguf_config_refuse(c, "rope.scaling.type", "only none is supported");
 }
 
-static const mr_gguf_row rows[] = {{"num_key_value_heads", "attention.head_count_kv", 'i'},
-                                   {"head_dim", "attention.key_length", 'i'},
-                                   {"sliding_window", "attention.sliding_window", 'i'},
-                                   {"rope_theta", "rope.freq_base", 'n'},
+static const mr_gguf_row rows[] = {{"sliding_window", "attention.sliding_window", 'i'},
                                    {"attn_logit_softcapping", "attn_logit_softcapping", 'n'},
                                    {"final_logit_softcapping", "final_logit_softcapping", 'n'},
                                    {0}};
@@ -184,28 +175,20 @@ static mr_err gguf_config2(const mr_weights *w, mr_buf *json)
     return mr_gguf_config_end(&c);
 }
 
-#define BLOCK(hf, gguf, mod)                                                                       \
+#define BLOCK(hf, gguf)                                                                            \
     {                                                                                              \
-        "model.layers.{L}." hf ".weight", "blk.{L}." gguf ".weight", mod                           \
+        "model.layers.{L}." hf ".weight", "blk.{L}." gguf ".weight", MR_ONE_PLUS_W                 \
     }
 #define SHARED                                                                                     \
-    {"model.embed_tokens.weight", "token_embd.weight", NULL},                                      \
-        {"model.norm.weight", "output_norm.weight", MR_ONE_PLUS_W},                                \
-        {"lm_head.weight", "output.weight", NULL},                                                 \
-        BLOCK("input_layernorm", "attn_norm", MR_ONE_PLUS_W),                                      \
-        BLOCK("self_attn.q_proj", "attn_q", NULL), BLOCK("self_attn.k_proj", "attn_k", NULL),      \
-        BLOCK("self_attn.v_proj", "attn_v", NULL), BLOCK("self_attn.o_proj", "attn_output", NULL), \
-        BLOCK("mlp.gate_proj", "ffn_gate", NULL), BLOCK("mlp.up_proj", "ffn_up", NULL),            \
-        BLOCK("mlp.down_proj", "ffn_down", NULL)
+    {"model.norm.weight", "output_norm.weight", MR_ONE_PLUS_W},                                    \
+        BLOCK("input_layernorm", "attn_norm")
 
-static const mr_name_row names1[] = {
-    SHARED, BLOCK("post_attention_layernorm", "ffn_norm", MR_ONE_PLUS_W), {0}};
-static const mr_name_row names2[] = {
-    SHARED,
-    BLOCK("post_attention_layernorm", "post_attention_norm", MR_ONE_PLUS_W),
-    BLOCK("pre_feedforward_layernorm", "ffn_norm", MR_ONE_PLUS_W),
-    BLOCK("post_feedforward_layernorm", "post_ffw_norm", MR_ONE_PLUS_W),
-    {0}};
+static const mr_name_row names1[] = {SHARED, BLOCK("post_attention_layernorm", "ffn_norm"), {0}};
+static const mr_name_row names2[] = {SHARED,
+                                     BLOCK("post_attention_layernorm", "post_attention_norm"),
+                                     BLOCK("pre_feedforward_layernorm", "ffn_norm"),
+                                     BLOCK("post_feedforward_layernorm", "post_ffw_norm"),
+                                     {0}};
 
 static const char *const prefixes[] = {"model.", NULL};
 static const char *const skip[] = {"*.rotary_emb.inv_freq", "lm_head.weight", NULL};

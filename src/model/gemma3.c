@@ -159,10 +159,7 @@ static mr_val build(mr_flow *f, const void *cfg)
                               c->info.hidden, scale, true);
     for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
         x = layer(f, c, x, i);
-    mr_head_spec head = {.norm_name = "model.norm.weight",
-                         .norm = {.eps = c->eps, .offset = 1},
-                         .head_name = "lm_head.weight",
-                         .embed_name = "model.embed_tokens.weight",
+    mr_head_spec head = {.norm = {.eps = c->eps, .offset = 1},
                          .tied = c->tied,
                          .vocab = c->info.vocab,
                          .softcap = c->softcap,
@@ -198,21 +195,15 @@ static void gguf_pattern(mr_gguf_config *c)
 
 static mr_err gguf_config(const mr_weights *w, mr_buf *json)
 {
-    static const mr_gguf_row rows[] = {{"num_key_value_heads", "attention.head_count_kv", 'i'},
-                                       {"head_dim", "attention.key_length", 'i'},
-                                       {"sliding_window", "attention.sliding_window", 'i'},
-                                       {"rope_theta", "rope.freq_base", 'n'},
+    static const mr_gguf_row rows[] = {{"sliding_window", "attention.sliding_window", 'i'},
                                        {"rope_local_base_freq", "rope.freq_base_swa", 'n'},
                                        {"final_logit_softcapping", "final_logit_softcapping", 'n'},
                                        {0}};
     mr_gguf_config c;
     char type[32];
     double factor;
-    int64_t key, value;
     mr_gguf_config_begin(&c, w, "gemma3", "gemma3_text", rows, json);
-    if (mr_gguf_config_get_int(&c, "attention.key_length", &key) &&
-        mr_gguf_config_get_int(&c, "attention.value_length", &value) && value != key)
-        mr_gguf_config_refuse(&c, "attention.value_length", "differs from key_length");
+    mr_gguf_config_one_head_dim(&c);
     gguf_pattern(&c);
     mr_gguf_config_query_scalar(&c, 62); /* the 27B */
     mr_gguf_config_rope_type(&c, type);
@@ -227,28 +218,18 @@ static mr_err gguf_config(const mr_weights *w, mr_buf *json)
     return mr_gguf_config_end(&c);
 }
 
-#define BLOCK(hf, gguf, mod)                                                                       \
+#define BLOCK(hf, gguf)                                                                            \
     {                                                                                              \
-        "model.layers.{L}." hf ".weight", "blk.{L}." gguf ".weight", mod                           \
+        "model.layers.{L}." hf ".weight", "blk.{L}." gguf ".weight", MR_ONE_PLUS_W                 \
     }
-static const mr_name_row names[] = {
-    {"model.embed_tokens.weight", "token_embd.weight", NULL},
-    {"model.norm.weight", "output_norm.weight", MR_ONE_PLUS_W},
-    {"lm_head.weight", "output.weight", NULL},
-    BLOCK("input_layernorm", "attn_norm", MR_ONE_PLUS_W),
-    BLOCK("post_attention_layernorm", "post_attention_norm", MR_ONE_PLUS_W),
-    BLOCK("pre_feedforward_layernorm", "ffn_norm", MR_ONE_PLUS_W),
-    BLOCK("post_feedforward_layernorm", "post_ffw_norm", MR_ONE_PLUS_W),
-    BLOCK("self_attn.q_norm", "attn_q_norm", MR_ONE_PLUS_W),
-    BLOCK("self_attn.k_norm", "attn_k_norm", MR_ONE_PLUS_W),
-    BLOCK("self_attn.q_proj", "attn_q", NULL),
-    BLOCK("self_attn.k_proj", "attn_k", NULL),
-    BLOCK("self_attn.v_proj", "attn_v", NULL),
-    BLOCK("self_attn.o_proj", "attn_output", NULL),
-    BLOCK("mlp.gate_proj", "ffn_gate", NULL),
-    BLOCK("mlp.up_proj", "ffn_up", NULL),
-    BLOCK("mlp.down_proj", "ffn_down", NULL),
-    {0}};
+static const mr_name_row names[] = {{"model.norm.weight", "output_norm.weight", MR_ONE_PLUS_W},
+                                    BLOCK("input_layernorm", "attn_norm"),
+                                    BLOCK("post_attention_layernorm", "post_attention_norm"),
+                                    BLOCK("pre_feedforward_layernorm", "ffn_norm"),
+                                    BLOCK("post_feedforward_layernorm", "post_ffw_norm"),
+                                    BLOCK("self_attn.q_norm", "attn_q_norm"),
+                                    BLOCK("self_attn.k_norm", "attn_k_norm"),
+                                    {0}};
 
 const mr_family mr_family_gemma3 = {
     .name = "gemma3",

@@ -145,10 +145,7 @@ static mr_val build(mr_flow *f, const void *cfg)
             ple = mr_flow_wanted(f, ple);
         x = layer(f, c, x, ple, i);
     }
-    mr_head_spec head = {.norm_name = "model.norm.weight",
-                         .norm = {.eps = c->eps},
-                         .head_name = "lm_head.weight",
-                         .embed_name = "model.embed_tokens.weight",
+    mr_head_spec head = {.norm = {.eps = c->eps},
                          .tied = c->tied,
                          .vocab = c->info.vocab,
                          .softcap = c->softcap,
@@ -164,14 +161,10 @@ static mr_val build(mr_flow *f, const void *cfg)
         "model.layers.{L}." hf, "blk.{L}." gguf, mod                                               \
     }
 static const mr_name_row names[] = {
-    {"model.embed_tokens.weight", "token_embd.weight", NULL},
     {"model.embed_tokens_per_layer.weight", "per_layer_token_embd.weight", NULL},
     {"model.per_layer_model_projection.weight", "per_layer_model_proj.weight", NULL},
     {"model.per_layer_projection_norm.weight", "per_layer_proj_norm.weight", NULL},
-    {"model.norm.weight", "output_norm.weight", NULL},
-    {"lm_head.weight", "output.weight", NULL},
     BLOCK("layer_scalar", "layer_output_scale.weight", NULL),
-    BLOCK("input_layernorm.weight", "attn_norm.weight", NULL),
     BLOCK("post_attention_layernorm.weight", "post_attention_norm.weight", NULL),
     BLOCK("pre_feedforward_layernorm.weight", "ffn_norm.weight", NULL),
     BLOCK("pre_feedforward_layernorm_2.weight", "pre_ffw_norm_2.weight", NULL),
@@ -181,15 +174,6 @@ static const mr_name_row names[] = {
     BLOCK("per_layer_input_gate.weight", "inp_gate.weight", NULL),
     BLOCK("per_layer_projection.weight", "proj.weight", NULL),
     BLOCK("post_per_layer_input_norm.weight", "post_norm.weight", NULL),
-    BLOCK("self_attn.q_norm.weight", "attn_q_norm.weight", NULL),
-    BLOCK("self_attn.k_norm.weight", "attn_k_norm.weight", NULL),
-    BLOCK("self_attn.q_proj.weight", "attn_q.weight", NULL),
-    BLOCK("self_attn.k_proj.weight", "attn_k.weight", NULL),
-    BLOCK("self_attn.v_proj.weight", "attn_v.weight", NULL),
-    BLOCK("self_attn.o_proj.weight", "attn_output.weight", NULL),
-    BLOCK("mlp.gate_proj.weight", "ffn_gate.weight", NULL),
-    BLOCK("mlp.up_proj.weight", "ffn_up.weight", NULL),
-    BLOCK("mlp.down_proj.weight", "ffn_down.weight", NULL),
     BLOCK("router.proj.weight", "ffn_gate_inp.weight", NULL),
     BLOCK("router.scale", "ffn_gate_inp.scale", NULL),
     BLOCK("router.per_expert_scale", "ffn_down_exps.scale", NULL),

@@ -58,8 +58,10 @@ static mr_err gguf_part(const mr_weights *w, double *part)
             e = mr_fail(MR_EUNSUPPORTED, "%s: tensor \"rope_freqs.weight\" is not ones, then huge",
                         mr_weights_file(w, t->data.file));
     mr_free(f);
-    if (n) /* half a pair more, which the config's reader drops: a quotient may round down */
-        *part = turning == n ? 1 : ((double)turning + 0.5) / (double)n;
+    if (n)
+        *part = (double)turning / (double)n;
+    if (n && (int64_t)(*part * (double)n) != turning)
+        *part = ((double)turning + 0.5) / (double)n; /* the config's reader drops the half */
     return e;
 }
 
@@ -149,6 +151,7 @@ static void gguf_media(mr_gguf_config *c)
 mr_err mr_gemma4_gguf_config(const mr_weights *w, mr_buf *json)
 {
     static const mr_gguf_row rows[] = {{"num_key_value_heads", NULL, 0},
+                                       {"rope_theta", NULL, 0},
                                        {"intermediate_size", NULL, 0},
                                        {"global_head_dim", "attention.key_length", 'i'},
                                        {"head_dim", "attention.key_length_swa", 'i'},

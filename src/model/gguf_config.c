@@ -216,9 +216,9 @@ static void put_row(mr_gguf_config *c, const mr_gguf_row *r)
 
 static bool has_row(const mr_gguf_row *rows, const char *key)
 {
-    while (rows->key && strcmp(rows->key, key) != 0)
+    while (rows && rows->key && strcmp(rows->key, key) != 0)
         rows++;
-    return rows->key != NULL;
+    return rows && rows->key;
 }
 
 /* The ids that end a text: of the whole, of a turn, of a message. */
@@ -270,6 +270,9 @@ void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *ar
     static const mr_gguf_row shared[] = {{"hidden_size", "embedding_length", 'i'},
                                          {"intermediate_size", "feed_forward_length", 'i'},
                                          {"num_attention_heads", "attention.head_count", 'i'},
+                                         {"num_key_value_heads", "attention.head_count_kv", 'i'},
+                                         {"head_dim", "attention.key_length", 'i'},
+                                         {"rope_theta", "rope.freq_base", 'n'},
                                          {"rms_norm_eps", "attention.layer_norm_rms_epsilon", 'n'},
                                          {"max_position_embeddings", "context_length", 'i'},
                                          {0}};
@@ -281,7 +284,7 @@ void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *ar
     for (const mr_gguf_row *r = shared; r->key; r++)
         if (!has_row(rows, r->key))
             put_row(c, r);
-    for (const mr_gguf_row *r = rows; r->key; r++)
+    for (const mr_gguf_row *r = rows; r && r->key; r++)
         if (r->gguf)
             put_row(c, r);
     int64_t blocks, extra = 0;

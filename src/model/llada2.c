@@ -200,12 +200,8 @@ static mr_val build(mr_flow *f, const void *cfg)
     mr_val x = mr_flow_embed(f, embed, c->info.vocab, c->info.hidden, 1);
     for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
         x = layer(f, c, x, i);
-    mr_head_spec head = {.norm_name = "model.norm.weight",
-                         .norm = {.eps = c->eps},
-                         .head_name = "lm_head.weight",
-                         .embed_name = embed,
-                         .tied = c->tied,
-                         .vocab = c->info.vocab};
+    mr_head_spec head = {
+        .norm = {.eps = c->eps}, .embed_name = embed, .tied = c->tied, .vocab = c->info.vocab};
     return mr_flow_head(f, x, &head);
 }
 

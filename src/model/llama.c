@@ -67,13 +67,8 @@ static mr_val build(mr_flow *f, const void *cfg)
     mr_val x = mr_flow_embed(f, "model.embed_tokens.weight", c->info.vocab, c->info.hidden, 1);
     for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
         x = layer(f, c, x, i);
-    mr_head_spec head = {.norm_name = "model.norm.weight",
-                         .norm = {.eps = c->eps},
-                         .head_name = "lm_head.weight",
-                         .embed_name = "model.embed_tokens.weight",
-                         .tied = c->tied,
-                         .vocab = c->info.vocab,
-                         .act_f32 = true};
+    mr_head_spec head = {
+        .norm = {.eps = c->eps}, .tied = c->tied, .vocab = c->info.vocab, .act_f32 = true};
     return mr_flow_head(f, x, &head);
 }
 
@@ -81,16 +76,12 @@ static mr_val build(mr_flow *f, const void *cfg)
 
 static mr_err gguf_config(const mr_weights *w, mr_buf *json)
 {
-    static const mr_gguf_row rows[] = {{"num_key_value_heads", "attention.head_count_kv", 'i'},
-                                       {"head_dim", "attention.key_length", 'i'},
-                                       {"rope_theta", "rope.freq_base", 'n'},
-                                       {0}};
     static const char *const others[] = {"expert_count", "attention.scale", "attention.clamp_kqv",
                                          "logit_scale"};
     mr_gguf_config c;
     int64_t dim, key;
     double v;
-    mr_gguf_config_begin(&c, w, "llama", "llama", rows, json);
+    mr_gguf_config_begin(&c, w, "llama", "llama", NULL, json);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (mr_gguf_config_get_num(&c, others[i], &v) && v != 0)
             mr_gguf_config_refuse(&c, others[i], "not supported for this architecture");
@@ -107,19 +98,9 @@ static mr_err gguf_config(const mr_weights *w, mr_buf *json)
 }
 
 static const mr_name_row names[] = {
-    {"model.embed_tokens.weight", "token_embd.weight", NULL},
-    {"model.norm.weight", "output_norm.weight", NULL},
-    {"lm_head.weight", "output.weight", NULL},
     {"rope_freqs.weight", "rope_freqs.weight", NULL},
-    {"model.layers.{L}.input_layernorm.weight", "blk.{L}.attn_norm.weight", NULL},
-    {"model.layers.{L}.post_attention_layernorm.weight", "blk.{L}.ffn_norm.weight", NULL},
     {"model.layers.{L}.self_attn.q_proj.weight", "blk.{L}.attn_q.weight", ":unrope(%q)"},
     {"model.layers.{L}.self_attn.k_proj.weight", "blk.{L}.attn_k.weight", ":unrope(%k)"},
-    {"model.layers.{L}.self_attn.v_proj.weight", "blk.{L}.attn_v.weight", NULL},
-    {"model.layers.{L}.self_attn.o_proj.weight", "blk.{L}.attn_output.weight", NULL},
-    {"model.layers.{L}.mlp.gate_proj.weight", "blk.{L}.ffn_gate.weight", NULL},
-    {"model.layers.{L}.mlp.up_proj.weight", "blk.{L}.ffn_up.weight", NULL},
-    {"model.layers.{L}.mlp.down_proj.weight", "blk.{L}.ffn_down.weight", NULL},
     {0}};
 
 const mr_family mr_family_llama = {

@@ -141,13 +141,8 @@ static mr_val build(mr_flow *f, const void *cfg)
     mr_val x = mr_flow_embed(f, "model.embed_tokens.weight", c->info.vocab, c->info.hidden, 1);
     for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
         x = layer(f, c, x, i);
-    mr_head_spec head = {.norm_name = "model.norm.weight",
-                         .norm = {.eps = c->eps},
-                         .head_name = "lm_head.weight",
-                         .embed_name = "model.embed_tokens.weight",
-                         .tied = c->tied,
-                         .vocab = c->info.vocab,
-                         .act_f32 = true};
+    mr_head_spec head = {
+        .norm = {.eps = c->eps}, .tied = c->tied, .vocab = c->info.vocab, .act_f32 = true};
     return mr_flow_head(f, x, &head);
 }
 
@@ -155,10 +150,7 @@ static mr_val build(mr_flow *f, const void *cfg)
 
 static mr_err gguf_config(const mr_weights *w, mr_buf *json)
 {
-    static const mr_gguf_row rows[] = {{"num_key_value_heads", "attention.head_count_kv", 'i'},
-                                       {"head_dim", "attention.key_length", 'i'},
-                                       {"rope_theta", "rope.freq_base", 'n'},
-                                       {"moe_intermediate_size", "expert_feed_forward_length", 'i'},
+    static const mr_gguf_row rows[] = {{"moe_intermediate_size", "expert_feed_forward_length", 'i'},
                                        {"num_experts", "expert_count", 'i'},
                                        {"num_experts_per_tok", "expert_used_count", 'i'},
                                        {0}};
@@ -175,36 +167,11 @@ static mr_err gguf_config(const mr_weights *w, mr_buf *json)
     return mr_gguf_config_end(&c);
 }
 
-#define BLOCK(hf, gguf)                                                                            \
-    {                                                                                              \
-        "model.layers.{L}." hf ".weight", "blk.{L}." gguf ".weight", NULL                          \
-    }
-static const mr_name_row names[] = {{"model.embed_tokens.weight", "token_embd.weight", NULL},
-                                    {"model.norm.weight", "output_norm.weight", NULL},
-                                    {"lm_head.weight", "output.weight", NULL},
-                                    BLOCK("input_layernorm", "attn_norm"),
-                                    BLOCK("post_attention_layernorm", "ffn_norm"),
-                                    BLOCK("self_attn.q_proj", "attn_q"),
-                                    BLOCK("self_attn.k_proj", "attn_k"),
-                                    BLOCK("self_attn.v_proj", "attn_v"),
-                                    BLOCK("self_attn.o_proj", "attn_output"),
-                                    BLOCK("self_attn.q_norm", "attn_q_norm"),
-                                    BLOCK("self_attn.k_norm", "attn_k_norm"),
-                                    BLOCK("mlp.gate_proj", "ffn_gate"),
-                                    BLOCK("mlp.up_proj", "ffn_up"),
-                                    BLOCK("mlp.down_proj", "ffn_down"),
-                                    BLOCK("mlp.gate", "ffn_gate_inp"),
-                                    BLOCK("mlp.experts.{E}.gate_proj", "ffn_gate_exps"),
-                                    BLOCK("mlp.experts.{E}.up_proj", "ffn_up_exps"),
-                                    BLOCK("mlp.experts.{E}.down_proj", "ffn_down_exps"),
-                                    {0}};
-
 const mr_family mr_family_qwen3 = {
     .name = "qwen3",
     .model_types = (const char *const[]){"qwen3", "qwen3_moe", NULL},
     .archs = (const char *const[]){"qwen3", "qwen3moe", NULL},
     .prefixes = (const char *const[]){"model.", NULL},
-    .names = names,
     .skip = (const char *const[]){"*.rotary_emb.inv_freq", "lm_head.weight", NULL},
     .gguf_config = gguf_config,
     .config = config,

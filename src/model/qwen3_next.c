@@ -1,27 +1,10 @@
 /* Qwen hybrids: Qwen3-Next and Qwen3.5 (3.6), dense and with experts.  Most layers are gated delta nets,
  * every fourth is attention whose result is gated; norms are zero-centred; experts come with a shared
- * one behind a gate.  The vision tower and multi-token layers are not run.
- *
- * Canonical are Qwen3.5's names.  Qwen3-Next files hold q, k, v, z and b, a of one key head side by
- * side; GGUF files of Qwen3.5 hold value heads in tiles of one per key head. */
-#include <assert.h>
+ * one behind a gate.  The vision tower and multi-token layers are not run. */
 #include <math.h>
 #include <string.h>
 
-#include "model/family.h"
-
-typedef struct hybrid {
-    mr_model_info info;
-    int64_t inter;
-    mr_cfg_head head;
-    int64_t k_heads, v_heads, dk, dv, width;
-    int64_t experts, top_k, moe_inter, shared;
-    double eps;
-    mr_op act;
-    bool tied, bias, norm_topk;
-    bool *sparse, *full; /* per layer: holds experts; is attention */
-    mr_rope_spec rope;
-} hybrid;
+#include "model/qwen3_next.h"
 
 /* What the classes of the line do not share: where their keys are, and defaults; 0: has none. */
 typedef struct line {
@@ -212,163 +195,12 @@ static mr_val build(mr_flow *f, const void *cfg)
     mr_val x = mr_flow_embed(f, "model.embed_tokens.weight", c->info.vocab, c->info.hidden, 1);
     for (int i = 0; i < c->info.layers && !mr_flow_failed(f); i++)
         x = layer(f, c, x, i);
-    mr_head_spec head = {.norm_name = "model.norm.weight",
-                         .norm = {.eps = c->eps, .offset = 1},
-                         .head_name = "lm_head.weight",
-                         .embed_name = "model.embed_tokens.weight",
+    mr_head_spec head = {.norm = {.eps = c->eps, .offset = 1},
                          .tied = c->tied,
                          .vocab = c->info.vocab,
                          .act_f32 = true};
     return mr_flow_head(f, x, &head);
 }
-
-/* ---- other forms of the weights ---- */
-
-/* Rows per key head: d of q, as many of k, g of v and of z: p in all; f before z.  s of b and a, r
- * each.  In all: x of q and k, v of v, c together.  h key heads; a value head is w wide. */
-static int64_t number(const void *cfg, char letter)
-{
-    const hybrid *c = cfg;
-    int64_t ratio = c->v_heads / c->k_heads, d = c->dk, g = ratio * c->dv;
-    switch (letter) {
-    case 'd':
-        return d;
-    case 'e':
-        return 2 * d;
-    case 'f':
-        return 2 * d + g;
-    case 'g':
-        return g;
-    case 'p':
-        return 2 * d + 2 * g;
-    case 'r':
-        return ratio;
-    case 's':
-        return 2 * ratio;
-    case 'x':
-        return 2 * d * c->k_heads;
-    case 'v':
-        return g * c->k_heads;
-    case 'c':
-        return (2 * d + g) * c->k_heads;
-    case 'h':
-        return c->k_heads;
-    default:
-        assert(letter == 'w');
-        return c->dv;
-    }
-}
-
-#define LAYER(hf, there, mod)                                                                      \
-    {                                                                                              \
-        "model.layers.{L}." hf, there, mod                                                         \
-    }
-#define BLOCK(hf, gguf, mod) LAYER(hf, "blk.{L}." gguf, mod)
-#define QKV "= :rows(%p,0,%d) + = :rows(%p,%d,%d) + = :rows(%p,%e,%g)"
-
-static const mr_name_row forms[] = {
-    LAYER("linear_attn.in_proj_qkv.weight", "model.layers.{L}.linear_attn.in_proj_qkvz.weight",
-          QKV),
-    LAYER("linear_attn.in_proj_z.weight", "model.layers.{L}.linear_attn.in_proj_qkvz.weight",
-          "= :rows(%p,%f,%g)"),
-    LAYER("linear_attn.in_proj_b.weight", "model.layers.{L}.linear_attn.in_proj_ba.weight",
-          "= :rows(%s,0,%r)"),
-    LAYER("linear_attn.in_proj_a.weight", "model.layers.{L}.linear_attn.in_proj_ba.weight",
-          "= :rows(%s,%r,%r)"),
-    {0}};
-
-/* ---- GGUF ---- */
-
-static mr_err gguf_config(const mr_weights *w, mr_buf *json)
-{
-    static const struct {
-        const char *arch, *model_type;
-    } known[] = {
-        {"qwen3next", "qwen3_next"}, {"qwen35", "qwen3_5_text"}, {"qwen35moe", "qwen3_5_moe_text"}};
-    static const mr_gguf_row rows[] = {
-        {"num_key_value_heads", "attention.head_count_kv", 'i'},
-        {"head_dim", "attention.key_length", 'i'},
-        {"rope_theta", "rope.freq_base", 'n'},
-        {"moe_intermediate_size", "expert_feed_forward_length", 'i'},
-        {"shared_expert_intermediate_size", "expert_shared_feed_forward_length", 'i'},
-        {"num_experts", "expert_count", 'i'},
-        {"num_experts_per_tok", "expert_used_count", 'i'},
-        {"full_attention_interval", "full_attention_interval", 'i'},
-        {"linear_conv_kernel_dim", "ssm.conv_kernel", 'i'},
-        {"linear_key_head_dim", "ssm.state_size", 'i'},
-        {"linear_num_key_heads", "ssm.group_count", 'i'},
-        {"linear_num_value_heads", "ssm.time_step_rank", 'i'},
-        {0}};
-    mr_gguf_config c;
-    mr_str arch;
-    int i = 0;
-    MR_TRY(mr_gguf_str(mr_weights_gguf(w), "general.architecture", &arch));
-    while (!mr_str_is(arch, known[i].arch))
-        i++;
-    mr_gguf_config_begin(&c, w, known[i].arch, known[i].model_type, rows, json);
-    int64_t inner, heads, key, rotated;
-    if (mr_gguf_config_get_int(&c, "ssm.inner_size", &inner) &&
-        mr_gguf_config_get_int(&c, "ssm.time_step_rank", &heads) && heads > 0)
-        mr_gguf_config_int(&c, "linear_value_head_dim", inner / heads);
-    if (mr_gguf_config_get_int(&c, "rope.dimension_count", &rotated) &&
-        mr_gguf_config_get_int(&c, "attention.key_length", &key) && key > 0)
-        mr_gguf_config_num(&c, "partial_rotary_factor", (double)rotated / (double)key);
-    mr_gguf_config_one_head_dim(&c);
-    mr_gguf_config_rope_scaling(&c);
-    return mr_gguf_config_end(&c);
-}
-
-#define SHARED_ROWS                                                                                \
-    {"model.embed_tokens.weight", "token_embd.weight", NULL},                                      \
-        {"model.norm.weight", "output_norm.weight", MR_ONE_PLUS_W},                                \
-        {"lm_head.weight", "output.weight", NULL},                                                 \
-        BLOCK("input_layernorm.weight", "attn_norm.weight", MR_ONE_PLUS_W),                        \
-        BLOCK("post_attention_layernorm.weight", "post_attention_norm.weight", MR_ONE_PLUS_W),     \
-        BLOCK("self_attn.q_proj.weight", "attn_q.weight", NULL),                                   \
-        BLOCK("self_attn.k_proj.weight", "attn_k.weight", NULL),                                   \
-        BLOCK("self_attn.v_proj.weight", "attn_v.weight", NULL),                                   \
-        BLOCK("self_attn.o_proj.weight", "attn_output.weight", NULL),                              \
-        BLOCK("self_attn.q_norm.weight", "attn_q_norm.weight", MR_ONE_PLUS_W),                     \
-        BLOCK("self_attn.k_norm.weight", "attn_k_norm.weight", MR_ONE_PLUS_W),                     \
-        BLOCK("linear_attn.norm.weight", "ssm_norm.weight", NULL),                                 \
-        BLOCK("mlp.gate_proj.weight", "ffn_gate.weight", NULL),                                    \
-        BLOCK("mlp.up_proj.weight", "ffn_up.weight", NULL),                                        \
-        BLOCK("mlp.down_proj.weight", "ffn_down.weight", NULL),                                    \
-        BLOCK("mlp.gate.weight", "ffn_gate_inp.weight", NULL),                                     \
-        BLOCK("mlp.experts.{E}.gate_proj.weight", "ffn_gate_exps.weight", NULL),                   \
-        BLOCK("mlp.experts.{E}.up_proj.weight", "ffn_up_exps.weight", NULL),                       \
-        BLOCK("mlp.experts.{E}.down_proj.weight", "ffn_down_exps.weight", NULL),                   \
-        BLOCK("mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight", NULL),                \
-        BLOCK("mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight", NULL),                    \
-        BLOCK("mlp.shared_expert.down_proj.weight", "ffn_down_shexp.weight", NULL),                \
-        BLOCK("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", "=")
-
-static const mr_name_row next_names[] = {
-    SHARED_ROWS,
-    BLOCK("linear_attn.in_proj_qkv.weight", "attn_qkv.weight", NULL),
-    BLOCK("linear_attn.in_proj_qkv.weight", "ssm_in.weight", QKV),
-    BLOCK("linear_attn.in_proj_z.weight", "attn_gate.weight", NULL),
-    BLOCK("linear_attn.in_proj_z.weight", "ssm_in.weight", "= :rows(%p,%f,%g)"),
-    BLOCK("linear_attn.in_proj_b.weight", "ssm_ba.weight", "= :rows(%s,0,%r)"),
-    BLOCK("linear_attn.in_proj_a.weight", "ssm_ba.weight", "= :rows(%s,%r,%r)"),
-    BLOCK("linear_attn.conv1d.weight", "ssm_conv1d.weight", "="),
-    BLOCK("linear_attn.A_log", "ssm_a", MR_NEG_EXP),
-    BLOCK("linear_attn.dt_bias", "ssm_dt.bias", NULL),
-    BLOCK("linear_attn.out_proj.weight", "ssm_out.weight", NULL),
-    {0}};
-
-#define UNTILE_V "= :rows(%c,0,%x) + = :rows(%c,%x,%v) :untile(%h,%w)"
-static const mr_name_row names[] = {
-    SHARED_ROWS,
-    BLOCK("linear_attn.in_proj_qkv.weight", "attn_qkv.weight", UNTILE_V),
-    BLOCK("linear_attn.in_proj_z.weight", "attn_gate.weight", ":untile(%h,%w)"),
-    BLOCK("linear_attn.in_proj_b.weight", "ssm_beta.weight", ":untile(%h,1)"),
-    BLOCK("linear_attn.in_proj_a.weight", "ssm_alpha.weight", ":untile(%h,1)"),
-    BLOCK("linear_attn.conv1d.weight", "ssm_conv1d.weight", UNTILE_V),
-    BLOCK("linear_attn.A_log", "ssm_a", MR_NEG_EXP " :untile_k(%h,1)"),
-    BLOCK("linear_attn.dt_bias", "ssm_dt.bias", ":untile_k(%h,1)"),
-    BLOCK("linear_attn.out_proj.weight", "ssm_out.weight", ":untile_k(%h,%w)"),
-    {0}};
 
 #define SKIPPED                                                                                    \
     "*.rotary_emb.inv_freq", "lm_head.weight", "language_model.lm_head.weight", "mtp.*",           \
@@ -379,11 +211,11 @@ const mr_family mr_family_qwen3_next = {
     .model_types = (const char *const[]){"qwen3_next", NULL},
     .archs = (const char *const[]){"qwen3next", NULL},
     .prefixes = (const char *const[]){"model.", NULL},
-    .names = next_names,
-    .forms = forms,
-    .number = number,
+    .names = mr_qwen3_next_names,
+    .forms = mr_qwen3_next_forms,
+    .number = mr_qwen3_next_number,
     .skip = (const char *const[]){SKIPPED},
-    .gguf_config = gguf_config,
+    .gguf_config = mr_qwen3_next_gguf_config,
     .config = config,
     .build = build,
 };
@@ -395,10 +227,10 @@ const mr_family mr_family_qwen3_5 = {
     .archs = (const char *const[]){"qwen35", "qwen35moe", NULL},
     .prefixes =
         (const char *const[]){"model.", "model.language_model.", "language_model.model.", NULL},
-    .names = names,
-    .number = number,
+    .names = mr_qwen3_5_names,
+    .number = mr_qwen3_next_number,
     .skip = (const char *const[]){SKIPPED},
-    .gguf_config = gguf_config,
+    .gguf_config = mr_qwen3_next_gguf_config,
     .config = config,
     .build = build,
 };

@@ -252,9 +252,36 @@ static const mr_name_row *table_row(const mr_name_row *table, const char *name, 
     return NULL;
 }
 
+#define BLOCK(hf, gguf)                                                                            \
+    {                                                                                              \
+        "model.layers.{L}." hf ".weight", "blk.{L}." gguf ".weight", NULL                          \
+    }
+/* What GGUF calls the parts that most architectures have. */
+static const mr_name_row gguf_names[] = {{"model.embed_tokens.weight", "token_embd.weight", NULL},
+                                         {"model.norm.weight", "output_norm.weight", NULL},
+                                         {"lm_head.weight", "output.weight", NULL},
+                                         BLOCK("input_layernorm", "attn_norm"),
+                                         BLOCK("post_attention_layernorm", "ffn_norm"),
+                                         BLOCK("self_attn.q_proj", "attn_q"),
+                                         BLOCK("self_attn.k_proj", "attn_k"),
+                                         BLOCK("self_attn.v_proj", "attn_v"),
+                                         BLOCK("self_attn.o_proj", "attn_output"),
+                                         BLOCK("self_attn.q_norm", "attn_q_norm"),
+                                         BLOCK("self_attn.k_norm", "attn_k_norm"),
+                                         BLOCK("mlp.gate_proj", "ffn_gate"),
+                                         BLOCK("mlp.up_proj", "ffn_up"),
+                                         BLOCK("mlp.down_proj", "ffn_down"),
+                                         BLOCK("mlp.gate", "ffn_gate_inp"),
+                                         BLOCK("mlp.experts.{E}.gate_proj", "ffn_gate_exps"),
+                                         BLOCK("mlp.experts.{E}.up_proj", "ffn_up_exps"),
+                                         BLOCK("mlp.experts.{E}.down_proj", "ffn_down_exps"),
+                                         {0}};
+
+/* Rows of the family stand instead of those. */
 static const mr_name_row *gguf_name(const mr_model *m, const char *name, int i, char out[NAME_MAX])
 {
-    return table_row(m->family->names, name, i, out);
+    bool own = table_row(m->family->names, name, 0, out);
+    return table_row(own ? m->family->names : gguf_names, name, i, out);
 }
 
 const mr_name_row *mr_model_gguf_name(const mr_model *m, const char *canonical, char out[512])

@@ -27,7 +27,8 @@ typedef struct loop {
     int64_t at, block;  /* the canvas's first position, its number */
     int64_t step, same; /* steps that the best tokens have been what they are, before this one */
     int32_t *canvas, *next, *noise, *sampled, *best, *last;
-    double *u, *entropy, *weight;
+    double *u, *entropy;
+    double *weight; /* [threads, vocab] */
     bool *accepted;
     int64_t *order;
     float *probs; /* the logits' place, after a step */
@@ -75,11 +76,18 @@ static mr_err draw_step(loop *l)
 
 /* ---- a step ---- */
 
+static double temperature_of(const loop *l)
+{
+    double lo = l->d->set[MR_SET_T_MIN], hi = l->d->set[MR_SET_T_MAX],
+           steps = l->d->set[MR_SET_STEPS];
+    return lo + (hi - lo) * ((steps - (double)l->step) / steps);
+}
+
 /* Position i: its logits become probabilities, and give its tokens and entropy.  A row of NaN gives
  * id 0 and no certainty. */
-static void read_row(loop *l, int64_t i, float temperature)
+static void read_row(const loop *l, int64_t i, double *weight)
 {
-    float *y = l->probs + i * l->vocab;
+    float *y = l->probs + i * l->vocab, temperature = (float)temperature_of(l);
     double sum = 0, moment = 0, mass = 0;
     mr_sample_bias(l->d->sampler, y);
     for (int64_t v = 0; v < l->vocab; v++)
@@ -87,7 +95,7 @@ static void read_row(loop *l, int64_t i, float temperature)
     int32_t best = l->best[i] = mr_sample_best_id(y, l->vocab);
     double top = (double)y[best];
     for (int64_t v = 0; v < l->vocab; v++) {
-        double below = (double)y[v] - top, w = l->weight[v] = below <= 0 ? mr_exp(below) : 0;
+        double below = (double)y[v] - top, w = weight[v] = below <= 0 ? mr_exp(below) : 0;
         sum += w;
         moment += w > 0 ? w * below : 0;
     }
@@ -95,13 +103,20 @@ static void read_row(loop *l, int64_t i, float temperature)
     l->sampled[i] = best;
     bool drawn = l->t->o->temperature == 0 || !(sum > 0);
     for (int64_t v = 0; v < l->vocab; v++) {
-        mass += l->weight[v];
+        mass += weight[v];
         if (!drawn && mass > l->u[i] * sum) {
             l->sampled[i] = (int32_t)v;
             drawn = true;
         }
-        y[v] = sum > 0 ? (float)(l->weight[v] / sum) : 0;
+        y[v] = sum > 0 ? (float)(weight[v] / sum) : 0;
     }
+}
+
+static void read_rows(const void *ctx, int64_t first, int64_t last, int worker)
+{
+    const loop *l = ctx;
+    for (int64_t i = first; i < last; i++)
+        read_row(l, i, l->weight + worker * l->vocab);
 }
 
 /* The positions by entropy, equal ones as they stand; gives the mean. */
@@ -129,23 +144,15 @@ static void accept_surest(loop *l)
     }
 }
 
-static double temperature_of(const loop *l)
-{
-    double lo = l->d->set[MR_SET_T_MIN], hi = l->d->set[MR_SET_T_MAX],
-           steps = l->d->set[MR_SET_STEPS];
-    return lo + (hi - lo) * ((steps - (double)l->step) / steps);
-}
-
 /* One step; *stop: the canvas needs no further one. */
 static mr_err denoise_once(loop *l, bool *stop)
 {
     mr_task_state *t = l->t;
-    double temperature = temperature_of(l);
+    mr_backend *b = t->s->engine->backend;
     MR_TRY((mr_err)mr_denoise(t->s, l->canvas, l->step ? l->probs : NULL, l->probs));
     t->steps++;
     MR_TRY(draw_step(l));
-    for (int64_t i = 0; i < l->n; i++)
-        read_row(l, i, (float)temperature);
+    b->v->split(b, l->n, read_rows, l);
     double mean = sort_positions(l);
     accept_surest(l);
     bool same = l->step && memcmp(l->best, l->last, (size_t)l->n * sizeof *l->best) == 0;
@@ -155,7 +162,7 @@ static mr_err denoise_once(loop *l, bool *stop)
     const mr_canvas_step told = {.start = l->at,
                                  .step = l->step,
                                  .n = l->n,
-                                 .temperature = temperature,
+                                 .temperature = temperature_of(l),
                                  .mean_entropy = mean,
                                  .canvas = l->canvas,
                                  .next = l->next,
@@ -234,7 +241,7 @@ static mr_err open_loop(loop *l)
     int32_t *ids = mr_arena_alloc(a, 6 * n * sizeof *ids);
     l->u = mr_arena_alloc(a, n * sizeof *l->u);
     l->entropy = mr_arena_alloc(a, n * sizeof *l->entropy);
-    l->weight = mr_arena_alloc(a, (size_t)i->vocab * sizeof *l->weight);
+    l->weight = mr_arena_alloc(a, (size_t)(i->threads * i->vocab) * sizeof *l->weight);
     l->accepted = mr_arena_alloc(a, n * sizeof *l->accepted);
     l->order = mr_arena_alloc(a, n * sizeof *l->order);
     if (!ids || !l->u || !l->entropy || !l->weight || !l->accepted || !l->order)

@@ -108,7 +108,7 @@ static mr_err add_tensor(convert *c, const mr_mlx_tensor *of)
     if (!t->quantised && !stored_float && !c->bits && c->as == MR_DTYPE_COUNT)
         return mr_fail(MR_EUSAGE, "%s: \"%s\" is %s: --quant must say what it becomes", c->path,
                        a->name, mr_dtype_name(fmt.dtype));
-    t->plain = stored_float && !a->plus_one && !a->neg_exp ? fmt.dtype : MR_F32;
+    t->plain = stored_float && a->plus_one == of->one_plus && !a->neg_exp ? fmt.dtype : MR_F32;
     if (c->as != MR_DTYPE_COUNT && of->rank >= 2)
         t->plain = c->as;
     return MR_OK;
@@ -213,7 +213,8 @@ static mr_err write_tensor(convert *c, mr_st_writer *w, const tensor *t)
     bool have = s.bytes && (!side || (s.scales && s.biases));
     mr_row_source from = {.part = {t->part[0], t->part[1]},
                           .rows = t->rows,
-                          .minus_one = t->of->asked->plus_one,
+                          .minus_one = t->of->asked->plus_one && !t->of->one_plus,
+                          .plus_one = t->of->one_plus && !t->of->asked->plus_one,
                           .neg_exp = t->of->asked->neg_exp,
                           .from = t->of->segments ? row_of : NULL};
     mr_err err = have ? mr_convert_rows(c->model, &from, write_row, &s) : MR_ENOMEM;
@@ -285,61 +286,12 @@ static mr_err write_index(convert *c)
     return err;
 }
 
-static bool is_quantisation(mr_str key)
-{
-    return mr_str_is(key, "quantization") || mr_str_is(key, "quantization_config");
-}
-
-/* An object's members but its quantisation, text_config's likewise; the brace is left open. */
-static mr_err copy_object(mr_jval object, mr_buf *scratch, mr_buf *out, int *members)
-{
-    mr_str key;
-    mr_buf_putc(out, '{');
-    for (mr_jval v = mr_jfirst(object); v.doc; v = mr_jnext(v)) {
-        MR_TRY(mr_jkey(v, scratch, &key));
-        if (is_quantisation(key))
-            continue;
-        mr_buf_puts(out, (*members)++ ? ",\n  " : "\n  ");
-        mr_buf_json(out, key.data, key.len);
-        mr_buf_puts(out, ": ");
-        if (mr_str_is(key, "text_config") && mr_jtype(v) == MR_JOBJECT) {
-            int inner = 0;
-            MR_TRY(copy_object(v, scratch, out, &inner));
-            mr_buf_putc(out, '}');
-        } else {
-            mr_str raw = mr_jraw(v);
-            mr_buf_add(out, raw.data, raw.len);
-        }
-    }
-    return MR_OK;
-}
-
-/* What MLX's programs look for outside of text_config, and what a GGUF file says in a tensor. */
-static mr_err add_keys(const convert *c, mr_buf *out)
-{
-    mr_jval root = mr_model_config(c->model);
-    if (mr_jhas(mr_jget(root, "text_config")) && !mr_jhas(mr_jget(root, "vocab_size")))
-        mr_buf_printf(out, ",\n  \"vocab_size\": %lld", (long long)mr_model_facts(c->model)->vocab);
-    return mr_gguf_rope_config(c->model, out);
-}
-
 static mr_err write_config(convert *c)
 {
-    mr_buf b = {0}, scratch = {0};
-    int members = 0;
-    mr_err err = copy_object(mr_model_config(c->model), &scratch, &b, &members);
-    if (!err)
-        err = add_keys(c, &b);
-    static const char *const keys[] = {"quantization", "quantization_config"};
-    for (int i = 0; c->bits && i < 2; i++)
-        mr_buf_printf(&b, ",\n  \"%s\": {\"group_size\": %d, \"bits\": %d, \"mode\": \"affine\"}",
-                      keys[i], c->o->group, c->bits);
-    mr_buf_puts(&b, "\n}\n");
-    if (!err)
-        err = mr_buf_check(&b);
+    mr_buf b = {0};
+    mr_err err = mr_mlx_config(c->model, c->bits, c->o->group, &b);
     if (!err)
         err = write_file(c, "config.json", b.data, b.len);
-    mr_buf_free(&scratch);
     mr_buf_free(&b);
     return err;
 }
@@ -367,7 +319,7 @@ static mr_err write_tokenizer(convert *c)
     mr_tokenizer *t;
     mr_buf b = {0};
     const mr_gguf *g = mr_weights_gguf(mr_model_weights(c->model));
-    if (mr_gguf_kind(g, "tokenizer.ggml.model") == MR_GGUF_ABSENT) {
+    if (!mr_gguf_has_vocab(g)) {
         if (c->o->note)
             c->o->note(c->o->ctx, "no tokenizer is written: the model has none");
         return MR_OK;

@@ -16,6 +16,7 @@ typedef struct mr_row_source {
     const mr_recipe *part[2]; /* bound, of one k; the second may be NULL */
     int64_t rows;
     bool minus_one, neg_exp;                         /* they give 1 + w, or -exp(w): w is wanted */
+    bool plus_one;                                   /* they give w: 1 + w is wanted */
     mr_row_at (*from)(const void *ctx, int64_t row); /* NULL: as they are */
 } mr_row_source;
 /* Called for each row of a tensor, in order, as f32; the row may be written over. */
@@ -27,7 +28,7 @@ mr_err mr_convert_check(const char *name, int64_t row, const float *x, int64_t k
 /* k numbers as F32, F16 or BF16, or in blocks (mr_block_quantisable); bytes written. */
 size_t mr_convert_narrow(const float *x, int64_t k, mr_dtype to, uint8_t *out);
 
-/* ---- MLX (convert_mlx.c) ---- */
+/* ---- MLX (convert_mlx.c, convert_config.c) ---- */
 
 #define MR_ROPE_FACTORS "rope_freqs.weight"
 
@@ -42,12 +43,17 @@ typedef struct mr_mlx_tensor {
     const char *recipe[2], *stored_as; /* whose format is the tensor's */
     int parts, rank;
     int64_t dim[MR_MAX_RANK];
-    int segments; /* 0: rows as they are */
+    bool one_plus; /* holds 1 + w */
+    int segments;  /* 0: rows as they are */
     mr_mlx_segment segment[4];
 } mr_mlx_tensor;
 /* What MLX's programs want of a built model, in order; the list lies in the arena. */
 mr_err mr_mlx_tensors(const mr_model *m, mr_arena *arena, mr_mlx_tensor **out, int *n);
 mr_row_at mr_mlx_row(const mr_mlx_tensor *t, int64_t row);
+/* Whether the text model is inside another: names begin with language_model. */
+bool mr_mlx_nested(const mr_model *m);
+/* Appends config.json; bits 0: nothing is quantised. */
+mr_err mr_mlx_config(const mr_model *m, int bits, int group, mr_buf *out);
 
 /* ---- GGUF ---- */
 

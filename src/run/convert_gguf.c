@@ -210,6 +210,7 @@ static mr_err write_vocab(convert *c)
     if (mr_tokenizer_open(&t, mr_model_path(c->model)) != MR_OK) {
         if (c->o->note)
             c->o->note(c->o->ctx, "the file gets no tokenizer: the model has none");
+        mr_gguf_writer_str(c->w, "tokenizer.ggml.model", MR_GGUF_NO_TOKENIZER);
         return MR_OK;
     }
     mr_err err = mr_vocab_of(t, (int32_t)mr_model_facts(c->model)->vocab, &v);

@@ -13,7 +13,7 @@ typedef struct listing {
     mr_arena *arena;
     const char *root; /* before every name */
     mr_jval o;        /* the text part of the config */
-    bool absorbed, undivided;
+    bool absorbed, undivided, recurrent;
     mr_mlx_tensor *list;
     int n;
 } listing;
@@ -146,6 +146,19 @@ static mr_err join_inputs(listing *l, const mr_asked *a, const char *from, const
     return MR_OK;
 }
 
+/* MLX turns a convolution [C,1,K] to [C,K,1], which moves no number, and takes files where that is done
+ * for files whose norms hold 1 + w. */
+static void as_mlx_saves(const listing *l, mr_mlx_tensor *t)
+{
+    char there[512];
+    const mr_name_row *row = mr_model_gguf_name(l->m, t->asked->name, there);
+    t->one_plus = row && row->modifiers && strcmp(row->modifiers, MR_ONE_PLUS_W) == 0;
+    if (t->rank == 3 && mr_ends_with(t->asked->name, "conv1d.weight")) {
+        t->dim[1] = t->dim[2];
+        t->dim[2] = 1;
+    }
+}
+
 /* ---- the list ---- */
 
 static mr_err add_one(listing *l, const mr_asked *a)
@@ -167,7 +180,10 @@ static mr_err add_one(listing *l, const mr_asked *a)
         return join_inputs(l, a, b, gate_a, "in_proj_ba.weight", true);
     if (l->undivided && (mr_ends_with(name, z) || mr_ends_with(name, gate_a)))
         return MR_OK;
-    return named(add(l, a, stacked(l, name)));
+    mr_mlx_tensor *t = add(l, a, stacked(l, name));
+    if (l->recurrent)
+        as_mlx_saves(l, t);
+    return named(t);
 }
 
 mr_err mr_mlx_tensors(const mr_model *m, mr_arena *arena, mr_mlx_tensor **out, int *n)
@@ -175,13 +191,15 @@ mr_err mr_mlx_tensors(const mr_model *m, mr_arena *arena, mr_mlx_tensor **out, i
     const char *type = mr_model_facts(m)->model_type;
     mr_jval root = mr_model_config(m), text = mr_jget(root, "text_config");
     bool nested = mr_jtype(text) == MR_JOBJECT;
+    bool next = strcmp(type, "qwen3_next") == 0;
     int asked = mr_model_asked(m);
     listing l = {.m = m,
                  .arena = arena,
-                 .root = nested ? "language_model." : "",
+                 .root = mr_mlx_nested(m) ? "language_model." : "",
                  .o = nested ? text : root,
                  .absorbed = strcmp(type, "deepseek_v2") != 0,
-                 .undivided = strcmp(type, "qwen3_next") == 0};
+                 .undivided = next,
+                 .recurrent = next || strncmp(type, "qwen3_5", 7) == 0};
     l.list = mr_arena_alloc(arena, 2 * (size_t)asked * sizeof *l.list);
     if (!l.list)
         return MR_ENOMEM;

@@ -38,6 +38,8 @@ static mr_err give(const mr_row_source *s, const mr_rows *rows, int64_t i, int64
     mr_dequant_row(rows, i, x);
     for (int64_t j = 0; s->minus_one && j < k; j++)
         x[j] -= 1.0f;
+    for (int64_t j = 0; s->plus_one && j < k; j++)
+        x[j] += 1.0f;
     for (int64_t j = 0; s->neg_exp && j < k; j++)
         x[j] = log_of(x[j]);
     return fn(ctx, row, x);

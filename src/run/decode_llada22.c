@@ -97,10 +97,9 @@ static bool choose(mr_decoder *d, const mr_block *b)
 {
     own *o = d->own;
     int64_t steps = (int64_t)d->set[MR_SET_STEPS], max_post = (int64_t)d->set[MR_SET_POST_STEPS];
-    int64_t masked = 0, left = 0, kept = 0, brought = 0;
+    int64_t left = 0, kept = 0, brought = 0;
     for (int64_t i = 0; i < b->size; i++) {
         d->masked[i] = d->masked[i] && b->start + i >= b->prompt;
-        masked += d->masked[i];
         left += d->masked[i] && o->orig[i];
         brought += d->masked[i] && !o->orig[i];
     }

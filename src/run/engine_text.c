@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "run/engine.h"
+#include "run/gguf_meta.h"
 #include "weights/weights.h"
 
 typedef struct vocab {
@@ -114,6 +115,8 @@ static mr_err fill(const mr_gguf *g, vocab *b)
 {
     mr_vocab *v = &b->v;
     v->file = mr_gguf_path(g);
+    if (!mr_gguf_has_vocab(g))
+        return mr_fail(MR_EFORMAT, "%s: holds no tokenizer (\"tokenizer.ggml.model\")", v->file);
     MR_TRY(get_z(g, "tokenizer.ggml.model", true, &b->model));
     MR_TRY(get_z(g, "tokenizer.ggml.pre", false, &b->pre));
     MR_TRY(get_z(g, "tokenizer.chat_template", false, &b->chat));

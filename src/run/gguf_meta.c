@@ -183,30 +183,35 @@ static mr_err flat_rope(const meta *x, double theta)
     return MR_OK;
 }
 
+mr_err mr_gemma3_ropes(mr_jval o, int64_t most, mr_rope_spec *global, mr_rope_spec *local)
+{
+    mr_jval params = mr_jget(o, "rope_parameters"), scaling = mr_jget(o, "rope_scaling"),
+            none = {0};
+    double theta, swa;
+    MR_TRY(mr_cfg_num_in(o, "rope_theta", 1e6, 1e-9, 1e18, &theta));
+    MR_TRY(mr_cfg_num_in(o, "rope_local_base_freq", 1e4, 1e-9, 1e18, &swa));
+    if (!mr_jhas(params) && mr_jtype(scaling) == MR_JOBJECT &&
+        !mr_jhas(mr_jget(scaling, "rope_type")))
+        scaling = none; /* as the reference reads it */
+    MR_TRY(mr_cfg_rope_object(o, scaling, mr_jget(params, "full_attention"), theta, most, global,
+                              NULL));
+    MR_TRY(
+        mr_cfg_rope_object(o, none, mr_jget(params, "sliding_attention"), swa, most, local, NULL));
+    bool linear = global->kind == MR_ROPE_LINEAR;
+    if (local->kind == MR_ROPE_NONE && (global->kind == MR_ROPE_NONE || linear))
+        return MR_OK;
+    return mr_cfg_refuse(mr_jhas(params) ? params : scaling,
+                         "only linear scaling of the global layers can be written");
+}
+
 /* Gemma 3: global layers as above, local ones by a key of their own and never scaled. */
 static mr_err gemma3_rope(const meta *x)
 {
     mr_rope_spec global, local;
-    mr_jval params = mr_jget(x->o, "rope_parameters"), scaling = mr_jget(x->o, "rope_scaling"),
-            none = {0};
-    int64_t most = mr_model_facts(x->m)->max_positions;
-    double theta, swa;
-    MR_TRY(mr_cfg_num_in(x->o, "rope_theta", 1e6, 1e-9, 1e18, &theta));
-    MR_TRY(mr_cfg_num_in(x->o, "rope_local_base_freq", 1e4, 1e-9, 1e18, &swa));
-    if (!mr_jhas(params) && mr_jtype(scaling) == MR_JOBJECT &&
-        !mr_jhas(mr_jget(scaling, "rope_type")))
-        scaling = none; /* as the reference reads it */
-    MR_TRY(mr_cfg_rope_object(none, scaling, mr_jget(params, "full_attention"), theta, most,
-                              &global, NULL));
-    MR_TRY(mr_cfg_rope_object(none, none, mr_jget(params, "sliding_attention"), swa, most, &local,
-                              NULL));
-    bool linear = global.kind == MR_ROPE_LINEAR;
-    if (local.kind != MR_ROPE_NONE || (global.kind != MR_ROPE_NONE && !linear))
-        return mr_cfg_refuse(mr_jhas(params) ? params : scaling,
-                             "GGUF's gemma3 has linear scaling of the global layers only");
+    MR_TRY(mr_gemma3_ropes(x->o, mr_model_facts(x->m)->max_positions, &global, &local));
     put_num(x, "rope.freq_base", global.theta);
     put_num(x, "rope.freq_base_swa", local.theta);
-    if (linear) {
+    if (global.kind == MR_ROPE_LINEAR) {
         put_str(x, "rope.scaling.type", "linear");
         put_num(x, "rope.scaling.factor", global.factor);
     }
@@ -386,18 +391,26 @@ static mr_err check_query_scalar(const meta *x, int64_t layers_of_other)
                    mr_model_path(x->m), read, scalar);
 }
 
+int64_t mr_pattern_period(const bool *global, int64_t layers, bool *regular)
+{
+    int64_t period = 1;
+    while (period <= layers && !global[period - 1])
+        period++;
+    *regular = true;
+    for (int64_t i = 0; i < layers; i++)
+        *regular &= global[i] == ((i + 1) % period == 0);
+    return period;
+}
+
 /* A period where the pattern has one, else a flag per layer: 1 slides. */
 static mr_err put_pattern(const meta *x)
 {
-    bool global[MR_CFG_LAYERS], regular = true;
+    bool global[MR_CFG_LAYERS], regular;
     int64_t period;
     char name[128];
     MR_TRY(mr_cfg_int_or(x->o, "sliding_window_pattern", 6, 1, INT32_MAX, &period));
     MR_TRY(mr_cfg_layer_types(x->o, period, x->layers, global));
-    for (period = 1; period <= x->layers && !global[period - 1];)
-        period++;
-    for (int64_t i = 0; i < x->layers; i++)
-        regular &= global[i] == ((i + 1) % period == 0);
+    period = mr_pattern_period(global, x->layers, &regular);
     if (regular) {
         put_int(x, "attention.sliding_window_pattern", period);
         return MR_OK;
@@ -513,6 +526,15 @@ static void put_id(mr_gguf_writer *w, const char *key, int32_t id)
 {
     if (id >= 0)
         mr_gguf_writer_u32(w, key, (uint32_t)id);
+}
+
+bool mr_gguf_has_vocab(const mr_gguf *g)
+{
+    static const char name[] = "tokenizer.ggml.model";
+    mr_str model;
+    if (mr_gguf_kind(g, name) != MR_GGUF_STRING)
+        return false;
+    return mr_gguf_str(g, name, &model) == MR_OK && !mr_str_is(model, MR_GGUF_NO_TOKENIZER);
 }
 
 void mr_gguf_meta_vocab(mr_gguf_writer *w, const mr_vocab *v)

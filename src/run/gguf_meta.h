@@ -14,10 +14,18 @@
 /* The architecture a model is written as: llama, gemma, gemma2, gemma3, qwen3, qwen3moe, deepseek2. */
 mr_err mr_gguf_arch(const mr_model *m, const char **arch);
 mr_err mr_gguf_meta(mr_gguf_writer *w, const mr_model *m, const char *arch);
+/* tokenizer.ggml.model of a file without a tokenizer: other programs miss the key. */
+#define MR_GGUF_NO_TOKENIZER "none"
+bool mr_gguf_has_vocab(const mr_gguf *g);
 void mr_gguf_meta_vocab(mr_gguf_writer *w, const mr_vocab *v);
 /* Frequency divisors of rope type llama3, which GGUF keeps as the tensor rope_freqs.weight: *n of
  * them (0: none needed) into *out, which mr_free frees. */
 mr_err mr_gguf_rope_factors(const mr_model *m, float **out, int64_t *n);
+/* Gemma 3's: of global layers, and of local ones; MR_EUNSUPPORTED for scaling that GGUF has no key for. */
+mr_err mr_gemma3_ropes(mr_jval text, int64_t max_positions, mr_rope_spec *global,
+                       mr_rope_spec *local);
+/* Every how many layers the first global one comes again; *regular: all of them do. */
+int64_t mr_pattern_period(const bool *global, int64_t layers, bool *regular);
 /* The other way: of a GGUF model with that tensor, the member of config.json that says the same (", "
  * before it); of others nothing. */
 mr_err mr_gguf_rope_config(const mr_model *m, mr_buf *out);

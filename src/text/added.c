@@ -138,6 +138,10 @@ const mr_added_token *mr_added_longest(const mr_added *a, mr_added_when when, co
         if (depth == len)
             break;
         b = (unsigned char)s[depth];
+        if (lo < hi && byte_at(a, v[lo], depth) == b && byte_at(a, v[hi - 1], depth) == b) {
+            depth++; /* all agree */
+            continue;
+        }
         lo = lower(a, v, lo, hi, depth, b);
         hi = lower(a, v, lo, hi, depth, b + 1);
         depth++;

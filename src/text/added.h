@@ -21,7 +21,7 @@
 #include "base/err.h"
 #include "base/str.h"
 
-enum { MR_ADDED_MAX = 4096 };
+enum { MR_ADDED_MAX = 1024 };
 typedef enum mr_added_when { MR_ADDED_RAW, MR_ADDED_NORMALIZED } mr_added_when;
 
 typedef struct mr_added_token {

@@ -14,10 +14,13 @@
 #include "text/normalize.h"
 #include "text/read.h"
 
+enum { STEPS_MAX = 64 };
 static const char replacement[] = "\xEF\xBF\xBD";
 
 mr_err mr_decoder_step(mr_decoder *d, mr_dec_kind kind, mr_dec_step **out)
 {
+    if (d->n == STEPS_MAX)
+        return mr_fail(MR_EUNSUPPORTED, "a decoder of more than %d steps", STEPS_MAX);
     MR_TRY(mr_grow((void **)&d->v, &d->cap, d->n + 1, sizeof *d->v));
     mr_dec_step *s = &d->v[d->n++];
     memset(s, 0, sizeof *s);
@@ -452,11 +455,13 @@ static mr_err finish(mr_decoding *r, size_t i, mr_buf *out)
 
 mr_err mr_decoding_push(mr_decoding *r, const char *s, size_t len, mr_buf *out)
 {
+    r->scan.until = 0; /* a stream may last */
     return take(r, 0, s, len, out);
 }
 
 mr_err mr_decoding_end(mr_decoding *r, mr_buf *out)
 {
+    r->scan.until = 0;
     for (size_t i = 0; i < r->d->n; i++)
         MR_TRY(finish(r, i, out));
     return MR_OK;

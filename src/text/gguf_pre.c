@@ -1,5 +1,6 @@
 /* One row per name.  "default", and a file that names none, mean what the file's makers apply then:
- * a cut at punctuation, GPT-2's words, digits in threes.
+ * a cut at punctuation, GPT-2's words, digits in threes.  Of rows that do the same the first is the
+ * name that a converted file gets.
  *
  * The tokenizers of Qwen 2 and 3 normalise to NFC; their row says so, so that a model gives the same
  * ids from both of its file formats.  Qwen 3.5's takes marks as letters instead.
@@ -31,6 +32,9 @@
     "[^\\r\\n\\p{L}\\p{N}]?" upper "*" lower "+" SHORT_FORMS "?|[^\\r\\n\\p{L}\\p{N}]?" upper      \
     "+" lower "*" SHORT_FORMS "?|\\p{N}{1,3}"
 #define GPT4O CASED(UPPER, LOWER) "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES
+#define TEKKEN                                                                                     \
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER            \
+    "*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES
 #define KIMI                                                                                       \
     "\\p{Han}+|" CASED("[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]",                        \
                        "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]") "| ?[^\\s\\p{L}\\p{N}]+"      \
@@ -64,18 +68,34 @@ static const mr_gguf_pre known[] = {
     {"default", 0, 0, 0, {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
     {"gpt-2", 0, 0, 0, {GPT2}},
     {"mpt", 0, 0, 0, {GPT2}},
-    {"falcon", 0, 0, 0, {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]"}},
+    {"phi-2", 0, 0, 0, {GPT2}},
+    {"olmo", 0, 0, 0, {GPT2}},
+    {"exaone4", 0, 0, 0, {GPT2}},
+    {"falcon", 0, 0, 0, {MR_GGUF_PUNCT, GPT2, MR_GGUF_BYTES, "\\p{N}+", "[0-9][0-9][0-9]"}},
     {"smollm", 0, 0, 0, {"\\p{N}", GPT2}},
     {"starcoder", 0, 0, 0, {"\\p{N}", GPT2}},
+    {"codeshell", 0, 0, 0, {"\\p{N}", GPT2}},
+    {"minerva-7b", 0, 0, 0, {"\\p{N}", GPT2}},
     {"refact", 0, 0, 0, {"\\p{N}", GPT2}},
     {"command-r", 0, 0, 0, {"\\p{N}", GPT2}},
     {"llama-bpe", 1, 1, 0, {LLAMA3}},
     {"llama-v3", 1, 1, 0, {LLAMA3}},
     {"llama3", 1, 1, 0, {LLAMA3}},
-    {"glm4", 0, 0, 0, {LLAMA3}},
+    {"falcon3", 1, 1, 0, {LLAMA3}},
+    {"pixtral", 1, 1, 0, {LLAMA3}},
+    {"lfm2", 1, 1, 0, {LLAMA3}},
+    {"smaug-bpe", 0, 0, 0, {LLAMA3}},
+    {"dbrx", 0, 0, 0, {LLAMA3}},
+    {"chatglm-bpe", 0, 0, 0, {LLAMA3}},
+    {"glm4", 1, 0, 0, {LLAMA3}},
+    {"glm5", 1, 0, 0, {LLAMA3}},
     {"qwen2", 0, 0, 1, {QWEN2}},
+    {"deepseek-r1-qwen", 0, 0, 1, {QWEN2}},
+    {"tekken", 1, 1, 0, {TEKKEN}},
     {"qwen35", 0, 0, 0, {QWEN35}},
     {"deepseek-v3", 0, 0, 0, {"\\p{N}{1,3}", CJK, DEEPSEEK3}},
+    {"hunyuan-dense", 0, 0, 0, {"\\p{N}{1,3}", CJK, DEEPSEEK3}},
+    {"joyai-llm", 0, 0, 0, {"\\p{N}{1,3}", CJK, DEEPSEEK3}},
     {"deepseek-llm",
      0,
      0,
@@ -86,7 +106,10 @@ static const mr_gguf_pre known[] = {
     {"bailingmoe2", 0, 0, 0, {BAILING}},
     {"llada-moe", 0, 0, 0, {BAILING}},
     {"gpt-4o", 1, 0, 0, {GPT4O}},
+    {"llama4", 1, 0, 0, {GPT4O}},
+    {"kanana2", 1, 0, 0, {GPT4O}},
     {"kimi-k2", 1, 0, 0, {KIMI}},
+    {"stablelm2", 0, 0, 0, {QWEN2}},
 };
 
 const mr_gguf_pre *mr_gguf_pre_find(const char *name)
@@ -100,4 +123,21 @@ const mr_gguf_pre *mr_gguf_pre_find(const char *name)
 const mr_gguf_pre *mr_gguf_pre_at(int i)
 {
     return i >= 0 && (size_t)i < sizeof known / sizeof *known ? &known[i] : NULL;
+}
+
+mr_err mr_gguf_pre_steps(const mr_gguf_pre *pre, mr_pretok *out)
+{
+    bool bytes = false;
+    for (int i = 0; i < MR_GGUF_SPLITS && pre->split[i]; i++) {
+        const char *split = pre->split[i];
+        bool here = strcmp(split, MR_GGUF_BYTES) == 0;
+        if (here)
+            MR_TRY(mr_pretok_bytes(out));
+        else if (strcmp(split, MR_GGUF_PUNCT) == 0)
+            MR_TRY(mr_pretok_punct(out));
+        else
+            MR_TRY(mr_pretok_regex(out, pre->name, split));
+        bytes |= here;
+    }
+    return bytes ? MR_OK : mr_pretok_bytes(out);
 }

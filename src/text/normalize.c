@@ -7,8 +7,13 @@
 #include "text/byte_level.h"
 #include "text/read.h"
 
+/* Hostile files: a chain of steps, each of which makes the text longer. */
+enum { STEPS_MAX = 64, GROWTH_MAX = 64, GROWTH_BASE = 1 << 20 };
+
 static mr_err add_step(mr_norm *n, mr_norm_kind kind, mr_norm_step **out)
 {
+    if (n->n == STEPS_MAX)
+        return mr_fail(MR_EUNSUPPORTED, "a normaliser of more than %d steps", STEPS_MAX);
     MR_TRY(mr_grow((void **)&n->v, &n->cap, n->n + 1, sizeof *n->v));
     *out = &n->v[n->n++];
     memset(*out, 0, sizeof **out);
@@ -173,6 +178,8 @@ mr_err mr_replace(const mr_pattern *p, mr_scan *sc, mr_runs *runs, const char *s
             mr_buf_add(out, content, content_len);
         else
             mr_buf_add(out, s + r->start, r->end - r->start);
+        if (out->len > GROWTH_MAX * len + GROWTH_BASE)
+            return mr_fail(MR_ELIMIT, "replacing makes the text too long");
     }
     return mr_buf_check(out);
 }
@@ -237,6 +244,8 @@ mr_err mr_norm_run(const mr_norm *n, mr_scan *sc, const char *s, size_t len, mr_
             break;
         mr_buf_clear(&other);
         err = run_step(&n->v[i], sc, out, &other, cut);
+        if (err == MR_OK && other.len > GROWTH_MAX * len + GROWTH_BASE)
+            err = mr_fail(MR_ELIMIT, "the normaliser makes the text too long");
         mr_buf swap = *out;
         *out = other;
         other = swap;

@@ -14,9 +14,13 @@
 static const char gpt2_words[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+enum { STEPS_MAX = 64, GROWTH_MAX = 64, GROWTH_BASE = 1 << 20 };
+
 static mr_err add_step(mr_pretok *p, mr_pretok_kind kind, mr_behavior behavior,
                        mr_pretok_step **out)
 {
+    if (p->n == STEPS_MAX)
+        return mr_fail(MR_EUNSUPPORTED, "a pre-tokeniser of more than %d steps", STEPS_MAX);
     MR_TRY(mr_grow((void **)&p->v, &p->cap, p->n + 1, sizeof *p->v));
     *out = &p->v[p->n++];
     memset(*out, 0, sizeof **out);
@@ -91,10 +95,15 @@ static mr_err read_byte_level(mr_pretok *p, mr_jval v)
 
 static mr_err read_class(mr_pretok *p, bool (*in_class)(uint32_t), mr_behavior behavior)
 {
-    mr_pretok_step *s;
+    mr_pretok_step *s = NULL;
     MR_TRY(add_step(p, MR_PRE_CLASS, behavior, &s));
     s->in_class = in_class;
     return MR_OK;
+}
+
+mr_err mr_pretok_punct(mr_pretok *p)
+{
+    return read_class(p, mr_cp_is_punct, MR_CONTIGUOUS);
 }
 
 static mr_err read_digits(mr_pretok *p, mr_jval v)
@@ -350,6 +359,7 @@ mr_err mr_pretok_run(const mr_pretok *p, mr_scan *sc, mr_pieces *pieces)
 {
     mr_pieces other = {0};
     mr_err err = MR_OK;
+    size_t limit = GROWTH_MAX * pieces->text.len + GROWTH_BASE;
     for (size_t i = 0; err == MR_OK && i < p->n && pieces->n; i++) {
         const mr_pretok_step *step = &p->v[i];
         mr_pieces_clear(&other);
@@ -360,6 +370,8 @@ mr_err mr_pretok_run(const mr_pretok *p, mr_scan *sc, mr_pieces *pieces)
         mr_pieces swap = *pieces;
         *pieces = other;
         other = swap;
+        if (err == MR_OK && pieces->text.len > limit)
+            err = mr_fail(MR_ELIMIT, "the pre-tokeniser makes the text too long");
     }
     mr_pieces_free(&other);
     return err;

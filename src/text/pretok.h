@@ -48,8 +48,9 @@ typedef struct mr_pretok {
 
 /* Appends the steps of a section; absent or null adds none. */
 mr_err mr_pretok_read(mr_pretok *p, mr_jval section);
-/* Appends an isolating split at a regular expression, and the byte step. */
+/* Appends an isolating split at a regular expression, at runs of punctuation, and the byte step. */
 mr_err mr_pretok_regex(mr_pretok *p, const char *what, const char *regex);
+mr_err mr_pretok_punct(mr_pretok *p);
 mr_err mr_pretok_bytes(mr_pretok *p);
 void mr_pretok_free(mr_pretok *p);
 

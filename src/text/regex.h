@@ -10,13 +10,14 @@
  * Threads: a regex is immutable; an mr_scan (match scratch) belongs to one call at a time.
  * Fails:  MR_EUNSUPPORTED for syntax that means something else in PCRE2 and is not rewritten;
  *         MR_EFORMAT for a pattern PCRE2 refuses; MR_ELIMIT when a match takes more steps than
- *         the limit.
+ *         the limit, or all searches of a scan more than two seconds and three microseconds a byte.
  */
 #ifndef MR_TEXT_REGEX_H
 #define MR_TEXT_REGEX_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/err.h"
 #include "base/str.h"
@@ -24,7 +25,10 @@
 typedef struct mr_regex mr_regex;
 
 typedef struct mr_scan {
-    void *data, *context, *stack; /* made on first use */
+    void *data, *context; /* made on first use */
+    size_t bytes;         /* of all the text to be searched, if known */
+    uint64_t until;       /* when searching has taken too long; 0: from the next search */
+    unsigned calls;
 } mr_scan;
 void mr_scan_free(mr_scan *sc);
 

@@ -51,6 +51,7 @@ void mr_tokenizer_close(mr_tokenizer *t)
     mr_norm_free(&t->norm);
     mr_pretok_free(&t->pre);
     mr_decoder_free(&t->decoder);
+    mr_scan_free(&t->opening);
     mr_free(t->flags);
     mr_ids_free(&t->prefix);
     mr_ids_free(&t->suffix);
@@ -72,11 +73,10 @@ mr_err mr_tokenizer_add(mr_tokenizer *t, mr_added_token token, const char *file)
                        "%s: added_tokens: the text of id %d has %zu bytes (at most %d)", file,
                        token.id, text.len, MR_ADDED_MAX);
     mr_buf normal = {0};
-    mr_scan scan = {0};
     mr_err err = MR_OK;
     if (token.when == MR_ADDED_NORMALIZED) {
         bool cut;
-        err = mr_norm_run(&t->norm, &scan, text.data, text.len, &normal, &cut);
+        err = mr_norm_run(&t->norm, &t->opening, text.data, text.len, &normal, &cut);
         if (err == MR_OK && normal.len == 0)
             err = mr_fail(MR_EFORMAT, "%s: added_tokens: the normaliser leaves nothing of id %d",
                           file, token.id);
@@ -94,13 +94,13 @@ mr_err mr_tokenizer_add(mr_tokenizer *t, mr_added_token token, const char *file)
         t->flags[token.id] |= (uint8_t)(MR_TOKEN_ADDED | (token.special ? MR_TOKEN_SPECIAL : 0) |
                                         (token.changed ? MR_TOKEN_CHANGED : 0));
     mr_buf_free(&normal);
-    mr_scan_free(&scan);
     return err;
 }
 
 mr_err mr_tokenizer_seal(mr_tokenizer *t, const char *file)
 {
     mr_bpe_seal(&t->model);
+    mr_scan_free(&t->opening);
     return mr_added_seal(&t->added, file);
 }
 
@@ -223,7 +223,7 @@ mr_err mr_tokenize(const mr_tokenizer *t, const char *text, size_t len, unsigned
     size_t valid = len ? mr_utf8_check(text, len) : 0;
     if (valid != len)
         return mr_fail(MR_EFORMAT, "the text is not UTF-8 at byte %zu", valid);
-    encoding e = {.t = t, .ids = ids};
+    encoding e = {.t = t, .ids = ids, .scan.bytes = len};
     mr_err err = MR_OK;
     for (size_t i = 0; err == MR_OK && (flags & MR_TOK_SPECIAL) && i < t->prefix.n; i++)
         err = mr_ids_push(ids, t->prefix.id[i]);

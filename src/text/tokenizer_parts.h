@@ -26,6 +26,8 @@ struct mr_tokenizer {
     mr_norm norm;
     mr_pretok pre;
     mr_decoder decoder;
+    mr_scan
+        opening; /* of added tokens; one for all, so that its time is limited; empty when sealed */
     uint8_t *flags; /* per id */
     mr_ids prefix, suffix;
     int32_t bos, eos; /* -1: none */

@@ -148,9 +148,7 @@ static mr_err byte_level_steps(mr_tokenizer *t, const mr_gguf_pre *pre)
         t->norm.v[0] = (mr_norm_step){.kind = MR_NORM_FORM, .form = MR_NFC};
         t->norm.n = 1;
     }
-    for (int i = 0; i < MR_GGUF_SPLITS && pre->split[i]; i++)
-        MR_TRY(mr_pretok_regex(&t->pre, pre->name, pre->split[i]));
-    MR_TRY(mr_pretok_bytes(&t->pre));
+    MR_TRY(mr_gguf_pre_steps(pre, &t->pre));
     mr_dec_step *step;
     MR_TRY(mr_decoder_step(&t->decoder, MR_DEC_BYTE_LEVEL, &step));
     t->model.ignore_merges = pre->ignore_merges;

@@ -54,11 +54,7 @@ static bool same_cuts(const mr_pieces *a, const mr_pieces *b)
 static mr_err cuts_of_name(const mr_gguf_pre *pre, mr_pieces *out)
 {
     mr_pretok p = {0};
-    mr_err err = MR_OK;
-    for (int i = 0; !err && i < MR_GGUF_SPLITS && pre->split[i]; i++)
-        err = mr_pretok_regex(&p, pre->name, pre->split[i]);
-    if (!err)
-        err = mr_pretok_bytes(&p);
+    mr_err err = mr_gguf_pre_steps(pre, &p);
     if (!err)
         err = cuts_of(&p, out);
     mr_pretok_free(&p);
@@ -248,7 +244,9 @@ static mr_err check_added(const mr_tokenizer *t)
 
 static mr_err fill(const mr_tokenizer *t, int32_t n, mr_vocab_copy *c)
 {
-    bool prefix = false, bytes = t->pre.n && t->pre.v[t->pre.n - 1].kind == MR_PRE_BYTES;
+    bool prefix = false, bytes = false;
+    for (size_t i = 0; i < t->pre.n; i++)
+        bytes |= t->pre.v[i].kind == MR_PRE_BYTES;
     c->v = (mr_vocab){.model = "gpt2",
                       .bos = t->bos,
                       .eos = t->eos,

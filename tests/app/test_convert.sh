@@ -28,7 +28,7 @@ named() { grep -q "\"$2\"" "$tmp/$1/model.safetensors.index.json"; }
 is "a latent's keys are turned" named dsv3 model.layers.1.self_attn.embed_q.weight
 is "and its values apart" named dsv3 model.layers.1.self_attn.unembed_out.weight
 is "the size of the vocabulary is outside, too" grep -q '^  "vocab_size": 288' "$tmp/gemma3-4b/config.json"
-for m in dsv2 gemma4-26b-a4b qwen3-next qwen3.5-moe; do
+for m in dsv2 gemma4-26b-a4b gemma4-12b-unified gemma3-old-type qwen3-next qwen3.5-moe qwen3.5-moe-saved; do
     go 0 convert tests/vectors/$m "$tmp/$m"
     for d in tests/vectors/$m "$tmp/$m"; do
         go 0 logits $d --ids $ids --precision exact --out "$tmp/$m.npy.$([ $d = "$tmp/$m" ] && echo new || echo old)"
@@ -40,6 +40,11 @@ is "experts beside an MLP" named gemma4-26b-a4b language_model.model.layers.1.ex
 is "Qwen3-Next's inputs are one" named qwen3-next model.layers.0.linear_attn.in_proj_qkvz.weight
 is "and its gates" named qwen3-next model.layers.0.linear_attn.in_proj_ba.weight
 is "Qwen3.5's are not" named qwen3.5-moe language_model.model.layers.0.linear_attn.in_proj_qkv.weight
+is "its text model is put into the whole" named qwen3.5-moe-saved language_model.model.norm.weight
+is "and its config" grep -q '"model_type": "qwen3_5_moe",' "$tmp/qwen3.5-moe-saved/config.json"
+is "keys that others need" grep -q '"hidden_size_per_layer_input": 0' "$tmp/gemma4-12b-unified/config.json"
+is "in their old spelling" grep -q '"rope_scaling": {"rope_type": "linear", "factor": 8}' "$tmp/gemma3-4b/config.json"
+is "and none that the reference ignores" [ "$(grep -c rope_scaling "$tmp/gemma3-old-type/config.json")" = 0 ]
 
 # ---- from GGUF ----
 text="Hello there: 12,345 old   friends... \"don't\" na\303\257ve"
@@ -98,6 +103,7 @@ is "q4 is small" [ "$(wc -c <"$tmp/q4/model.safetensors")" -lt $(($(wc -c <$G/mo
 for m in llama-tied qwen3 qwen3-moe gemma1-7b gemma2-2b gemma3-4b dsv2 dsv3 kimi-k2 mlx-dsv3-4bit; do
     go 0 convert tests/vectors/$m "$tmp/m.gguf" --format gguf --quant f32
     is "the missing tokenizer is said: $m" says "no tokenizer"
+    refused "holds no tokenizer" tokenize "$tmp/m.gguf" -p x
     go 0 logits "$tmp/m.gguf" --ids $ids --precision exact --out "$tmp/new.npy"
     go 0 logits tests/vectors/$m --ids $ids --precision exact --out "$tmp/old.npy"
     is "the same bytes: $m" same "$tmp/old.npy" "$tmp/new.npy"

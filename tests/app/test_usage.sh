@@ -121,7 +121,7 @@ usage "format" graph $G --format pdf
 usage "no pass" graph $G --no-pass bogus
 usage "quant" synth $G/config.json "$tmp/s" --quant q3
 usage "format" synth $G/config.json "$tmp/s" --format onnx
-usage "quant" synth $G/config.json "$tmp/s" --format gguf --quant q4
+usage "quant" synth $G/config.json "$tmp/s" --format gguf --quant q3
 usage "group" synth $G/config.json "$tmp/s" --group 48
 usage "--repeat" bench $G --repeat 0
 usage "--batch" bench $G --batch 0

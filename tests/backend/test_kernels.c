@@ -196,11 +196,18 @@ static void check_rope_combine(mr_isa isa, int64_t n, ck_kind kind)
     v->combine(y, many, n + 3, w, K, n);
     c->combine(z, many, n + 3, w, K, n);
     CK(ck_same(y, z, n), "combine %s n %d", mr_isa_name(isa), (int)n);
-    /* in two parts, the sum is the same chain */
-    memset(z, 0, (size_t)n * sizeof *z);
-    v->accumulate(z, many, n + 3, w, 2, n);
-    v->accumulate(z, many + 2 * (n + 3), n + 3, w + 2, K - 2, n);
-    CK(ck_same(y, z, n), "accumulate %s n %d", mr_isa_name(isa), (int)n);
+    /* of several rows and in two parts, each sum is the same chain */
+    enum { ROWS = 6 };
+    float *sums = ck_floats(ROWS * (n + 1)), rows[ROWS * K];
+    ck_fill(rows, ROWS * K, kind);
+    memset(sums, 0, (size_t)(ROWS * (n + 1)) * sizeof *sums);
+    v->accumulate(sums, n + 1, rows, K, ROWS, many, n + 3, 2, n);
+    v->accumulate(sums, n + 1, rows + 2, K, ROWS, many + 2 * (n + 3), n + 3, K - 2, n);
+    for (int r = 0; r < ROWS; r++) {
+        c->combine(z, many, n + 3, rows + r * K, K, n);
+        CK(ck_same(sums + r * (n + 1), z, n), "accumulate %s n %d row %d", mr_isa_name(isa), (int)n,
+           r);
+    }
     ck_free_all();
 }
 

@@ -262,15 +262,18 @@ static void check_refused(void)
     CHECK(mr_matrix_bytes(q8, INT64_MAX / 2, 1 << 30, 1 << 20, &bytes) == MR_ELIMIT, "too large");
 }
 
-/* Prepared rows are the same bytes on every ISA; the wide form is for those that want it. */
+/* Prepared rows are the same bytes on every ISA. */
 static void check_quantise(checker_rng *rng)
 {
     int64_t k = 576;
     for (int group = 32; group <= 64; group += 32)
-        for (int shape = 0; shape < 3; shape++) {
-            mr_qform f = {
-                .k = k, .group = group, .start_by = -8, .halves = shape == 1, .wide = shape == 2};
-            f.step = sizeof(mr_qgroup) + (size_t)group * (f.wide ? 2 : 1);
+        for (int shape = 0; shape < 4; shape++) {
+            mr_qform f = {.k = k,
+                          .group = group,
+                          .start_by = shape == 3 ? 1 : -8,
+                          .halves = shape % 2,
+                          .wide = shape == 2};
+            f.step = sizeof(mr_qgroup) + (size_t)group * (f.wide ? 2 : 1) + (f.halves ? 4 : 0);
             f.stride = MR_QROW_HEADER + f.step * (size_t)(k / group);
             uint8_t *base = calloc(1, f.stride), *other = calloc(1, f.stride);
             for (int r = 0; r < 16; r++) {
@@ -278,8 +281,7 @@ static void check_quantise(checker_rng *rng)
                 fill_activations(x, k, r, rng);
                 mr_mm_kernels_for(MR_ISA_C)->quantise(x, &f, base);
                 for (int isa = 1; isa < MR_ISA_COUNT; isa++) {
-                    if (!mr_isa_have((mr_isa)isa) ||
-                        (f.wide && !mr_mm_kernels_for((mr_isa)isa)->wide_u8))
+                    if (!mr_isa_have((mr_isa)isa))
                         continue;
                     mr_mm_kernels_for((mr_isa)isa)->quantise(x, &f, other);
                     CHECK(!memcmp(base, other, f.stride), "quantise group %d shape %d row %d on %s",

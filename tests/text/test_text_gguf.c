@@ -245,11 +245,27 @@ static void broken(void **state)
 static void every_pre(void **state)
 {
     (void)state;
-    static const char *names[] = {
-        "default",     "gpt-2",     "smollm",      "starcoder",    "falcon",         "mpt",
-        "refact",      "command-r", "llama-bpe",   "llama-v3",     "llama3",         "glm4",
-        "qwen2",       "qwen35",    "deepseek-v3", "deepseek-llm", "deepseek-coder", "bailingmoe",
-        "bailingmoe2", "llada-moe", "gpt-4o",      "kimi-k2"};
+    static const char *names[] = {"default",        "gpt-2",
+                                  "smollm",         "starcoder",
+                                  "falcon",         "mpt",
+                                  "refact",         "command-r",
+                                  "llama-bpe",      "llama-v3",
+                                  "llama3",         "glm4",
+                                  "qwen2",          "qwen35",
+                                  "deepseek-v3",    "deepseek-llm",
+                                  "deepseek-coder", "bailingmoe",
+                                  "bailingmoe2",    "llada-moe",
+                                  "gpt-4o",         "kimi-k2",
+                                  "llama4",         "tekken",
+                                  "pixtral",        "falcon3",
+                                  "lfm2",           "glm5",
+                                  "chatglm-bpe",    "smaug-bpe",
+                                  "dbrx",           "stablelm2",
+                                  "phi-2",          "olmo",
+                                  "exaone4",        "codeshell",
+                                  "minerva-7b",     "deepseek-r1-qwen",
+                                  "hunyuan-dense",  "joyai-llm",
+                                  "kanana2"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         mr_vocab v = tiny_vocab("gpt2");
         v.pre = names[i];
@@ -258,13 +274,28 @@ static void every_pre(void **state)
     }
 }
 
+/* Falcon cuts at digits where bytes are characters already: C2 BD, which is U+00BD, has a byte that
+ * is a digit then. */
+static void digits_of_bytes(void **state)
+{
+    (void)state;
+    static const mr_str tokens[] = {
+        {"\xC3\x82", 2}, {"\xC2\xBD", 2}, {"\xC3\x82\xC2\xBD", 4}, {"<s>", 3}, {"</s>", 4}};
+    static const mr_str merges[] = {{"\xC3\x82 \xC2\xBD", 5}};
+    mr_vocab v = tiny_vocab("gpt2");
+    v.tokens = tokens;
+    v.merges = merges;
+    v.pre = "gpt-2";
+    expect(&v, "\xC2\xBD", 1, (int32_t[]){2});
+    v.pre = "falcon";
+    expect(&v, "\xC2\xBD", 2, (int32_t[]){0, 1});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(stored_cases),
-        cmocka_unit_test(ends),
-        cmocka_unit_test(broken),
-        cmocka_unit_test(every_pre),
+        cmocka_unit_test(stored_cases), cmocka_unit_test(digits_of_bytes), cmocka_unit_test(ends),
+        cmocka_unit_test(broken),       cmocka_unit_test(every_pre),
     };
     return RUN_TESTS(tests);
 }

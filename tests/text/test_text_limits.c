@@ -118,6 +118,60 @@ static void endless_pattern(void **state)
     mr_tokenizer_close(t);
 }
 
+/* What a file asks for on a text of n times a; at most five seconds whatever comes of it. */
+static void hostile(const char *sections, size_t n, mr_err want, const char *message)
+{
+    mr_buf json = {0};
+    mr_buf_printf(&json, "{%s,\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}", sections);
+    mr_tokenizer_source s = {.file = "t.json", .text = json.data, .len = json.len};
+    mr_tokenizer *t = NULL;
+    mr_ids ids = {0};
+    char *text = malloc(n + 1);
+    memset(text, 'a', n);
+    double from = seconds();
+    mr_err err = mr_tokenizer_parse(&t, &s);
+    if (!err)
+        err = mr_tokenize(t, text, n, 0, &ids);
+    assert_int_equal(err, want);
+    if (err && !strstr(mr_error(), message))
+        fail_msg("%s", mr_error());
+    assert_true(seconds() - from < 5);
+    free(text);
+    mr_ids_free(&ids);
+    mr_buf_free(&json);
+    mr_tokenizer_close(t);
+}
+
+#define SPLIT(regex)                                                                               \
+    "\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Isolated\",\"invert\":false,"            \
+    "\"pattern\":{\"Regex\":\"" regex "\"}}"
+#define GROW "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aaaaaaaaaa\"}"
+
+static void hostile_files(void **state)
+{
+    (void)state;
+    hostile(SPLIT("a*a*[bc]"), 200000, MR_ELIMIT, "too long");          /* quadratic at one start */
+    hostile(SPLIT("(?=(a+))\\\\1[bc]"), 200000, MR_ELIMIT, "too long"); /* at all together */
+    hostile(SPLIT("(?:a|aa)+[bc]"), 200000, MR_ELIMIT, "too many steps");
+    hostile(SPLIT("[^a]*a{1,3}(?![bc])"), 200000, MR_OK, "");
+    hostile("\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[" GROW "," GROW "," GROW
+            "," GROW "]}",
+            100000, MR_ELIMIT, "too long");
+    mr_buf many = {0};
+    mr_buf_puts(&many, "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}");
+    for (int i = 0; i < 64; i++)
+        mr_buf_puts(&many, ",{\"type\":\"NFC\"}");
+    mr_buf_puts(&many, "]}");
+    hostile(many.data, 1, MR_EUNSUPPORTED, "more than 64 steps");
+    mr_buf_clear(&many);
+    mr_buf_puts(&many, "\"added_tokens\":[{\"id\":1,\"content\":\"");
+    for (int i = 0; i < 1000; i++)
+        mr_buf_putc(&many, 'a');
+    mr_buf_puts(&many, "b\",\"normalized\":false}]");
+    hostile(many.data, 500000, MR_OK, "");
+    mr_buf_free(&many);
+}
+
 /* Opens, encodes, decodes; the first error, if any. */
 static mr_err use(mr_str json, const char *file, const char *text, mr_ids *ids)
 {
@@ -175,9 +229,9 @@ static void failed_allocations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(long_runs),          cmocka_unit_test(marks),
-        cmocka_unit_test(bad_input),          cmocka_unit_test(endless_pattern),
-        cmocka_unit_test(failed_allocations),
+        cmocka_unit_test(long_runs),     cmocka_unit_test(marks),
+        cmocka_unit_test(bad_input),     cmocka_unit_test(endless_pattern),
+        cmocka_unit_test(hostile_files), cmocka_unit_test(failed_allocations),
     };
     return RUN_TESTS(tests);
 }

@@ -257,6 +257,11 @@ static mr_err run(mr_backend *b, const mr_plan *p, const mr_run *r, int first, i
     return MR_OK;
 }
 
+static void split(mr_backend *b, int64_t units, mr_stretch_fn fn, const void *ctx)
+{
+    mr_cpu_split((const mr_cpu *)b, units, TASK_COST, fn, ctx);
+}
+
 static mr_err peaks(mr_backend *b, mr_peaks *out)
 {
     return mr_cpu_peaks(b->opts.isa, ((const mr_cpu *)b)->pool, out);
@@ -273,7 +278,7 @@ static const float *output(mr_backend *b, const mr_plan *p, const mr_run *r, int
 static void *arena_alloc(mr_backend *b, size_t bytes)
 {
     (void)b;
-    return mr_zalloc_streamed(MR_MEM_ARENA, bytes);
+    return mr_alloc(MR_MEM_ARENA, bytes);
 }
 
 static void arena_free(mr_backend *b, void *p)
@@ -313,6 +318,7 @@ static const mr_backend_vtable vtable = {
     .kv_get = mr_cpu_kv_get,
     .kv_put = mr_cpu_kv_put,
     .run = run,
+    .split = split,
     .peaks = peaks,
     .output = output,
 };

@@ -108,7 +108,6 @@ const mr_matrix *mr_cpu_matrix(const mr_cpu_call *c, int i);
 
 /* Calls fn(ctx, first, last, worker) over stretches of 0..units-1: on this thread alone if the
  * whole is little work (`cost`: float operations per unit, roughly). */
-typedef void (*mr_stretch_fn)(const void *ctx, int64_t first, int64_t last, int worker);
 void mr_cpu_split(const mr_cpu *cpu, int64_t units, int64_t cost, mr_stretch_fn fn,
                   const void *ctx);
 
@@ -143,7 +142,7 @@ mr_err mr_run_moe(const mr_cpu_call *c);
 mr_err mr_run_route(const mr_cpu_call *c);
 mr_err mr_run_combine(const mr_cpu_call *c);
 size_t mr_route_scratch(int64_t experts); /* per thread */
-size_t mr_mix_scratch(int64_t width);     /* shared by all threads */
+size_t mr_mix_scratch(int threads, int64_t rows, int64_t width);
 
 /* cpu_rope.c */
 void mr_rope_frequencies(const mr_node *n, float *freq); /* of a rope_table node: [half] */

@@ -259,7 +259,7 @@ static size_t scratch_bytes(const mr_cpu *cpu, const mr_plan *plan, const mr_ste
         return mr_moe_scratch(&p->mm, fmt_of(plan, s, 3), fmt_of(plan, s, 5), in[3].dim[0].n,
                               in[3].dim[2].n, in[3].dim[1].n, rows, in[1].dim[1].n);
     case MR_OP_MIX:
-        return mr_mix_scratch(in[1].dim[1].n);
+        return mr_mix_scratch(cpu->threads, rows, in[1].dim[1].n);
     case MR_OP_ROUTE:
         return threads * mr_route_scratch(in[0].dim[1].n);
     case MR_OP_CONV1D:

@@ -230,27 +230,46 @@ mr_err mr_run_concat(const mr_cpu_call *c)
 
 /* ---- sums over a table's rows ---- */
 
-enum { MIX_ROWS = 64 }; /* of the table at once */
+enum { MIX_ROWS = 64, MIX_WIDTH = 32 }; /* of the table at once */
 
 typedef struct mixed {
     const mr_cpu_call *c;
     mr_view y, x;
     const mr_matrix *table;
-    float *panel; /* [MIX_ROWS, y.dim]: the table's rows from `at` on */
+    float *row;   /* [threads, y.dim] */
+    float *probs; /* [y.rows, MIX_ROWS]: x's columns from `at` on */
+    float *panel; /* [y.dim / MIX_WIDTH, MIX_ROWS, MIX_WIDTH]: the table's rows from `at` on */
     int64_t at, rows;
 } mixed;
 
-size_t mr_mix_scratch(int64_t width)
+/* Floats of a panel.  What is read together lies together, here and in `probs`: rows a power of two
+ * apart would all fall into a few sets of the caches. */
+static size_t panel_floats(int64_t width)
 {
-    return MIX_ROWS * (size_t)width * sizeof(float);
+    return ((size_t)width + MIX_WIDTH - 1) / MIX_WIDTH * MIX_WIDTH * MIX_ROWS;
+}
+
+size_t mr_mix_scratch(int threads, int64_t rows, int64_t width)
+{
+    size_t floats = panel_floats(width) + (size_t)rows * MIX_ROWS + (size_t)(threads * width);
+    return floats * sizeof(float);
+}
+
+static int64_t mix_width(const mixed *s, int64_t at)
+{
+    return s->y.dim - at < MIX_WIDTH ? s->y.dim - at : MIX_WIDTH;
 }
 
 static void run_panel(const void *ctx, int64_t first, int64_t last, int worker)
 {
-    (void)worker;
     const mixed *s = ctx;
-    for (int64_t i = first; i < last; i++)
-        mr_matrix_row(s->table, 0, s->at + i, s->panel + i * s->y.dim);
+    float *row = s->row + worker * s->y.dim;
+    for (int64_t i = first; i < last; i++) {
+        mr_matrix_row(s->table, 0, s->at + i, row);
+        for (int64_t k = 0; k < s->y.dim; k += MIX_WIDTH)
+            memcpy(s->panel + k * MIX_ROWS + i * MIX_WIDTH, row + k,
+                   (size_t)mix_width(s, k) * sizeof *row);
+    }
 }
 
 static void run_mixed(const void *ctx, int64_t first, int64_t last, int worker)
@@ -258,8 +277,12 @@ static void run_mixed(const void *ctx, int64_t first, int64_t last, int worker)
     (void)worker;
     const mixed *s = ctx;
     for (int64_t r = first; r < last; r++)
-        s->c->cpu->vec->accumulate(s->y.p + r * s->y.row, s->panel, s->y.dim,
-                                   s->x.p + r * s->x.row + s->at, s->rows, s->y.dim);
+        memcpy(s->probs + r * MIX_ROWS, s->x.p + r * s->x.row + s->at,
+               (size_t)s->rows * sizeof(float));
+    for (int64_t k = 0; k < s->y.dim; k += MIX_WIDTH)
+        s->c->cpu->vec->accumulate(s->y.p + first * s->y.row + k, s->y.row,
+                                   s->probs + first * MIX_ROWS, MIX_ROWS, last - first,
+                                   s->panel + k * MIX_ROWS, MIX_WIDTH, s->rows, mix_width(s, k));
 }
 
 static void run_scaled(const void *ctx, int64_t first, int64_t last, int worker)
@@ -277,6 +300,8 @@ mr_err mr_run_mix(const mr_cpu_call *c)
 {
     mixed s = {
         .c = c, .y = mr_cpu_out(c, 0), .table = mr_cpu_matrix(c, 1), .panel = (float *)c->scratch};
+    s.probs = s.panel + panel_floats(s.y.dim);
+    s.row = s.probs + s.y.rows * MIX_ROWS;
     int64_t all = c->step->in[1].dim[0].n;
     for (int64_t r = 0; r < s.y.rows; r++)
         memset(s.y.p + r * s.y.row, 0, (size_t)s.y.dim * sizeof(float));

@@ -12,7 +12,6 @@
 #define ROW_STREAMS 2
 #define DIRECT_F32 4
 #define DIRECT_U4 4
-#define QUANTISE_OWN "backend/cpu/quantise_avx512.h"
 
 typedef v16i x8, x4, w8;
 
@@ -51,12 +50,20 @@ static inline v16i shift_up(v16i a, int32_t n)
 }
 
 /* Lanes that start at byte j; a lookup of 0..15 takes the low 4 bits alone, so nothing is masked. */
-static inline v16f number_u4(const uint8_t *line, int j)
+static const float small_numbers[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                        11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                        22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+
+static inline v16f number_nibble(const uint8_t *line, int j, const float *floats)
 {
-    static const float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     __m512i q = _mm512_loadu_si512(line + j % 4);
     q = j < 4 ? q : _mm512_srli_epi32(q, 4);
-    return (v16f){_mm512_permutexvar_ps(q, _mm512_loadu_ps(numbers))};
+    return (v16f){_mm512_permutexvar_ps(q, _mm512_loadu_ps(floats ? floats : small_numbers))};
+}
+
+static inline v16f number_u4(const uint8_t *line, int j)
+{
+    return number_nibble(line, j, NULL);
 }
 
 static inline v16f number_u8(const uint8_t *line, int j)
@@ -64,6 +71,24 @@ static inline v16f number_u8(const uint8_t *line, int j)
     __m512i q = _mm512_and_si512(_mm512_loadu_si512(line + j), _mm512_set1_epi32(255));
     return (v16f){_mm512_cvtepi32_ps(q)};
 }
+
+/* The same of bytes below 2^bits: up to 5 by lookups. */
+static inline v16f number_byte(int bits, const uint8_t *line, int j)
+{
+    __m512i q = _mm512_loadu_si512(line + j);
+    __m512 low = _mm512_loadu_ps(small_numbers);
+    if (bits > 5)
+        return number_u8(line, j);
+    if (bits < 5)
+        return (v16f){_mm512_permutexvar_ps(q, low)};
+    return (v16f){_mm512_permutex2var_ps(low, q, _mm512_loadu_ps(small_numbers + 16))};
+}
+
+#define NIBBLE_TABLES true
+#define NUMBER_NIBBLE number_nibble
+#define NUMBER_BYTE number_byte
+
+#include "backend/cpu/quantise_avx512.h"
 
 #include "backend/cpu/matmul_tile_avx512.h"
 #define I8_MANY_ROWS many_rows

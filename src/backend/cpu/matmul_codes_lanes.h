@@ -15,6 +15,11 @@ enum {
 static const uint8_t codes_iq4[16] = {1,   24,  45,  63,  79,  93,  106, 118,
                                       129, 141, 153, 166, 181, 197, 217, 241};
 static const uint8_t codes_e2m1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+/* The values themselves. */
+static const float codes_iq4_floats[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                           1,    13,   25,  38,  53,  69,  89,  113};
+static const float codes_e2m1_floats[16] = {0, 1,  2,  3,  4,  6,  8,  12,
+                                            0, -1, -2, -3, -4, -6, -8, -12};
 
 /* Bytes of quads 8g..8g+7 of lane block v, as they are or from a table. */
 INLINE void codes_32(const uint8_t *unit, size_t k_unit, int nv, int g, int v, int bits,
@@ -65,6 +70,16 @@ INLINE v16f from_e4m3(v16i q, float by)
     return v16f_mul(v16f_bits(v16i_or(sign, rest)), v16f_set1(by));
 }
 
+/* Half of a scale in E4M3: subnormals by their integer, as denormal floats are slow to multiply. */
+INLINE v16f half_e4m3(v16i q)
+{
+    v16i rest = v16i_and(q, v16i_set1(0x7f)), sign = v16i_shl(v16i_sub(q, rest), 24);
+    v16f normal = v16f_bits(v16i_add(v16i_shl(rest, 20), v16i_set1(119 << 23)));
+    v16f small = v16f_mul(v16f_from_i(rest), v16f_set1(0x1p-10f));
+    normal = v16f_select(v16i_gt(v16i_set1(8), rest), small, normal);
+    return v16f_bits(v16i_or(v16i_bits(normal), sign));
+}
+
 /* 2^(e-128): with E2M1 in doubled integers half of the scale. */
 INLINE v16f half_e8m0(v16i e)
 {
@@ -78,11 +93,13 @@ INLINE v16i code_number(int bits, bool bytes, const uint8_t *p, size_t outputs, 
 {
     if (bytes)
         return v16i_load_i8((const int8_t *)p + (size_t)i * outputs);
-    v16i low = v16i_shr(load_line(p + (size_t)(i / 8) * outputs * 4), i % 8 * 4);
+    const int at = i % 4 * 8;
+    v16i low = v16i_shr(load_line(p + (size_t)(i / 8) * outputs * 4), at + i / 4 % 2 * 4);
     low = v16i_and(low, v16i_set1(15));
     if (bits == 2)
         return low;
-    v16i high = v16i_and(v16i_shr(load_line(p + 2 * outputs * 4), 2 * i), v16i_set1(3));
+    v16i high = v16i_shr(load_line(p + 2 * outputs * 4), at + i / 4 * 2);
+    high = v16i_and(high, v16i_set1(3));
     return v16i_or(low, v16i_shl(high, 4));
 }
 
@@ -162,7 +179,7 @@ static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
         if (f->scale == MR_F8_E4M3) {
             for (int j = 0; j < runs; j++)
                 v16f_store((float *)(void *)to + (size_t)j * outputs + o,
-                           from_e4m3(v16i_load_u8(sides + (size_t)j * outputs + o), 0x1p119f));
+                           half_e4m3(v16i_load_u8(sides + (size_t)j * outputs + o)));
             continue;
         }
         const bool bytes = f->bits == 6;
@@ -230,28 +247,9 @@ static void unpack_codes(const mr_column *c, int64_t units, uint8_t *panel)
         unpack_unit_codes(c, c->data + (size_t)u * c->unit, &to, panel + (size_t)u * step);
 }
 
-/* ---- products through a buffer of one unit ---- */
+/* ---- f32 panels through a buffer of one unit ---- */
 
-static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows, float *out);
 static void unpack_f32(const mr_column *c, int64_t k, float *panel);
-
-static void codes_tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows,
-                           float *out)
-{
-    _Alignas(64) uint8_t buffer[CODES_PANEL];
-    mr_layout bytes = mr_layout_bytes(c->layout);
-    mr_column panel = panel_column(c, &bytes, buffer);
-    const float *at[CODES_ROWS];
-    for (int r0 = 0; r0 < rows; r0 += CODES_ROWS) {
-        int n = rows - r0 < CODES_ROWS ? rows - r0 : CODES_ROWS;
-        for (int64_t u = 0; u < k / c->layout->k_unit; u++) {
-            unpack_unit_codes(c, c->data + (size_t)u * c->unit, &panel, buffer);
-            for (int r = 0; r < n; r++)
-                at[r] = x[r0 + r] + u * c->layout->k_unit;
-            tile_f32(&panel, c->layout->k_unit, at, n, out + r0 * MR_TILE_OUT);
-        }
-    }
-}
 
 static void codes_unpack_f32(const mr_column *c, int64_t k, float *panel)
 {

@@ -20,9 +20,10 @@
  *         one bias per output.  A unit is padded to 64 bytes.  w = s*q + b, or s*(q - zero) where no
  *         bias is stored.  E4M3 and CODES without sub-scales: the same; a last unit of E4M3 that is
  *         cut short has elements 0.  CODES with sub-scales, all [..][outputs]:
- *           Q4_K Q5_K Q3_K   words (32 bits): low 4 bits of numbers 0..7, of 8..15, high 2 bits of
- *                            all, each from bit 0 up; numbers: sub 0..7 then min 0..7; sub + 32
- *           Q2_K             words of 4 bits: sub 0..7, 8..15, min 0..7, 8..15
+ *           Q4_K Q5_K Q3_K   words of 4 bytes: low 4 bits of numbers 0..7, of 8..15, high 2 bits of
+ *                            all; number i in byte i%4, from bit 0 up; numbers: sub 0..7 then
+ *                            min 0..7; sub + 32
+ *           Q2_K             the same of 4 bits: sub 0..7, 8..15, min 0..7, 8..15
  *           others           one byte per sub
  *         then d, and the min's scale, in f16 (E4M3 scales: neither).
  * Panels: what many rows read, and few through a buffer: bytes, lines as U8's.
@@ -135,6 +136,8 @@ typedef struct mr_qgroup {
         int32_t start_hi; /* SUBS: of the last 16 */
     } u;
 } mr_qgroup;
+/* SUBS without mins: both starts are of the values n alone; after the values (int32) start_by * sum
+ * of r.  With mins that is 0. */
 
 enum { MR_QROW_HEADER = 64, MR_TILE_OUT = 64, MR_NAN_BITS = 0x7fc00000 };
 
@@ -151,18 +154,6 @@ typedef struct mr_qform {
 } mr_qform;
 
 /* ---- kernels of one ISA ---- */
-
-/* What becomes of a block's sums at one column: y = sums*by (+ bias), NaN made canonical; with a fn
- * other than MR_OP_LINEAR y = fn(that of sums[0]) * that of sums[1], or * y where sums[1] is NULL. */
-typedef struct mr_finish {
-    mr_op fn;
-    int rows, n;          /* n outputs from the column's first on */
-    int64_t first;        /* which is this one of y and the biases */
-    float *sums[2];       /* [rows][MR_TILE_OUT]; zero afterwards, up to 16s of n */
-    const float *by;      /* per row */
-    const float *bias[2]; /* or NULL */
-    float *const *y;
-} mr_finish;
 
 /* Rows come as pointers: to floats, or to prepared rows.  out is [rows][MR_TILE_OUT], to which the
  * chain of every output is continued: zero it first, then give ascending ranges of k. */
@@ -188,7 +179,8 @@ typedef struct mr_mm_kernels {
     void (*row_f32)(const mr_column *c, int n, int64_t k, const float *x, float *const *out);
     /* The first `units` of a U4 or CODES column as units of mr_layout_bytes. */
     void (*unpack_bytes)(const mr_column *c, int64_t units, uint8_t *panel);
-    void (*finish)(const mr_finish *f);
+    /* y[0..n) = acc*by (+ bias), NaN made canonical. */
+    void (*finish)(const float *acc, float by, const float *bias, int n, float *y);
 } mr_mm_kernels;
 
 extern const mr_mm_kernels mr_mm_kernels_c, mr_mm_kernels_avx2, mr_mm_kernels_avx512,

@@ -175,6 +175,9 @@ static __attribute__((noinline)) void f32_panel_rows(const mr_column *c, int64_t
             f32_floats(c, v, k, x, TILE_F32_ROWS, TILE_NV, MR_PACK_F32, out);
 }
 
+static void codes_tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows,
+                           float *out);
+
 static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows, float *out)
 {
     int r = 0;

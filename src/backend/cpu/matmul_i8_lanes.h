@@ -20,6 +20,12 @@ INLINE float record_a(const uint8_t *row)
     return a;
 }
 
+/* SUBS: where the slot's sum starts. */
+INLINE int32_t record_slot(const uint8_t *row)
+{
+    return load_i32(row + sizeof(mr_qgroup) + 32);
+}
+
 #ifndef DOTS_U4
 INLINE v16i dots_u4(v16i acc, v16i w0, x4 x0, v16i w1, x4 x1)
 {
@@ -145,28 +151,40 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
     }
 }
 
-/* SUBS: two runs per group, so two sums, with the slot's product in the one of its half.
- * Integer sub-scales: I = sub0*I0 + sub1*I1, below 2^29, but I << 6 need not fit, so the power of two
- * goes to d, which has room (exact: same bits); mins alike, before it, over the sums of v.  E4M3
- * scales are no integers: one step for each half. */
+/* (float)(sub0*I0 + sub1*I1).  low and high are the sums of n, below 2^16.01; the products with
+ * sub-scales of 8 bits and their sum are below 2^24, so exact as floats.  The FMA that adds the slot
+ * then rounds as the conversion of the integer would. */
+INLINE v16f subs_sum(v16f sub0, v16i low, v16f sub1, v16i high, bool first, v16i slot)
+{
+    v16f sum = v16f_fma(sub0, v16f_from_i(low), v16f_mul(sub1, v16f_from_i(high)));
+    v16f by = v16f_mul(first ? sub0 : sub1, v16f_set1(128.0f));
+    return v16f_fma(by, v16f_from_i(slot), sum);
+}
+
+/* (float)(m0*S0 + m1*S1), below 2^21. */
+INLINE v16f subs_mins(v16f min0, v16f min1, const uint8_t *record)
+{
+    v16f s0 = v16f_set1((float)RECORD(record, start)),
+         s1 = v16f_set1((float)RECORD(record, u.start_hi));
+    return v16f_fma(min0, s0, v16f_mul(min1, s1));
+}
+
+/* SUBS: two runs per group, so two sums, and the slot's.  Integer sub-scales: I << 6 need not fit an
+ * int32, so the power of two goes to d, which has room (exact: same bits); mins alike, before it,
+ * over the sums of v.  E4M3 scales are no integers: one step for each half. */
 INLINE void subs_group(const mr_column *c, const uint8_t *unit, int g, int v,
                        const uint8_t *const *x, size_t at, int rows, bool mins, bool floats,
                        float *out)
 {
     size_t outputs = 16 * (size_t)c->nv, o = 16 * (size_t)v;
     const uint8_t *group = unit + (size_t)g * 8 * 4 * outputs, *after = unit + c->lines;
-    v16i low[MAX_ROWS], high[MAX_ROWS];
+    v16i low[MAX_ROWS], high[MAX_ROWS], slot[MAX_ROWS];
     foreach (r, rows) {
         const uint8_t *record = x[r] + at;
-        int p = RECORD(record, p);
-        v16i w = load_line(group + (size_t)(p * c->nv + v) * 64);
-        v16i slot = v16i_shl(dot_u4(v16i_zero(), w, slot_u4(RECORD(record, r))), 7);
-        low[r] = p < 4 ? slot : v16i_zero();
-        high[r] = p < 4 ? v16i_zero() : slot;
-        if (!mins) {
-            low[r] = v16i_add(v16i_set1(RECORD(record, start)), low[r]);
-            high[r] = v16i_add(v16i_set1(RECORD(record, u.start_hi)), high[r]);
-        }
+        v16i w = load_line(group + (size_t)(RECORD(record, p) * c->nv + v) * 64);
+        slot[r] = dot_u4(v16i_set1(record_slot(record)), w, slot_u4(RECORD(record, r)));
+        low[r] = mins ? v16i_zero() : v16i_set1(RECORD(record, start));
+        high[r] = mins ? v16i_zero() : v16i_set1(RECORD(record, u.start_hi));
     }
     foreach (i, 4) {
         v16i a = load_line(group + (size_t)(i * c->nv + v) * 64);
@@ -183,8 +201,12 @@ INLINE void subs_group(const mr_column *c, const uint8_t *unit, int g, int v,
         foreach (r, rows) {
             float *to = out + r * MR_TILE_OUT + o;
             int e = RECORD(x[r] + at, e);
-            v16f y = v16f_fma(s0, v16f_from_i(shift_up(low[r], e)), v16f_load(to));
-            v16f_store(to, v16f_fma(s1, v16f_from_i(shift_up(high[r], e)), y));
+            bool first = RECORD(x[r] + at, p) < 4;
+            v16i add = v16i_shl(slot[r], 7), a = low[r], b = high[r];
+            a = first ? v16i_add(a, add) : a;
+            b = first ? b : v16i_add(b, add);
+            v16f y = v16f_fma(s0, v16f_from_i(shift_up(a, e)), v16f_load(to));
+            v16f_store(to, v16f_fma(s1, v16f_from_i(shift_up(b, e)), y));
         }
         return;
     }
@@ -192,19 +214,18 @@ INLINE void subs_group(const mr_column *c, const uint8_t *unit, int g, int v,
     const int8_t *subs = (const int8_t *)after + (size_t)(2 * g) * outputs + o;
     const int8_t *min = subs + runs * outputs;
     const float *d = (const float *)(const void *)(after + runs * outputs * (mins ? 2 : 1)) + o;
-    v16i sub0 = v16i_load_i8(subs), sub1 = v16i_load_i8(subs + outputs);
+    v16f sub0 = v16f_from_i(v16i_load_i8(subs)), sub1 = v16f_from_i(v16i_load_i8(subs + outputs));
     foreach (r, rows) {
         const uint8_t *record = x[r] + at;
         float *to = out + r * MR_TILE_OUT + o;
         v16f y = v16f_load(to), step = v16f_set1((float)(1 << RECORD(record, e)));
         if (mins) {
-            v16i a0 = v16i_set1(RECORD(record, start)), a1 = v16i_set1(RECORD(record, u.start_hi));
-            v16i sum = v16i_add(v16i_mul(v16i_load_i8(min), a0),
-                                v16i_mul(v16i_load_i8(min + outputs), a1));
-            y = v16f_fma(v16f_mul(v16f_load(d + outputs), step), v16f_from_i(sum), y);
+            v16f min0 = v16f_from_i(v16i_load_i8(min)),
+                 min1 = v16f_from_i(v16i_load_i8(min + outputs));
+            y = v16f_fma(v16f_mul(v16f_load(d + outputs), step), subs_mins(min0, min1, record), y);
         }
-        v16i sum = v16i_add(v16i_mul(sub0, low[r]), v16i_mul(sub1, high[r]));
-        v16f_store(to, v16f_fma(v16f_mul(v16f_load(d), step), v16f_from_i(sum), y));
+        v16f sum = subs_sum(sub0, low[r], sub1, high[r], RECORD(record, p) < 4, slot[r]);
+        v16f_store(to, v16f_fma(v16f_mul(v16f_load(d), step), sum, y));
     }
 }
 

@@ -68,4 +68,8 @@ static inline v16f number_u8(const uint8_t *line, int j)
     return v16f_from_i(v16i_and(q, v16i_set1(255)));
 }
 
+#define NIBBLE_TABLES false
+#define NUMBER_NIBBLE(line, j, floats) ((void)(floats), number_u4(line, j))
+#define NUMBER_BYTE(bits, line, j) number_u8(line, j)
+
 #include "backend/cpu/matmul_lanes.h"

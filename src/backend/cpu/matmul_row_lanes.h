@@ -146,7 +146,9 @@ static bool row_alike(const mr_column *a, const mr_column *b)
 {
     const mr_layout *l = a->layout, *m = b->layout;
     return a->nv == b->nv && l->kind == m->kind && l->k_unit == m->k_unit &&
-           l->scale_dtype == m->scale_dtype && l->bias == m->bias && l->zero == m->zero;
+           l->scale_dtype == m->scale_dtype && l->bias == m->bias && l->zero == m->zero &&
+           l->form.bits == m->form.bits && l->form.table == m->form.table &&
+           l->form.run == m->form.run;
 }
 
 static void row_i8(const mr_column *c, int n, int64_t units, const mr_qform *f, const uint8_t *x,
@@ -159,6 +161,10 @@ static void row_i8(const mr_column *c, int n, int64_t units, const mr_qform *f, 
     if (n > 1 && (ROW_STREAMS < 2 || !row_alike(c, c + 1))) {
         row_i8(c, 1, units, f, x, out);
         row_i8(c + 1, 1, units, f, x, out + 1);
+        return;
+    }
+    if (c->nv == ROW_NV && l->kind == MR_PACK_CODES) {
+        codes_fns_of(l)->i8(c, n, units, f, x, out);
         return;
     }
     if (c->nv != ROW_NV || (!u4 && l->kind != MR_PACK_U8)) {

@@ -133,6 +133,17 @@ static void or_word(uint8_t *p, size_t outputs, size_t o, int word, uint32_t bit
     memcpy(p, &w, 4);
 }
 
+/* Number i: in word i/8 of its four low bits, and of the high ones. */
+static int low_shift(int i)
+{
+    return i % 4 * 8 + i / 4 % 2 * 4;
+}
+
+static int high_shift(int i)
+{
+    return i % 4 * 8 + i / 4 * 2;
+}
+
 static uint32_t word_of(const uint8_t *p, size_t outputs, size_t o, int word)
 {
     uint32_t w;
@@ -161,14 +172,14 @@ static void put_subs(const mr_code_form *f, const mr_codes *c, uint8_t *p, size_
     for (size_t i = 1; i < bytes / 4; i++)
         memset(p + (i * outputs + o) * 4, 0, 4);
     for (int i = 0; i < 16; i++) {
-        int shift = i % 8 * 4;
+        int shift = low_shift(i);
         if (bytes == 16) {
             or_word(p, outputs, o, i / 8, (uint32_t)c->sub[i] << shift);
             or_word(p, outputs, o, 2 + i / 8, (uint32_t)c->min[i] << shift);
         } else {
             uint32_t v = (uint32_t)sixth(f, c, i);
             or_word(p, outputs, o, i / 8, (v & 15) << shift);
-            or_word(p, outputs, o, 2, v >> 4 << 2 * i);
+            or_word(p, outputs, o, 2, v >> 4 << high_shift(i));
         }
     }
 }
@@ -183,13 +194,13 @@ static void get_subs(const mr_code_form *f, mr_codes *c, const uint8_t *p, size_
         return;
     }
     for (int i = 0; i < 16; i++) {
-        int shift = i % 8 * 4, v = (int)(word_of(p, outputs, o, i / 8) >> shift & 15);
+        int shift = low_shift(i), v = (int)(word_of(p, outputs, o, i / 8) >> shift & 15);
         if (bytes == 16) {
             c->sub[i] = (int8_t)v;
             c->min[i] = word_of(p, outputs, o, 2 + i / 8) >> shift & 15;
             continue;
         }
-        v |= (int)(word_of(p, outputs, o, 2) >> 2 * i & 3) << 4;
+        v |= (int)(word_of(p, outputs, o, 2) >> high_shift(i) & 3) << 4;
         if (f->run == 16)
             c->sub[i] = (int8_t)(v - 32);
         else if (i < 8)

@@ -17,31 +17,8 @@ static inline float bits_float(int32_t u)
     return f;
 }
 
-static bool any_not_finite(v16i most)
-{
-    return v16m_any(v16i_gt(most, v16i_set1(QUANTISE_INF - 1)));
-}
-
-/* The row's D and 1/D from the largest d, and the header; false: no finite row, all is done. */
-static inline bool row_step(float largest, v16i most, const mr_qform *f, uint8_t *row, float *step,
-                            float *inverse)
-{
-    *step = largest * (1.0f / 64.0f);
-    if (*step < 0x1p-126f)
-        *step = 0.0f; /* so small a row counts as zeros: 1/D would overflow */
-    bool finite = !any_not_finite(most);
-    if (!finite) {
-        *step = bits_float(MR_NAN_BITS);
-        memset(row + MR_QROW_HEADER, 0, (size_t)(f->k / f->group) * f->step);
-    }
-    *inverse = *step == 0.0f ? 0.0f : 1.0f / *step;
-    memcpy(row, step, 4);
-    return finite;
-}
-
-#ifdef QUANTISE_OWN /* the header of a faster one */
-#include QUANTISE_OWN
-#else
+#ifndef GROUP_STEP
+#define GROUP_STEP group_step
 /* Quad maxima of up to four vectors share one: lane 4*i + j holds quad i of vector j. */
 static const int8_t quad_in_lane[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
 static const int8_t vector_of_lane[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
@@ -66,6 +43,11 @@ static inline float group_step(const float *x, int group, int32_t *p, v16i *most
     c *= 1.0f / 127.0f;
     return c > a ? c : a;
 }
+#endif
+
+#ifndef GROUP_VALUES /* a faster group_values for some forms: whether it did it */
+#define GROUP_VALUES(...) false
+#endif
 
 static const int8_t quad_of_element[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
 
@@ -92,7 +74,8 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
     for (int i = 0; i < 6; i++)
         e += (float)(1 << i) < want;
     float step = row * (float)(1 << e), inv = step == 0.0f ? 0.0f : 1.0f / step;
-    v16i quad = v16i_load_i8(quad_of_element), half[2] = {v16i_zero(), v16i_zero()};
+    v16i quad = v16i_load_i8(quad_of_element), half[2] = {v16i_zero(), v16i_zero()}, slot = half[0];
+    const bool apart = f->halves && f->start_by < 0;
     for (int i = 0; i < f->group; i += 16, quad = v16i_add(quad, v16i_set1(4))) {
         v16m in_slot = v16i_eq(quad, v16i_set1(g->p));
         v16i limit = v16i_select(in_slot, v16i_set1(16319), v16i_set1(127));
@@ -106,7 +89,8 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
         else
             v16i_store_i8((int8_t *)values + i, low);
         int at = 2 * i / f->group;
-        half[at] = v16i_add(half[at], v);
+        half[at] = v16i_add(half[at], apart ? low : v);
+        slot = v16i_add(slot, high);
     }
     for (int i = 0; i < 2; i++) /* below 2^24: exact in any order */
         sum[i] = v16f_reduce_add(v16f_from_i(half[i]));
@@ -115,6 +99,8 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
     if (f->halves) {
         g->start = f->start_by * (int32_t)sum[0];
         g->u.start_hi = f->start_by * (int32_t)sum[1];
+        int32_t own = apart ? f->start_by * (int32_t)v16f_reduce_add(v16f_from_i(slot)) : 0;
+        memcpy(values + f->group, &own, sizeof own);
     } else {
         g->start = f->start_by * (int32_t)(sum[0] + sum[1]);
         if (f->less)
@@ -122,6 +108,11 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
         else
             g->u.a = (sum[0] + sum[1]) * (float)(1 << e);
     }
+}
+
+static bool any_not_finite(v16i most)
+{
+    return v16m_any(v16i_gt(most, v16i_set1(QUANTISE_INF - 1)));
 }
 
 static void quantise(const float *x, const mr_qform *f, uint8_t *row)
@@ -132,18 +123,27 @@ static void quantise(const float *x, const mr_qform *f, uint8_t *row)
     v16i most = v16i_zero();
     for (int64_t i = 0; i < groups; i++) {
         mr_qgroup g = {0};
-        g.u.a = group_step(x + i * f->group, f->group, &g.p, &most); /* d, for the second pass */
+        g.u.a = GROUP_STEP(x + i * f->group, f->group, &g.p, &most); /* d, for the second pass */
         largest = g.u.a > largest ? g.u.a : largest;
         memcpy(records + (size_t)i * f->step, &g, sizeof g);
     }
-    if (!row_step(largest, most, f, row, &step, &inverse))
+    step = largest * (1.0f / 64.0f);
+    if (step < 0x1p-126f)
+        step = 0.0f; /* so small a row counts as zeros: 1/D would overflow */
+    if (any_not_finite(most)) {
+        step = bits_float(MR_NAN_BITS);
+        memset(records, 0, (size_t)groups * f->step);
+        memcpy(row, &step, 4);
         return;
+    }
+    inverse = step == 0.0f ? 0.0f : 1.0f / step;
     for (int64_t i = 0; i < groups; i++) {
         uint8_t *at = records + (size_t)i * f->step;
         mr_qgroup g;
         memcpy(&g, at, sizeof g);
-        group_values(x + i * f->group, f, g.u.a, step, inverse, &g, at + sizeof g);
+        if (!GROUP_VALUES(x + i * f->group, f, g.u.a, step, inverse, &g, at + sizeof g))
+            group_values(x + i * f->group, f, g.u.a, step, inverse, &g, at + sizeof g);
         memcpy(at, &g, sizeof g);
     }
+    memcpy(row, &step, 4);
 }
-#endif

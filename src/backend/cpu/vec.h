@@ -27,8 +27,10 @@ typedef struct mr_vec_kernels {
     void (*rope)(float *y, const float *x, const float *table, int64_t dim, bool interleaved);
     /* y = sum over j ascending of w[j] x[j ldj ..] */
     void (*combine)(float *y, const float *x, int64_t ldj, const float *w, int64_t k, int64_t n);
-    /* The same sum, gone on with from what y holds. */
-    void (*accumulate)(float *y, const float *x, int64_t ldj, const float *w, int64_t k, int64_t n);
+    /* The same sum for each row of w, gone on with from what y holds:
+     * y[r ldy ..] += sum over j ascending of w[r ldw + j] x[j ldx ..] */
+    void (*accumulate)(float *y, int64_t ldy, const float *w, int64_t ldw, int64_t rows,
+                       const float *x, int64_t ldx, int64_t k, int64_t n);
     void (*softmax)(float *y, const float *x, int64_t n);
     void (*to_bf16)(uint16_t *y, const float *x, int64_t n);
 } mr_vec_kernels;

@@ -8,6 +8,8 @@
 
 #include <math.h>
 
+enum { ACCUMULATE_ROWS = 4 };
+
 /* Runs BODY(n) with i at each vector; n is a constant 16 but in the last, partial one. */
 #define EACH_VECTOR(len, BODY)                                                                     \
     do {                                                                                           \
@@ -146,33 +148,56 @@ static void combine(float *y, const float *x, int64_t ldj, const float *w, int64
     EACH_VECTOR(len, SUM);
 }
 
-/* Four vectors side by side: a chain along j alone would wait for each product. */
-static void accumulate(float *y, const float *x, int64_t ldj, const float *w, int64_t k,
-                       int64_t len)
+/* Four rows share what is read of x: 32 columns of it, while those are near.  Of fewer rows the last
+ * is done again, with the same result. */
+LANES_INLINE void accumulate_rows(float *y, int64_t ldy, const float *w, int64_t ldw, int64_t rows,
+                                  const float *x, int64_t ldx, int64_t k)
 {
-    for (; len >= 64; len -= 64, y += 64, x += 64) {
-        v16f a = v16f_load(y), b = v16f_load(y + 16), c = v16f_load(y + 32), d = v16f_load(y + 48);
-        for (int64_t j = 0; j < k; j++) {
-            const float *at = x + j * ldj;
-            v16f p = v16f_set1(w[j]);
-            a = v16f_fma(p, v16f_load(at), a);
-            b = v16f_fma(p, v16f_load(at + 16), b);
-            c = v16f_fma(p, v16f_load(at + 32), c);
-            d = v16f_fma(p, v16f_load(at + 48), d);
-        }
-        v16f_store(y, a);
-        v16f_store(y + 16, b);
-        v16f_store(y + 32, c);
-        v16f_store(y + 48, d);
+    enum { N = ACCUMULATE_ROWS };
+    v16f left[N], right[N];
+    float *at[N];
+    const float *p[N];
+#pragma GCC unroll 4
+    for (int r = 0; r < N; r++) {
+        int64_t row = r < rows ? r : rows - 1;
+        at[r] = y + row * ldy;
+        p[r] = w + row * ldw;
+        left[r] = v16f_load(at[r]);
+        right[r] = v16f_load(at[r] + 16);
     }
+    for (int64_t j = 0; j < k; j++) {
+        v16f a = v16f_load(x + j * ldx), b = v16f_load(x + j * ldx + 16);
+#pragma GCC unroll 4
+        for (int r = 0; r < N; r++) {
+            left[r] = v16f_fma(v16f_set1(p[r][j]), a, left[r]);
+            right[r] = v16f_fma(v16f_set1(p[r][j]), b, right[r]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < N; r++) {
+        v16f_store(at[r], left[r]);
+        v16f_store(at[r] + 16, right[r]);
+    }
+}
+
+static void accumulate(float *y, int64_t ldy, const float *w, int64_t ldw, int64_t rows,
+                       const float *x, int64_t ldx, int64_t k, int64_t len)
+{
+    for (; len >= 32; len -= 32, y += 32, x += 32)
+        for (int64_t r = 0; r < rows; r += ACCUMULATE_ROWS)
+            accumulate_rows(y + r * ldy, ldy, w + r * ldw, ldw, rows - r, x, ldx, k);
+    for (int64_t r = 0; r < rows; r++) {
+        float *sum = y + r * ldy;
 #define MORE(n)                                                                                    \
     do {                                                                                           \
-        v16f s = load(y + i, n);                                                                   \
+        v16f s = load(sum + i, n);                                                                 \
         for (int64_t j = 0; j < k; j++)                                                            \
-            s = v16f_fma(v16f_set1(w[j]), load(x + j * ldj + i, n), s);                            \
-        store(y + i, s, n);                                                                        \
+            s = v16f_fma(v16f_set1(w[r * ldw + j]), load(x + j * ldx + i, n), s);                  \
+        store(sum + i, s, n);                                                                      \
     } while (0)
-    EACH_VECTOR(len, MORE);
+        EACH_VECTOR(len, MORE);
+#undef MORE
+    }
 }
 
 /* e^(x - max) / sum; the sum in 16 lanes and the tree. */

@@ -169,6 +169,12 @@ static mr_err run_steps(mr_backend *b, const mr_plan *p, const mr_run *r, int fi
     return MR_OK;
 }
 
+static void split(mr_backend *b, int64_t units, mr_stretch_fn fn, const void *ctx)
+{
+    (void)b;
+    fn(ctx, 0, units, 0);
+}
+
 static mr_err peaks(mr_backend *b, mr_peaks *out)
 {
     (void)b;
@@ -203,6 +209,7 @@ static const mr_backend_vtable table = {
     .kv_get = mr_ref_kv_get,
     .kv_put = mr_ref_kv_put,
     .run = run_steps,
+    .split = split,
     .peaks = peaks,
     .output = output,
 };
