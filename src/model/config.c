@@ -374,21 +374,23 @@ static mr_err is_object(mr_jval v)
 mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t max_positions,
                           mr_rope_spec *out, double *mscale_all_dim)
 {
-    const double tiny = 1e-9, zero = 0;
+    const double tiny = 1e-9, zero = 0, least = 1.0 / 256; /* which angles stay in range */
     MR_TRY(is_object(a));
     MR_TRY(is_object(b));
     rope_keys k = {mr_jhas(a) ? a : b, b};
     double all_dim = 0;
     *out = (mr_rope_spec){.mscale = 1, .factor = 1, .truncate = true};
     MR_TRY(rope_kind(&k, &out->kind));
-    MR_TRY(rope_num(&k, "rope_theta", &theta, tiny, &out->theta));
+    MR_TRY(rope_num(&k, "rope_theta", &theta, 1, &out->theta));
     if (out->kind == MR_ROPE_LLAMA3 || out->kind == MR_ROPE_YARN)
         MR_TRY(rope_orig(o, &k, max_positions, &out->orig));
     if (out->kind != MR_ROPE_NONE) {
         /* yarn's may be null, then the lengths say it */
         double ratio = out->kind == MR_ROPE_YARN ? (double)max_positions / out->orig : 0;
         bool null = ratio > 0 && mr_jtype(rope_key(&k, "factor")) == MR_JNULL;
-        MR_TRY(rope_num(&k, "factor", null ? &ratio : NULL, tiny, &out->factor));
+        MR_TRY(rope_num(&k, "factor", null ? &ratio : NULL, least, &out->factor));
+        if (out->factor < least)
+            return mr_jfail(rope_key(&k, "factor"), "is null, and the lengths give %g", ratio);
         MR_TRY(rope_num(&k, "mscale_all_dim", &zero, 0, &all_dim));
     }
     if (out->kind == MR_ROPE_LLAMA3) {
@@ -423,7 +425,7 @@ mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_ro
     double theta;
     MR_TRY(is_object(scaling));
     MR_TRY(is_object(params));
-    MR_TRY(mr_cfg_num_in(o, "rope_theta", default_theta, 1e-9, huge, &theta));
+    MR_TRY(mr_cfg_num_in(o, "rope_theta", default_theta, 1, huge, &theta));
     bool both = mr_jcount(scaling) && mr_jcount(params);
     mr_jval first = mr_jcount(scaling) ? scaling : params;
     MR_TRY(mr_cfg_rope_object(o, first, none, theta, max_positions, out, mscale_all_dim));

@@ -372,7 +372,14 @@ static mr_err take_form(mr_model *m, const char *name, const char *modifiers, in
         return MR_OK;
     m->used[at] = true;
     MR_TRY(add_modifiers(m, modifiers, name, out));
-    return check_recipe(m, rank, dim, out);
+    mr_err e = check_recipe(m, rank, dim, out);
+    if (e != MR_EFORMAT)
+        return e;
+    const mr_winfo *t = mr_weights_at(m->weights, at);
+    char got[80];
+    shape_text(got, t->rank, t->dim);
+    return mr_fail(e, "%s: tensor \"%.*s\" is %s, the config's sizes do not make up that",
+                   file_of(m, t), SHOWN, t->name, got);
 }
 
 static mr_err take_row(mr_model *m, const char *actual, const char *modifiers, int rank,
