@@ -91,7 +91,8 @@ static inline v16f number_byte(int bits, const uint8_t *line, int j)
 #include "backend/cpu/quantise_avx512.h"
 
 #include "backend/cpu/matmul_tile_avx512.h"
-#define I8_MANY_ROWS many_rows
+#include "backend/cpu/matmul_tile_subs_avx512.h"
+#define I8_MANY_ROWS first_rows
 #include "backend/cpu/matmul_tile_f32_avx512.h"
 
 #include "backend/cpu/matmul_lanes.h"
