@@ -162,6 +162,10 @@ mr_err mr_cfg_rope_whole(mr_jval o, int64_t dim, int64_t max_positions, mr_rope_
                          double *mscale_all_dim);
 /* 0.1 * by * ln(factor) + 1, and 1 for factors up to 1: yarn's attention factor. */
 double mr_yarn_mscale(double factor, double by);
+/* Of rope type llama3: what the i-th of n frequencies is divided by (rope_rule.c). */
+double mr_llama3_divisor(const mr_rope_spec *r, int64_t i, int64_t n);
+/* The rule of r->theta (factor, low, high, orig are set) whose divisors these are; false: there is none. */
+bool mr_llama3_find(mr_rope_spec *r, const float *divisors, int64_t n);
 
 /* Sizes and counts that all decoders have. */
 enum {

@@ -31,7 +31,8 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
     MR_TRY(mr_cfg_bool_or(o, "mlp_bias", false, &c->mlp_bias));
     MR_TRY(mr_cfg_off(o, "rope_interleaved"));
     MR_TRY(mr_cfg_rope_whole(o, c->head.head_dim, info->max_positions, &c->rope, NULL));
-    c->rope.factors = "rope_freqs.weight";
+    if (c->rope.kind != MR_ROPE_LLAMA3) /* which a GGUF file keeps as divisors */
+        c->rope.factors = "rope_freqs.weight";
     c->info = *info;
     *cfg = c;
     return MR_OK;
@@ -74,6 +75,41 @@ static mr_val build(mr_flow *f, const void *cfg)
 
 /* ---- GGUF ---- */
 
+/* The scaling that the divisors in the file come from; if it is found they are not read again. */
+static void gguf_llama3(mr_gguf_config *c, const float *f, int64_t n)
+{
+    mr_rope_spec r = {.theta = 1e4};
+    mr_gguf_config_get_num(c, "rope.freq_base", &r.theta);
+    if (!mr_llama3_find(&r, f, n))
+        return;
+    mr_gguf_config_open(c, "rope_scaling");
+    mr_gguf_config_raw(c, "rope_type", "\"llama3\"");
+    mr_gguf_config_num(c, "factor", r.factor);
+    mr_gguf_config_num(c, "low_freq_factor", r.low);
+    mr_gguf_config_num(c, "high_freq_factor", r.high);
+    mr_gguf_config_num(c, "original_max_position_embeddings", r.orig);
+    mr_gguf_config_close(c);
+}
+
+static void gguf_divisors(mr_gguf_config *c)
+{
+    char type[32];
+    mr_rows rows;
+    const mr_winfo *t = mr_weights_find(c->w, "rope_freqs.weight");
+    mr_gguf_config_rope_type(c, type);
+    if (!t || t->rank != 1 || t->dtype != MR_F32 || t->dim[0] > MR_CFG_HEAD_DIM || c->err ||
+        strcmp(type, "none") != 0)
+        return;
+    float *f = mr_alloc(MR_MEM_COMPILE, 2 * (size_t)t->dim[0] * sizeof *f);
+    mr_err e = f ? mr_weights_read(c->w, t, 0, 1, f + t->dim[0], &rows) : MR_ENOMEM;
+    if (!e) {
+        mr_dequant_row(&rows, 0, f);
+        gguf_llama3(c, f, t->dim[0]);
+    }
+    c->err = c->err ? c->err : e;
+    mr_free(f);
+}
+
 static mr_err gguf_config(const mr_weights *w, mr_buf *json)
 {
     static const char *const others[] = {"expert_count", "attention.scale", "attention.clamp_kqv",
@@ -94,6 +130,7 @@ static mr_err gguf_config(const mr_weights *w, mr_buf *json)
             mr_gguf_config_refuse(&c, "rope.dimension_count", "only whole heads are rotated");
     }
     mr_gguf_config_rope_scaling(&c);
+    gguf_divisors(&c);
     return mr_gguf_config_end(&c);
 }
 
@@ -109,7 +146,8 @@ const mr_family mr_family_llama = {
     .archs = (const char *const[]){"llama", NULL},
     .prefixes = (const char *const[]){"model.", NULL},
     .names = names,
-    .skip = (const char *const[]){"*.rotary_emb.inv_freq", "lm_head.weight", NULL},
+    .skip =
+        (const char *const[]){"*.rotary_emb.inv_freq", "lm_head.weight", "rope_freqs.weight", NULL},
     .gguf_config = gguf_config,
     .config = config,
     .build = build,

@@ -30,8 +30,6 @@ size_t mr_convert_narrow(const float *x, int64_t k, mr_dtype to, uint8_t *out);
 
 /* ---- MLX (convert_mlx.c, convert_config.c) ---- */
 
-#define MR_ROPE_FACTORS "rope_freqs.weight"
-
 /* Of each head so many rows of a part, whose first head is at `first`. */
 typedef struct mr_mlx_segment {
     int part;

@@ -112,7 +112,7 @@ static mr_err text_keys(writing *w)
     }
     if (strcmp(w->type, "qwen3_next") == 0 && lacks(w, "norm_topk_prob"))
         mr_buf_puts(w->out, "true");
-    return mr_gguf_rope_config(w->m, w->out);
+    return MR_OK;
 }
 
 /* ---- objects ---- */

@@ -166,8 +166,9 @@ static mr_err add_one(listing *l, const mr_asked *a)
     static const char qkv[] = "in_proj_qkv.weight", z[] = "in_proj_z.weight",
                       b[] = "in_proj_b.weight", gate_a[] = "in_proj_a.weight";
     const char *name = a->name;
-    if (strcmp(name, MR_ROPE_FACTORS) == 0) /* goes into the config */
-        return MR_OK;
+    if (strcmp(name, "rope_freqs.weight") == 0)
+        return mr_fail(MR_EUNSUPPORTED,
+                       "convert: no rope scaling of config.json says the divisors in \"%s\"", name);
     if (l->absorbed && mr_ends_with(name, both))
         return part_latent(l, a);
     if (!l->absorbed && mr_ends_with(name, keys))

@@ -218,20 +218,6 @@ static mr_err gemma3_rope(const meta *x)
     return MR_OK;
 }
 
-/* rope type llama3: frequencies of wavelengths below orig / high stay, those above orig / low are
- * divided by factor, those between by something between. */
-typedef struct llama3 {
-    double factor, low, high, orig;
-} llama3;
-
-static double divisor(const llama3 *r, double theta, int64_t i, int64_t dim)
-{
-    double wave = 2 * 3.14159265358979323846 * pow(theta, 2.0 * (double)i / (double)dim);
-    double t = (r->orig / wave - r->low) / (r->high - r->low);
-    t = t < 0 ? 0 : t > 1 ? 1 : t;
-    return 1 / ((1 - t) / r->factor + t);
-}
-
 static mr_err llama_head(const mr_model *m, int64_t *dim)
 {
     int64_t heads;
@@ -256,121 +242,9 @@ mr_err mr_gguf_rope_factors(const mr_model *m, float **out, int64_t *n)
     *out = mr_alloc(MR_MEM_OTHER, (size_t)*n * sizeof **out);
     if (!*out)
         return MR_ENOMEM;
-    const llama3 by = {r.factor, r.low, r.high, r.orig};
     for (int64_t i = 0; i < *n; i++)
-        (*out)[i] = (float)divisor(&by, r.theta, i, dim);
+        (*out)[i] = (float)mr_llama3_divisor(&r, i, *n);
     return MR_OK;
-}
-
-/* ---- the rule behind stored divisors ---- */
-
-static bool explains(const llama3 *r, double theta, const float *f, int64_t n)
-{
-    if (!(r->factor > 0 && r->low > 0 && r->high > r->low && r->orig > 0))
-        return false;
-    for (int64_t i = 0; i < n; i++)
-        if (!(fabs(divisor(r, theta, i, 2 * n) - f[i]) <= 4e-6 * f[i]))
-            return false;
-    return true;
-}
-
-/* orig and high for low = 1 (all three have one scale) from the divisors between the ends: there
- * t = (orig / wave - low) / (high - low) is a line in 1 / wave. */
-static bool fit_line(llama3 *r, double theta, const float *f, int64_t n)
-{
-    double x0 = 0, t0 = 0, x1 = 0, t1 = 0;
-    int between = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double t = (1 / f[i] - 1 / r->factor) / (1 - 1 / r->factor);
-        double x = 1 / (2 * 3.14159265358979323846 * pow(theta, (double)i / (double)n));
-        if (!(t > 1e-5 && t < 1 - 1e-5))
-            continue;
-        x0 = between ? x0 : x;
-        t0 = between ? t0 : t;
-        x1 = x;
-        t1 = t;
-        between++;
-    }
-    r->low = 1;
-    if (between == 1) { /* the published ratio of high and low */
-        r->high = 4;
-        r->orig = (t0 * 3 + 1) / x0;
-    }
-    if (between < 2)
-        return between == 1;
-    double slope = (t0 - t1) / (x0 - x1), offset = t0 - slope * x0;
-    r->high = 1 - 1 / offset;
-    r->orig = slope * (r->high - 1);
-    return true;
-}
-
-/* Round numbers if those explain the divisors too. */
-static bool find_rule(llama3 *r, double theta, const float *f, int64_t n)
-{
-    r->factor = 0;
-    for (int64_t i = 0; i < n; i++)
-        r->factor = f[i] > r->factor ? f[i] : r->factor;
-    if (fit_line(r, theta, f, n)) {
-        for (int low = 1; low <= 8; low++) {
-            llama3 whole = {r->factor, low, round(2 * low * r->high) / 2, round(low * r->orig)};
-            if (explains(&whole, theta, f, n)) {
-                *r = whole;
-                return true;
-            }
-        }
-        return explains(r, theta, f, n);
-    }
-    *r = (llama3){r->factor, 1, 4, 1};
-    for (; r->orig < 1e9; r->orig *= 2) /* none is between: any that parts them */
-        if (explains(r, theta, f, n))
-            return true;
-    return false;
-}
-
-static mr_err read_divisors(const mr_model *m, const mr_winfo *t, int64_t n, float *out)
-{
-    mr_rows rows;
-    const mr_weights *w = mr_model_weights(m);
-    if (t->rank != 1 || t->dtype != MR_F32 || t->dim[0] != n)
-        return mr_fail(MR_EUNSUPPORTED, "%s: tensor \"%s\" is not f32 of half a head",
-                       mr_model_path(m), t->name);
-    float *stored = mr_alloc(MR_MEM_OTHER, (size_t)n * sizeof *stored);
-    if (!stored)
-        return MR_ENOMEM;
-    mr_err err = mr_weights_read(w, t, 0, 1, stored, &rows);
-    if (!err)
-        mr_dequant_row(&rows, 0, out);
-    mr_free(stored);
-    return err;
-}
-
-mr_err mr_gguf_rope_config(const mr_model *m, mr_buf *out)
-{
-    const mr_weights *w = mr_model_weights(m);
-    const mr_winfo *t = mr_weights_gguf(w) ? mr_weights_find(w, "rope_freqs.weight") : NULL;
-    float *f;
-    double theta;
-    int64_t dim;
-    llama3 r = {0};
-    if (!t || strcmp(mr_model_facts(m)->model_type, "llama") != 0)
-        return MR_OK;
-    MR_TRY(llama_head(m, &dim));
-    MR_TRY(mr_cfg_num_in(mr_model_config(m), "rope_theta", 1e4, 1e-9, 1e18, &theta));
-    f = mr_alloc(MR_MEM_OTHER, (size_t)(dim / 2) * sizeof *f);
-    mr_err err = f ? read_divisors(m, t, dim / 2, f) : MR_ENOMEM;
-    if (!err &&
-        (mr_jhas(mr_jget(mr_model_config(m), "rope_scaling")) || !find_rule(&r, theta, f, dim / 2)))
-        err = mr_fail(MR_EUNSUPPORTED,
-                      "%s: tensor \"%s\": no rope scaling of config.json says these divisors",
-                      mr_model_path(m), t->name);
-    mr_free(f);
-    if (!err)
-        mr_buf_printf(out,
-                      ",\n  \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": %.9g, "
-                      "\"low_freq_factor\": %.9g,\n    \"high_freq_factor\": %.9g, "
-                      "\"original_max_position_embeddings\": %.9g}",
-                      r.factor, r.low, r.high, r.orig);
-    return err;
 }
 
 /* ---- what an architecture has of its own ---- */

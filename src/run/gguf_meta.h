@@ -26,8 +26,4 @@ mr_err mr_gemma3_ropes(mr_jval text, int64_t max_positions, mr_rope_spec *global
                        mr_rope_spec *local);
 /* Every how many layers the first global one comes again; *regular: all of them do. */
 int64_t mr_pattern_period(const bool *global, int64_t layers, bool *regular);
-/* The other way: of a GGUF model with that tensor, the member of config.json that says the same (", "
- * before it); of others nothing. */
-mr_err mr_gguf_rope_config(const mr_model *m, mr_buf *out);
-
 #endif
