@@ -251,15 +251,8 @@ static size_t compose(utf8proc_int32_t *cp, size_t n, int options)
     return used;
 }
 
-mr_err mr_utf8_form(mr_form form, const char *s, size_t len, mr_buf *out)
+static mr_err form_part(mr_form form, const char *s, size_t len, mr_buf *out)
 {
-    size_t ascii = 0;
-    while (ascii < len && (unsigned char)s[ascii] < 0x80)
-        ascii++;
-    if (ascii == len) { /* every form leaves ASCII as it is */
-        mr_buf_add(out, s, len);
-        return mr_buf_check(out);
-    }
     int options = UTF8PROC_STABLE;
     options |= form == MR_NFC || form == MR_NFKC ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
     if (form == MR_NFKC || form == MR_NFKD)
@@ -276,6 +269,27 @@ mr_err mr_utf8_form(mr_form form, const char *s, size_t len, mr_buf *out)
     }
     mr_free(cp);
     return err ? err : mr_buf_check(out);
+}
+
+/* An ASCII character is the same in every form and composes with nothing before it; so only runs of
+ * other characters count, each with the one ASCII character in front. */
+mr_err mr_utf8_form(mr_form form, const char *s, size_t len, mr_buf *out)
+{
+    for (size_t at = 0; at < len;) {
+        size_t other = at, end;
+        while (other < len && (unsigned char)s[other] < 0x80)
+            other++;
+        if (other < len && other > at)
+            other--;
+        mr_buf_add(out, s + at, other - at);
+        end = other + (other < len);
+        while (end < len && (unsigned char)s[end] >= 0x80)
+            end++;
+        if (end > other)
+            MR_TRY(form_part(form, s + other, end - other, out));
+        at = end;
+    }
+    return mr_buf_check(out);
 }
 
 mr_err mr_utf8_lower(const char *s, size_t len, mr_buf *out)
