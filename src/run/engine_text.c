@@ -111,6 +111,17 @@ static mr_err get_flag(const mr_gguf *g, const char *key, int *out)
     return MR_OK;
 }
 
+/* The format cannot say that special tokens take white space along; the models that need it are told
+ * by their name, as elsewhere. */
+static mr_err is_phi3(const mr_gguf *g, bool *out)
+{
+    char *name = NULL;
+    MR_TRY(get_z(g, "general.name", false, &name));
+    *out = name && (strcasestr(name, "phi-3") || strcasestr(name, "phi3"));
+    mr_free(name);
+    return MR_OK;
+}
+
 static mr_err fill(const mr_gguf *g, vocab *b)
 {
     mr_vocab *v = &b->v;
@@ -131,6 +142,7 @@ static mr_err fill(const mr_gguf *g, vocab *b)
     MR_TRY(get_flag(g, "tokenizer.ggml.add_bos_token", &v->add_bos));
     MR_TRY(get_flag(g, "tokenizer.ggml.add_eos_token", &v->add_eos));
     MR_TRY(get_flag(g, "tokenizer.ggml.add_space_prefix", &v->add_space_prefix));
+    MR_TRY(is_phi3(g, &v->strip_after));
     v->model = b->model;
     v->pre = b->pre;
     v->chat_template = b->chat;

@@ -58,7 +58,8 @@ typedef struct mr_vocab {
     bool sentencepiece; /* user-defined tokens are found where spaces are marked already, and
                                 decoding is that library's */
     struct mr_charsmap
-        *map; /* or NULL: how a text is normalised; emptied, its content is taken over */
+        *map;         /* or NULL: how a text is normalised; emptied, its content is taken over */
+    bool strip_after; /* special tokens take the white space behind them along */
     const char *chat_template; /* or NULL */
 } mr_vocab;
 mr_err mr_tokenizer_from_vocab(mr_tokenizer **out, const mr_vocab *v);

@@ -83,6 +83,16 @@ static mr_err read_tokens(mr_tokenizer *t, const mr_vocab *v)
     return mr_tokenizer_flags(t);
 }
 
+/* Phi-3's special tokens do, but for these. */
+static bool strips_after(const mr_vocab *v, mr_str s)
+{
+    static const char *const keep[] = {"<unk>", "<s>", "<|endoftext|>"};
+    for (size_t i = 0; i < 3; i++)
+        if (s.len == strlen(keep[i]) && memcmp(s.data, keep[i], s.len) == 0)
+            return false;
+    return v->strip_after;
+}
+
 static mr_err read_whole_tokens(mr_tokenizer *t, const mr_vocab *v)
 {
     for (int32_t i = 0; i < v->n_tokens; i++) {
@@ -93,6 +103,7 @@ static mr_err read_whole_tokens(mr_tokenizer *t, const mr_vocab *v)
         if (!whole || s.len == 0 || mr_table_find_any(&t->model.table, s.data, s.len) != i)
             continue;
         mr_added_token token = {.id = i, .special = type != TYPE_USER, .when = MR_ADDED_RAW};
+        token.rstrip = strips_after(v, s);
         if (v->sentencepiece && type == TYPE_USER)
             token.when = MR_ADDED_NORMALIZED;
         MR_TRY(mr_tokenizer_add(t, token, v->file));

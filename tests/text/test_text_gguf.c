@@ -187,6 +187,9 @@ static void ends(void **state)
     (void)state;
     mr_vocab v = tiny_vocab("gpt2");
     expect(&v, "ab</s>a", 3, (int32_t[]){2, 4, 0});
+    v.strip_after = true;
+    expect(&v, "ab</s> \na", 3, (int32_t[]){2, 4, 0});
+    v.strip_after = false;
     v.pre = "llama-bpe";
     expect(&v, "ab", 2, (int32_t[]){3, 2});
     v.add_bos = 0;
