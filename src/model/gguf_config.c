@@ -186,6 +186,10 @@ void mr_gguf_config_rope_scaling(mr_gguf_config *c)
     int64_t n;
     if (mr_gguf_config_get_int(c, "rope.scaling.original_context_length", &n))
         mr_gguf_config_int(c, "original_max_position_embeddings", n);
+    if (mr_gguf_config_get_num(c, "rope.scaling.yarn_beta_fast", &v))
+        mr_gguf_config_num(c, "beta_fast", v);
+    if (mr_gguf_config_get_num(c, "rope.scaling.yarn_beta_slow", &v))
+        mr_gguf_config_num(c, "beta_slow", v);
     mr_gguf_config_close(c);
 }
 

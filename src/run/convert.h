@@ -56,6 +56,8 @@ mr_err mr_mlx_config(const mr_model *m, int bits, int group, mr_buf *out);
 /* ---- GGUF ---- */
 
 mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o);
+/* Refuses a file that, read back, is another model than m (convert_same.c). */
+mr_err mr_convert_same(mr_model *m, const char *path);
 mr_err mr_convert_requant(const mr_model *m, const char *path, const mr_convert_opts *o);
 /* The type that `quant` names; MR_DTYPE_COUNT for NULL: as they are. */
 mr_err mr_convert_gguf_type(const mr_convert_opts *o, mr_dtype *out);

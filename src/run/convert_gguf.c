@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "run/convert.h"
 #include "run/gguf_meta.h"
 #include "tensor/block_quantise.h"
@@ -290,6 +291,11 @@ mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o)
         err = list_tensors(&c);
     if (!err)
         err = write_file(&c);
+    if (!err && mr_file_exists(path) == 1) { /* not where it was piped to */
+        err = mr_convert_same(m, path);
+        if (err)
+            remove(path);
+    }
     mr_free(c.factors);
     mr_free(c.list);
     mr_arena_free(c.arena);

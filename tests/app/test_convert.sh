@@ -146,6 +146,18 @@ usage "--quant must say" convert tests/vectors/mlx-gemma3-4bit "$tmp/x"
 usage "a model is needed" convert $G/config.json "$tmp/x"
 usage "no empty directory" convert $G "$tmp/q4"
 is "which stays as it is" [ -s "$tmp/q4/model.safetensors" ]
+# What metadata cannot say is seen by reading back what was written.
+# unsaid CASE SED TEXT: the case with its config edited.
+unsaid() {
+    rm -rf "$tmp/edited"
+    mkdir "$tmp/edited"
+    ln -s "$PWD/tests/vectors/$1/model.safetensors" "$tmp/edited/"
+    sed "$2" "tests/vectors/$1/config.json" >"$tmp/edited/config.json"
+    refused "$3" convert "$tmp/edited" "$tmp/x" --format gguf
+}
+unsaid llama3 's/"silu"/"gelu"/' "has gelu, which GGUF cannot say"
+unsaid dsv3 's/"q_lora_rank"/"rope_interleave": false, "q_lora_rank"/' "rope with interleaved 0"
+unsaid dsv3 's/"norm_topk_prob": true/"norm_topk_prob": null/' "route with norm 0"
 refused "nowhere" convert "$tmp/nowhere" "$tmp/x"
 refused "no/x" convert $G "$tmp/no/x"
 cp -r tests/vectors/llama3 "$tmp/short"
