@@ -19,8 +19,9 @@ enum { MAX_TEXT = 1 << 20, MAX_NAME = 512, MAX_TENSORS = 1 << 16, MAX_MODS = 4 }
 
 typedef enum mod_kind {
     MOD_ROWS,
+    MOD_UNROPE_K, /* each before its prefix, which the parser looks for in this order */
     MOD_UNROPE,
-    MOD_UNTILE_K, /* before its prefix :untile, which the parser looks for in this order */
+    MOD_UNTILE_K,
     MOD_UNTILE,
     MOD_T,
     MOD_PLUS1,
@@ -31,8 +32,8 @@ typedef enum mod_kind {
 static const struct {
     const char *name;
     int n_arg;
-} mods[MOD_COUNT] = {{"rows", 3}, {"unrope", 1}, {"untile_k", 2}, {"untile", 2},
-                     {"t", 1},    {"plus1", 0},  {"negexp", 0}};
+} mods[MOD_COUNT] = {{"rows", 3},   {"unrope_k", 1}, {"unrope", 1}, {"untile_k", 2},
+                     {"untile", 2}, {"t", 1},        {"plus1", 0},  {"negexp", 0}};
 
 typedef struct mod {
     mod_kind kind;
@@ -146,7 +147,7 @@ static mr_err parse_mod(mr_recipe *r, piece *x, const char *word, size_t len)
                 return fail(r->text, "modifier :%s is given twice", mods[kind].name);
         if (m.kind == MOD_ROWS && (m.arg[2] < 1 || m.arg[1] + m.arg[2] > m.arg[0]))
             return fail(r->text, "%s keeps no rows within a period", buf);
-        bool sized = m.kind == MOD_UNROPE || m.kind == MOD_T || mods[kind].n_arg == 2;
+        bool sized = m.kind != MOD_ROWS && mods[kind].n_arg > 0;
         if (sized && (m.arg[0] < 1 || (mods[kind].n_arg == 2 && m.arg[1] < 1)))
             return fail(r->text, "%s of 0", buf);
         x->mod[x->n_mod++] = m;
@@ -240,10 +241,11 @@ static mr_err apply(const mr_recipe *r, const char *name, const mod *m, int64_t 
                                              : m->arg[0];
     if (m->kind == MOD_PLUS1 || m->kind == MOD_NEGEXP)
         return MR_OK;
-    if (m->kind == MOD_UNTILE_K) {
-        if (*k % (m->arg[0] * m->arg[1]))
-            return fail(r->text, "%s: rows of %lld are no multiple of %lld, as :untile_k needs",
-                        name, (long long)*k, (long long)(m->arg[0] * m->arg[1]));
+    if (m->kind == MOD_UNTILE_K || m->kind == MOD_UNROPE_K) {
+        int64_t unit = m->arg[0] * (m->kind == MOD_UNTILE_K ? m->arg[1] : 2);
+        if (*k % unit)
+            return fail(r->text, "%s: rows of %lld are no multiple of %lld, as :%s needs", name,
+                        (long long)*k, (long long)unit, mods[m->kind].name);
         return MR_OK;
     }
     if (*rows % period)
@@ -264,6 +266,12 @@ static bool has_mod(const source *s, mod_kind kind, int *at)
         if (s->mod[*at].kind == kind)
             return true;
     return false;
+}
+
+/* What moves elements within rows. */
+static bool has_move(const source *s, int *at)
+{
+    return has_mod(s, MOD_UNTILE_K, at) || has_mod(s, MOD_UNROPE_K, at);
 }
 
 static mr_err bind_one(void *ctx, const char *name)
@@ -292,13 +300,16 @@ static mr_err bind_one(void *ctx, const char *name)
         MR_TRY(apply(r, name, &s->mod[i], &s->rows, &s->k));
         s->mod[i].rows = s->rows;
         mod_kind kind = s->mod[i].kind;
+        int64_t unit = mr_row_unit(f.dtype, f.bits, f.group);
         bool torn =
-            kind == MOD_UNTILE_K && s->mod[i].arg[1] % mr_row_unit(f.dtype, f.bits, f.group);
+            (kind == MOD_UNTILE_K && s->mod[i].arg[1] % unit) || (kind == MOD_UNROPE_K && unit > 1);
         r->widen |= kind == MOD_T || kind == MOD_PLUS1 || kind == MOD_NEGEXP || torn;
     }
-    int at;
-    if (has_mod(s, MOD_T, &at) && has_mod(s, MOD_UNTILE_K, &at))
-        return fail(r->text, "%s: :t and :untile_k do not go together", name);
+    int t, at, tile;
+    if (has_mod(s, MOD_T, &t) && has_move(s, &at))
+        return fail(r->text, "%s: :t and :%s do not go together", name, mods[s->mod[at].kind].name);
+    if (has_mod(s, MOD_UNTILE_K, &tile) && has_mod(s, MOD_UNROPE_K, &at))
+        return fail(r->text, "%s: :untile_k and :unrope_k do not go together", name);
     return MR_OK;
 }
 
@@ -471,14 +482,18 @@ static mr_err read_span(const delivery *d, const source *s, span x, mr_rows *in)
     return d->read(d->ctx, &s->t, x.low, x.high - x.low, d->scratch->buf[1], in);
 }
 
-/* Undoes the tiles along a row of `bytes`: of data, scales or biases alike. */
-static void untile_row(const mod *m, int64_t k, void *dst, const void *src, size_t bytes)
+/* Moves parts of a row of `bytes` to their places: of data, scales or biases alike. */
+static void move_row(const mod *m, int64_t k, void *dst, const void *src, size_t bytes)
 {
-    int64_t heads = m->arg[0], tiles = k / (heads * m->arg[1]);
-    size_t part = bytes / (size_t)(heads * tiles);
-    for (int64_t head = 0; head < heads * tiles; head++)
-        memcpy((char *)dst + (size_t)head * part,
-               (const char *)src + (size_t)(head % tiles * heads + head / tiles) * part, part);
+    bool rope = m->kind == MOD_UNROPE_K;
+    int64_t heads = m->arg[0], n = rope ? k : k / m->arg[1], each = n / heads;
+    size_t part = bytes / (size_t)n;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t in = i % each; /* of a head of rope; or the tile */
+        int64_t from =
+            rope ? i - in + 2 * (in % (each / 2)) + in / (each / 2) : in * heads + i / each;
+        memcpy((char *)dst + (size_t)i * part, (const char *)src + (size_t)from * part, part);
+    }
 }
 
 static void add_one(float *x, int64_t n)
@@ -491,9 +506,9 @@ static void add_one(float *x, int64_t n)
 static mr_err rows_f32(const delivery *d, const source *s, int to, int64_t row, int64_t n,
                        float *dst)
 {
-    int tile;
-    bool tiled = has_mod(s, MOD_UNTILE_K, &tile);
-    if (tiled) { /* which has no :t, so its run's place is free */
+    int at;
+    bool moved = has_move(s, &at);
+    if (moved) { /* which has no :t, so its run's place is free */
         d->scratch->run_of = 0;
         MR_TRY(grow(d->scratch, 2, (size_t)s->t.k * sizeof *dst));
     }
@@ -502,10 +517,10 @@ static mr_err rows_f32(const delivery *d, const source *s, int to, int64_t row, 
         span x = next_span(s, to, row, end);
         MR_TRY(read_span(d, s, x, &in));
         for (int64_t i = 0; i < x.count; i++, dst += s->t.k) {
-            mr_dequant_row(&in, trace(s, 0, to, row + i) - x.low, tiled ? d->scratch->buf[2] : dst);
-            if (tiled)
-                untile_row(&s->mod[tile], s->t.k, dst, d->scratch->buf[2],
-                           (size_t)s->t.k * sizeof *dst);
+            mr_dequant_row(&in, trace(s, 0, to, row + i) - x.low, moved ? d->scratch->buf[2] : dst);
+            if (moved)
+                move_row(&s->mod[at], s->t.k, dst, d->scratch->buf[2],
+                         (size_t)s->t.k * sizeof *dst);
         }
         row += x.count;
     }
@@ -560,9 +575,9 @@ static mr_err source_f32(const delivery *d, const source *s, int64_t row, int64_
 
 static void copy_row(const source *s, void *dst, const void *src, size_t bytes)
 {
-    int tile;
-    if (has_mod(s, MOD_UNTILE_K, &tile))
-        untile_row(&s->mod[tile], s->k, dst, src, bytes);
+    int at;
+    if (has_move(s, &at))
+        move_row(&s->mod[at], s->k, dst, src, bytes);
     else
         memcpy(dst, src, bytes);
 }

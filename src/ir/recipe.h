@@ -12,6 +12,7 @@
  *         :rows(P,O,L)   of every P rows keep L from O on
  *         :unrope(H)     undo GGUF's order of q and k rows: in each of H heads of d rows, row
  *                        2i+j becomes row j*d/2+i
+ *         :unrope_k(H)   the same along each row (as f32 where the format has blocks)
  *         :t(L)          transpose each run of L rows [L,K] -> [K,L] (as f32)
  *         :untile(H,D)   rows lie as tiles of H heads of D rows; of R tiles, head k of tile r becomes
  *                        head k*R+r

@@ -146,11 +146,8 @@ static mr_val build(mr_flow *f, const void *cfg)
 
 static void gguf_common(mr_gguf_config *c)
 {
-    char type[32];
     mr_gguf_config_one_head_dim(c);
-    mr_gguf_config_rope_type(c, type);
-    if (strcmp(type, "none") != 0)
-        mr_gguf_config_refuse(c, "rope.scaling.type", "only none is supported");
+    mr_gguf_config_rope_scaling(c);
 }
 
 static const mr_gguf_row rows[] = {{"sliding_window", "attention.sliding_window", 'i'},

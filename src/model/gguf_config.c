@@ -304,6 +304,10 @@ void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *ar
         mr_gguf_config_int(c, "vocab_size", embed->dim[0]);
     bool untied = mr_weights_find(w, "output.weight") != NULL;
     mr_gguf_config_raw(c, "tie_word_embeddings", untied ? "false" : "true");
+    if (mr_weights_find(w, "blk.0.attn_q.bias"))
+        mr_gguf_config_raw(c, "attention_bias", "true");
+    if (mr_weights_find(w, "blk.0.ffn_gate.bias"))
+        mr_gguf_config_raw(c, "mlp_bias", "true");
     put_ids(c);
     refuse_others(c);
 }

@@ -138,6 +138,8 @@ static const mr_name_row names[] = {
     {"rope_freqs.weight", "rope_freqs.weight", NULL},
     {"model.layers.{L}.self_attn.q_proj.weight", "blk.{L}.attn_q.weight", ":unrope(%q)"},
     {"model.layers.{L}.self_attn.k_proj.weight", "blk.{L}.attn_k.weight", ":unrope(%k)"},
+    {"model.layers.{L}.self_attn.q_proj.bias", "blk.{L}.attn_q.bias", ":unrope_k(%q)"},
+    {"model.layers.{L}.self_attn.k_proj.bias", "blk.{L}.attn_k.bias", ":unrope_k(%k)"},
     {0}};
 
 const mr_family mr_family_llama = {

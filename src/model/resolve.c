@@ -256,6 +256,10 @@ static const mr_name_row *table_row(const mr_name_row *table, const char *name, 
     {                                                                                              \
         "model.layers.{L}." hf ".weight", "blk.{L}." gguf ".weight", NULL                          \
     }
+#define BIAS(hf, gguf)                                                                             \
+    {                                                                                              \
+        "model.layers.{L}." hf ".bias", "blk.{L}." gguf ".bias", NULL                              \
+    }
 /* What GGUF calls the parts that most architectures have. */
 static const mr_name_row gguf_names[] = {{"model.embed_tokens.weight", "token_embd.weight", NULL},
                                          {"model.norm.weight", "output_norm.weight", NULL},
@@ -266,11 +270,18 @@ static const mr_name_row gguf_names[] = {{"model.embed_tokens.weight", "token_em
                                          BLOCK("self_attn.k_proj", "attn_k"),
                                          BLOCK("self_attn.v_proj", "attn_v"),
                                          BLOCK("self_attn.o_proj", "attn_output"),
+                                         BIAS("self_attn.q_proj", "attn_q"),
+                                         BIAS("self_attn.k_proj", "attn_k"),
+                                         BIAS("self_attn.v_proj", "attn_v"),
+                                         BIAS("self_attn.o_proj", "attn_output"),
                                          BLOCK("self_attn.q_norm", "attn_q_norm"),
                                          BLOCK("self_attn.k_norm", "attn_k_norm"),
                                          BLOCK("mlp.gate_proj", "ffn_gate"),
                                          BLOCK("mlp.up_proj", "ffn_up"),
                                          BLOCK("mlp.down_proj", "ffn_down"),
+                                         BIAS("mlp.gate_proj", "ffn_gate"),
+                                         BIAS("mlp.up_proj", "ffn_up"),
+                                         BIAS("mlp.down_proj", "ffn_down"),
                                          BLOCK("mlp.gate", "ffn_gate_inp"),
                                          BLOCK("mlp.experts.{E}.gate_proj", "ffn_gate_exps"),
                                          BLOCK("mlp.experts.{E}.up_proj", "ffn_up_exps"),

@@ -90,10 +90,10 @@ static mr_err add(convert *c, const char *name, const mr_asked *a, const char *r
     if (modifiers && strcmp(modifiers, MR_ONE_PLUS_W) == 0) {
         t->plus = !t->minus_one;
         t->minus_one = false;
-    } else if (modifiers && strncmp(modifiers, ":unrope(%", 9) == 0) {
+    } else if (modifiers && strncmp(modifiers, ":unrope", 7) == 0) {
         mr_jval o = mr_model_config(c->model);
         MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &heads));
-        if (modifiers[9] == 'k')
+        if (strchr(modifiers, '%')[1] == 'k')
             MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", heads, 1, MR_CFG_HEADS, &heads));
         t->heads = heads;
     } else if (modifiers) {
@@ -167,12 +167,16 @@ static mr_err declare(convert *c)
     return mr_gguf_writer_begin(c->w);
 }
 
-/* GGUF's row 2i + j of a head of d rows is row j*d/2 + i. */
+/* GGUF's number 2i + j of a head of d is number j*d/2 + i. */
+static int64_t roped(int64_t i, int64_t d)
+{
+    return i - i % d + i % 2 * (d / 2) + i % d / 2;
+}
+
 static mr_row_at roped_row(const void *ctx, int64_t row)
 {
     const tensor *t = ((const convert *)ctx)->now;
-    int64_t d = t->rows / t->heads, head = row / d, at = row % d;
-    return (mr_row_at){0, head * d + at % 2 * (d / 2) + at / 2};
+    return (mr_row_at){0, t->rank == 1 ? row : roped(row, t->rows / t->heads)};
 }
 
 static mr_err write_row(void *ctx, int64_t row, float *x)
@@ -181,6 +185,11 @@ static mr_err write_row(void *ctx, int64_t row, float *x)
     const tensor *t = c->now;
     for (int64_t i = 0; t->plus && i < t->k; i++)
         x[i] += 1.0f;
+    if (t->heads && t->rank == 1) {
+        float *y = memcpy(c->row, x, (size_t)t->k * sizeof *x);
+        for (int64_t i = 0; i < t->k; i++)
+            x[i] = y[roped(i, t->k / t->heads)];
+    }
     MR_TRY(mr_convert_check(t->canonical, row, x, t->k, t->type));
     size_t bytes = mr_convert_narrow(x, t->k, t->type, c->row);
     MR_TRY(mr_gguf_writer_data(c->w, c->row, bytes));

@@ -313,6 +313,24 @@ static matrix untile_k_of(matrix a, int64_t heads, int64_t d)
     return t_of(untile_of(t_of(a, rows), heads, d), k);
 }
 
+static matrix unrope_k_of(matrix a, int64_t heads)
+{
+    int64_t rows = a.rows, k = a.k;
+    return t_of(unrope_of(t_of(a, rows), heads), k);
+}
+
+static void turns_within_rows_are_undone(void **state)
+{
+    (void)state;
+    delivers("a :unrope_k(1)", "f32", unrope_k_of(whole("a"), 1));
+    delivers("a :unrope_k(2)", "f32", unrope_k_of(whole("a"), 2));
+    delivers("h :unrope_k(1) :unrope(2)", "bf16", unrope_of(unrope_k_of(whole("h"), 1), 2));
+    delivers("n :unrope_k(1)", "bf16", unrope_k_of(whole("n"), 1));
+    delivers("w :unrope_k(4)", "f32", unrope_k_of(whole("w"), 4));
+    delivers("w :rows(2,1,1) :unrope_k(2) :plus1", "f32",
+             plus1_of(unrope_k_of(rows_of(whole("w"), 2, 1, 1), 2)));
+}
+
 static void tiles_are_undone(void **state)
 {
     (void)state;
@@ -482,6 +500,7 @@ static void bad_texts(void **state)
         {"a :rows(4,0,0)", ":rows(4,0,0) keeps no rows within a period"},
         {"a :rows(4,2,3)", ":rows(4,2,3) keeps no rows"},
         {"a :untile(0,1)", ":untile(0,1) of 0"},
+        {"a :unrope_k(0)", ":unrope_k(0) of 0"},
         {"a :untile_k(1,0)", ":untile_k(1,0) of 0"},
         {"a :untile(1)", "unknown modifier :untile(1)"},
         {"a :negexp :negexp", "modifier :negexp is given twice"},
@@ -536,6 +555,9 @@ static void bad_bindings(void **state)
         {"a :untile(5,1)", "a: 12 rows are not a multiple of 5, as :untile needs"},
         {"a :untile_k(3,1)", "a: rows of 4 are no multiple of 3, as :untile_k needs"},
         {"a :untile_k(2,1) :t(2)", "a: :t and :untile_k do not go together"},
+        {"a :unrope_k(3)", "a: rows of 4 are no multiple of 6, as :unrope_k needs"},
+        {"a :t(2) :unrope_k(1)", "a: :t and :unrope_k do not go together"},
+        {"a :unrope_k(1) :untile_k(2,1)", "a: :untile_k and :unrope_k do not go together"},
     };
     mr_arena *arena;
     mr_recipe *r;
@@ -631,13 +653,13 @@ static void failures_are_passed_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_are_delivered),     cmocka_unit_test(rows_are_renumbered),
-        cmocka_unit_test(tiles_are_undone),       cmocka_unit_test(rows_are_widened),
-        cmocka_unit_test(unrope_is_the_inverse),  cmocka_unit_test(vectors_join),
-        cmocka_unit_test(reads_are_few),          cmocka_unit_test(runs_are_kept),
-        cmocka_unit_test(names_are_expanded),     cmocka_unit_test(bad_texts),
-        cmocka_unit_test(bad_bindings),           cmocka_unit_test(fits_its_value),
-        cmocka_unit_test(failures_are_passed_on),
+        cmocka_unit_test(rows_are_delivered), cmocka_unit_test(rows_are_renumbered),
+        cmocka_unit_test(tiles_are_undone),   cmocka_unit_test(turns_within_rows_are_undone),
+        cmocka_unit_test(rows_are_widened),   cmocka_unit_test(unrope_is_the_inverse),
+        cmocka_unit_test(vectors_join),       cmocka_unit_test(reads_are_few),
+        cmocka_unit_test(runs_are_kept),      cmocka_unit_test(names_are_expanded),
+        cmocka_unit_test(bad_texts),          cmocka_unit_test(bad_bindings),
+        cmocka_unit_test(fits_its_value),     cmocka_unit_test(failures_are_passed_on),
     };
     return cmocka_run_group_tests(tests, make_file, drop_file);
 }

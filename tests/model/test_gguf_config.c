@@ -163,9 +163,13 @@ static void llama_refusals(void **state)
     gg_write(&f, &t);
     refuses(MR_EFORMAT, "model.gguf", "\"vocab_size\" is missing");
     llama_meta(&f);
-    add_tensor(&t, "blk.0.attn_q.bias", 1, (int64_t[]){24});
+    add_tensor(&t, "blk.0.attn_q.bias", 1, (int64_t[]){24}); /* then the others have one, too */
     gg_write(&f, &t);
-    refuses(MR_EFORMAT, "model.gguf", "\"blk.0.attn_q.bias\" is not used");
+    refuses(MR_EFORMAT, "model.gguf", "tensor \"blk.0.attn_k.bias\" is missing");
+    llama_meta(&f);
+    add_tensor(&t, "blk.0.attn_norm.bias", 1, (int64_t[]){24});
+    gg_write(&f, &t);
+    refuses(MR_EFORMAT, "model.gguf", "\"blk.0.attn_norm.bias\" is not used");
     f = (gguf_file){0};
     gg_str(&f, "general.architecture", "mamba");
     gg_write(&f, &t);
