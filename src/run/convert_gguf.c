@@ -288,6 +288,25 @@ void mr_convert_gguf_said(mr_gguf_writer *w, mr_dtype type)
 
 /* ---- the whole --------------------------------------------------------------------------- */
 
+/* A file by another name than .gguf has one for as long as it is read. */
+static mr_err read_back(const convert *c)
+{
+    const char *name = c->path;
+    if (!mr_ends_with(name, ".gguf")) {
+        name = mr_arena_printf(c->arena, "%s.check.gguf", name);
+        if (!name)
+            return MR_ENOMEM;
+        if (rename(c->path, name) != 0)
+            return mr_fail(MR_EIO, "%s: cannot rename to %s", c->path, name);
+    }
+    mr_err err = mr_convert_same(c->model, name);
+    if (err)
+        remove(name);
+    else if (name != c->path && rename(name, c->path) != 0)
+        err = mr_fail(MR_EIO, "%s: cannot rename to %s", name, c->path);
+    return err;
+}
+
 mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o)
 {
     convert c = {.o = o, .model = m, .path = path};
@@ -300,11 +319,8 @@ mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o)
         err = list_tensors(&c);
     if (!err)
         err = write_file(&c);
-    if (!err && mr_file_exists(path) == 1) { /* not where it was piped to */
-        err = mr_convert_same(m, path);
-        if (err)
-            remove(path);
-    }
+    if (!err && mr_file_exists(path) == 1) /* not where it was piped to */
+        err = read_back(&c);
     mr_free(c.factors);
     mr_free(c.list);
     mr_arena_free(c.arena);
