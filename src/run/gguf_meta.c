@@ -376,20 +376,6 @@ static mr_err put_own(const meta *x)
 
 /* ---- the whole ---- */
 
-/* No key says what is between an MLP's products: the architecture does. */
-static mr_err check_act(const meta *x)
-{
-    bool tanh_gelu = strncmp(x->arch, "gemma", 5) == 0;
-    const char *key = tanh_gelu && x->arch[5] ? "hidden_activation" : "hidden_act";
-    mr_op act;
-    MR_TRY(mr_cfg_act(x->o, key, tanh_gelu ? "gelu_pytorch_tanh" : "silu", &act));
-    bool legacy = tanh_gelu && !x->arch[5] && mr_jis(mr_jget(x->o, key), "gelu");
-    if (legacy || act == (tanh_gelu ? MR_OP_GELU_TANH : MR_OP_SILU))
-        return MR_OK;
-    return mr_cfg_refuse(mr_jget(x->o, key), "GGUF cannot say another activation than %s's own",
-                         x->arch);
-}
-
 mr_err mr_gguf_meta(mr_gguf_writer *w, const mr_model *m, const char *arch)
 {
     int row = row_of(m);
@@ -399,7 +385,6 @@ mr_err mr_gguf_meta(mr_gguf_writer *w, const mr_model *m, const char *arch)
     double eps;
     x.o = mr_jtype(text) == MR_JOBJECT ? text : root;
     MR_TRY(get(&x, "num_attention_heads", 8, &x.heads));
-    MR_TRY(check_act(&x));
     mr_gguf_writer_str(w, "general.architecture", arch);
     put_int(&x, "context_length", info->max_positions);
     put_int(&x, "vocab_size", info->vocab);
