@@ -2,7 +2,7 @@
  * process.
  *
  * Why:    figures mean something only as shares of what this core does at this moment.
- * Use:    test_matmul --bench [all | format [rows]]; one thread, CPU time, the best of several runs.
+ * Use:    test_matmul --bench [all | format [rows]], --bench-experts [format]; one thread, CPU time, the best of several runs.
  */
 #ifndef MR_TESTS_BACKEND_BENCH_MATMUL_H
 #define MR_TESTS_BACKEND_BENCH_MATMUL_H
@@ -74,6 +74,58 @@ static inline void bench_matrix(mr_pool *pool, mr_fmt fmt, int64_t n, int64_t k,
     }
     free(x);
     free(y);
+    mr_matrix_free(m);
+    weights_free(&w);
+}
+
+/* Grouped experts, each with so many rows: all 16 of 2048 x 1024, two chosen by each row. */
+static inline void bench_experts(mr_pool *pool, const char *only)
+{
+    enum { EXPERTS = 16, TOP = 2, N = 1024, K = 2048, TURNS = 9 };
+    mr_fmt fmt = {MR_AFFINE, 4, 64, MR_BF16};
+    checker_rng rng = {7};
+    char name[32];
+    if (only && !mr_fmt_parse(only, &fmt))
+        exit(2);
+    weights w = weights_new(fmt, (int64_t)EXPERTS * N, K, &rng);
+    mr_matrix *m;
+    if (mr_matrix_new(&m, fmt, EXPERTS, N, K) != MR_OK)
+        exit(1);
+    mr_matrix_fill(m, 0, &w.rows);
+    for (int64_t each = 32; each <= 128; each *= 2) {
+        int64_t rows = each * EXPERTS / TOP;
+        float *x = malloc(4 * (size_t)(rows * K)), *y = malloc(4 * (size_t)(rows * TOP * N));
+        int32_t *ids = malloc(sizeof *ids * (size_t)(rows * TOP));
+        for (int64_t r = 0; r < rows; r++)
+            fill_activations(x + r * K, K, 10, &rng);
+        for (int64_t i = 0; i < rows * TOP; i++)
+            ids[i] = (int32_t)(i % EXPERTS);
+        for (int isa = MR_ISA_C + 1; isa < MR_ISA_COUNT; isa++) {
+            if (!mr_isa_have((mr_isa)isa))
+                continue;
+            mr_mm mm = {pool, (mr_isa)isa, MR_FAST, false};
+            void *scratch = mr_alloc(MR_MEM_OTHER,
+                                     mr_expert_scratch(&mm, fmt, EXPERTS, N, K, rows, TOP, false));
+            double best = 1e9;
+            for (int turn = 0; turn < TURNS; turn++) {
+                double start = checker_seconds();
+                mr_expert_linear(&mm, m, x, K, 0, false, ids, rows, TOP, y, scratch);
+                double t = checker_seconds() - start;
+                best = t < best ? t : best;
+            }
+            double ops = 2.0 * N * K * (double)(rows * TOP) / best;
+            double peak = bench_peak((mr_isa)isa, mr_matmul_int8(&mm, fmt));
+            printf(
+                "%-16s %d experts of %dx%d, %3d rows each  %-18s %8.1f GOP/s (%3.0f%% of peak)\n",
+                mr_fmt_name(fmt, name), EXPERTS, N, K, (int)each, mr_matmul_kernel(&mm, fmt),
+                ops * 1e-9, peak > 0.0 ? 100.0 * ops / peak : 0.0);
+            fflush(stdout);
+            mr_free(scratch);
+        }
+        free(x);
+        free(y);
+        free(ids);
+    }
     mr_matrix_free(m);
     weights_free(&w);
 }

@@ -4,6 +4,7 @@
  *   test_matmul            all checks
  *   test_matmul --small      fewer sizes, for emulation
  *   test_matmul --bench [format [rows]]   speeds of the same calls (bench_matmul.h)
+ *   test_matmul --bench-experts [format]   grouped experts (bench_matmul.h)
  *   test_matmul --bench-rows [format [rows]]   few rows from memory (bench_rows.h)
  */
 #include "backend/cpu/matmul_core.h"
@@ -550,6 +551,10 @@ int main(int argc, char **argv)
             fprintf(stderr, "%s\n", mr_error());
             return 1;
         }
+    if (argc > 1 && !strcmp(argv[1], "--bench-experts")) {
+        bench_experts(pools[0], argc > 2 ? argv[2] : NULL);
+        return 0;
+    }
     if (argc > 1 && !strcmp(argv[1], "--bench-rows")) {
         bench_rows(pools, argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : NULL);
         return 0;
