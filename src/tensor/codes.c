@@ -53,14 +53,43 @@ bool mr_code_form_of(mr_code_form *f, mr_dtype t, int bits, int group, mr_dtype 
     return f->block != 0;
 }
 
+/* ---- eight values at once ---- */
+
+#define EACH(byte) ((byte)*0x0101010101010101u)
+
+static uint64_t load8(const uint8_t *p)
+{
+    uint64_t u;
+    memcpy(&u, p, 8);
+    return u;
+}
+
+static void store8(uint8_t *p, uint64_t u)
+{
+    memcpy(p, &u, 8);
+}
+
+/* `mask` of each of eight bytes, `shift` bits up. */
+static uint64_t fields(const uint8_t *p, int shift, unsigned mask)
+{
+    return load8(p) >> shift & EACH((uint64_t)mask);
+}
+
+/* Eight bits as bytes of 0 and 1. */
+static uint64_t single_bits(uint8_t bits)
+{
+    uint64_t own = EACH((uint64_t)bits) & 0x8040201008040201u;
+    return (own + EACH((uint64_t)0x7f)) >> 7 & EACH((uint64_t)1);
+}
+
 /* ---- blocks of 32 and 64 ---- */
 
 /* 2*half values of `half` bytes: low nibbles first. */
 static void nibbles(const uint8_t *p, int half, uint8_t *q)
 {
-    for (int j = 0; j < half; j++) {
-        q[j] = p[j] & 15;
-        q[j + half] = p[j] >> 4;
+    for (int j = 0; j < half; j += 8) {
+        store8(q + j, fields(p + j, 0, 15));
+        store8(q + j + half, fields(p + j, 4, 15));
     }
 }
 
@@ -82,8 +111,8 @@ static void block_32(const mr_code_form *f, const uint8_t *p, mr_codes *c)
     if (f->bits == 5)
         p += 4;
     nibbles(p, 16, c->q);
-    for (int j = 0; f->bits == 5 && j < 32; j++)
-        c->q[j] |= (uint8_t)((fifth[j / 8] >> j % 8 & 1) << 4);
+    for (int j = 0; f->bits == 5 && j < 32; j += 8)
+        store8(c->q + j, load8(c->q + j) | single_bits(fifth[j / 8]) << 4);
 }
 
 /* Four E4M3 scales, of which ggml takes 0x7f for 0 and ignores the sign; 16 values each. */
@@ -111,10 +140,10 @@ static void scales_45k(const uint8_t *b, mr_codes *c)
     }
 }
 
-/* Two low bits of value v. */
-static int pair_of(const uint8_t *qs, int v)
+/* Two low bits of values v..v+7. */
+static uint64_t pairs_of(const uint8_t *qs, int v)
 {
-    return qs[v / 128 * 32 + v % 32] >> v / 32 % 4 * 2 & 3;
+    return fields(qs + v / 128 * 32 + v % 32, v / 32 % 4 * 2, 3);
 }
 
 static void block_q2_k(const uint8_t *p, mr_codes *c)
@@ -123,8 +152,8 @@ static void block_q2_k(const uint8_t *p, mr_codes *c)
         c->sub[j] = (int8_t)(p[j] & 15);
         c->min[j] = p[j] >> 4;
     }
-    for (int v = 0; v < 256; v++)
-        c->q[v] = (uint8_t)pair_of(p + 16, v);
+    for (int v = 0; v < 256; v += 8)
+        store8(c->q + v, pairs_of(p + 16, v));
     memcpy(c->scale, p + 80, 2);
     memcpy(c->bias, p + 82, 2);
 }
@@ -132,8 +161,8 @@ static void block_q2_k(const uint8_t *p, mr_codes *c)
 static void block_q3_k(const uint8_t *p, mr_codes *c)
 {
     const uint8_t *s = p + 96;
-    for (int v = 0; v < 256; v++)
-        c->q[v] = (uint8_t)(pair_of(p + 32, v) | (p[v % 32] >> v / 32 & 1) << 2);
+    for (int v = 0; v < 256; v += 8)
+        store8(c->q + v, pairs_of(p + 32, v) | fields(p + v % 32, v / 32, 1) << 2);
     for (int j = 0; j < 16; j++) {
         int low = j < 8 ? s[j] & 15 : s[j - 8] >> 4, high = s[8 + j % 4] >> j / 4 * 2 & 3;
         c->sub[j] = (int8_t)((low | high << 4) - 32);
@@ -150,17 +179,16 @@ static void block_45k(const mr_code_form *f, const uint8_t *p, mr_codes *c)
     scales_45k(p + 4, c);
     for (int v = 0; v < 256; v += 64)
         nibbles(qs + v / 2, 32, c->q + v);
-    for (int v = 0; f->bits == 5 && v < 256; v++)
-        c->q[v] |= (uint8_t)((fifth[v % 32] >> v / 32 & 1) << 4);
+    for (int v = 0; f->bits == 5 && v < 256; v += 8)
+        store8(c->q + v, load8(c->q + v) | fields(fifth + v % 32, v / 32, 1) << 4);
 }
 
 static void block_q6_k(const uint8_t *p, mr_codes *c)
 {
-    for (int v = 0; v < 256; v++) {
+    for (int v = 0; v < 256; v += 8) {
         int half = v / 128, s = v / 32 % 4, l = v % 32;
-        int low = p[64 * half + 32 * (s & 1) + l] >> (s < 2 ? 0 : 4) & 15;
-        int high = p[128 + 32 * half + l] >> 2 * s & 3;
-        c->q[v] = (uint8_t)(low | high << 4);
+        uint64_t low = fields(p + 64 * half + 32 * (s & 1) + l, s < 2 ? 0 : 4, 15);
+        store8(c->q + v, low | fields(p + 128 + 32 * half + l, 2 * s, 3) << 4);
     }
     memcpy(c->sub, p + 192, 16);
     memcpy(c->scale, p + 208, 2);
@@ -179,19 +207,14 @@ static void block_iq4_xs(const uint8_t *p, mr_codes *c)
 
 /* ---- grouped formats ---- */
 
-/* n codes of `bits` bits from the start of a bit stream. */
+/* n codes of `bits` bits from the start of a bit stream; eight take whole bytes. */
 static void stream(const uint8_t *p, int bits, int n, uint8_t *q)
 {
-    uint32_t held = 0;
-    int have = 0;
-    for (int i = 0; i < n; i++) {
-        if (have < bits) {
-            held |= (uint32_t)*p++ << have;
-            have += 8;
-        }
-        q[i] = (uint8_t)(held & ((1u << bits) - 1));
-        held >>= bits;
-        have -= bits;
+    for (int i = 0; i < n; i += 8, p += bits) {
+        uint64_t held = 0;
+        memcpy(&held, p, (size_t)bits);
+        for (int j = 0; j < 8; j++)
+            q[i + j] = (uint8_t)(held >> bits * j & ((1u << bits) - 1));
     }
 }
 

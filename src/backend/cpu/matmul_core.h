@@ -103,8 +103,9 @@ typedef struct mr_place {
     int nv, v, lane;
 } mr_place;
 mr_place mr_matrix_place(const mr_matrix *m, int64_t e, int64_t o);
-/* CODES and E4M3: one row of `rows` to its place, and a packed row as f32. */
-void mr_codes_fill(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row);
+/* CODES and E4M3: `lanes` rows of `rows` to their places, and a packed row as f32. */
+void mr_codes_fill(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row,
+                   int lanes);
 void mr_codes_row(const mr_matrix *m, const mr_place *at, float *dst);
 
 typedef struct mr_column {

@@ -348,8 +348,7 @@ void mr_matrix_fill(mr_matrix *m, int64_t row0, const mr_rows *rows)
         switch (m->layout.kind) {
         case MR_PACK_CODES:
         case MR_PACK_E4M3:
-            mr_codes_fill(m, &at, rows, i);
-            lanes = 1;
+            mr_codes_fill(m, &at, rows, i, (int)lanes);
             break;
         case MR_PACK_F16:
             fill_halves(m, &at, rows, i, (int)lanes);

@@ -124,15 +124,6 @@ static int planes_of(const mr_layout *l, const mr_place *at, uint8_t *unit, plan
 
 /* ---- sub-scales ---- */
 
-static void or_word(uint8_t *p, size_t outputs, size_t o, int word, uint32_t bits)
-{
-    uint32_t w;
-    p += ((size_t)word * outputs + o) * 4;
-    memcpy(&w, p, 4);
-    w |= bits;
-    memcpy(p, &w, 4);
-}
-
 /* Number i: in word i/8 of its four low bits, and of the high ones. */
 static int low_shift(int i)
 {
@@ -168,20 +159,19 @@ static void put_subs(const mr_code_form *f, const mr_codes *c, uint8_t *p, size_
             p[(size_t)i * outputs + o] = (uint8_t)c->sub[i];
         return;
     }
-    memset(p + o * 4, 0, 4);
-    for (size_t i = 1; i < bytes / 4; i++)
-        memset(p + (i * outputs + o) * 4, 0, 4);
+    uint32_t words[4] = {0};
     for (int i = 0; i < 16; i++) {
-        int shift = low_shift(i);
         if (bytes == 16) {
-            or_word(p, outputs, o, i / 8, (uint32_t)c->sub[i] << shift);
-            or_word(p, outputs, o, 2 + i / 8, (uint32_t)c->min[i] << shift);
+            words[i / 8] |= (uint32_t)c->sub[i] << low_shift(i);
+            words[2 + i / 8] |= (uint32_t)c->min[i] << low_shift(i);
         } else {
             uint32_t v = (uint32_t)sixth(f, c, i);
-            or_word(p, outputs, o, i / 8, (v & 15) << shift);
-            or_word(p, outputs, o, 2, v >> 4 << high_shift(i));
+            words[i / 8] |= (v & 15) << low_shift(i);
+            words[2] |= v >> 4 << high_shift(i);
         }
     }
+    for (size_t i = 0; i < bytes / 4; i++)
+        memcpy(p + (i * outputs + o) * 4, &words[i], 4);
 }
 
 static void get_subs(const mr_code_form *f, mr_codes *c, const uint8_t *p, size_t outputs, size_t o)
@@ -212,6 +202,22 @@ static void get_subs(const mr_code_form *f, mr_codes *c, const uint8_t *p, size_
 
 /* ---- rows ---- */
 
+/* A line takes a dword of every output: quads of codes, their fields side by side. */
+static void fill_plane(const plane *p, const mr_place *at, int k_unit, const uint8_t *q)
+{
+    const uint32_t mask = ((1u << p->bits) - 1) * 0x01010101u;
+    const int quads = 8 / p->bits;
+    uint8_t *to = p->at + 64 * at->v + 4 * at->lane;
+    for (int k = 0; k < k_unit; k += 4 * quads, to += 64 * at->nv) {
+        uint32_t line = 0, quad;
+        for (int i = 0; i < quads; i++) {
+            memcpy(&quad, q + k + 4 * i, 4);
+            line |= (quad >> p->up & mask) << p->bits * i;
+        }
+        memcpy(to, &line, 4);
+    }
+}
+
 static void fill_unit(const mr_layout *l, const mr_place *at, uint8_t *unit, const mr_codes *c)
 {
     const mr_code_form *f = &l->form;
@@ -221,11 +227,7 @@ static void fill_unit(const mr_layout *l, const mr_place *at, uint8_t *unit, con
     plane p[3];
     int n = planes_of(l, at, unit, p);
     for (int j = 0; j < n; j++)
-        for (int k = 0; k < l->k_unit; k++) {
-            int shift = plane_shift(p[j].bits, k), mask = (1 << p[j].bits) - 1;
-            uint8_t *byte = plane_byte(at, p[j].at, p[j].bits, k);
-            *byte = (uint8_t)((*byte & ~(mask << shift)) | (c->q[k] >> p[j].up & mask) << shift);
-        }
+        fill_plane(&p[j], at, l->k_unit, c->q);
     if (sub_bytes(f))
         put_subs(f, c, sides, outputs, o);
     if (l->scale_dtype == MR_F8_E4M3)
@@ -278,17 +280,22 @@ static void fill_e4m3(const mr_matrix *m, const mr_place *at, const mr_rows *r, 
                s + (size_t)u * size, size);
 }
 
-void mr_codes_fill(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row)
+void mr_codes_fill(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row,
+                   int lanes)
 {
+    mr_place own = *at;
     mr_codes c;
     if (m->layout.kind == MR_PACK_E4M3) {
-        fill_e4m3(m, at, rows, row);
+        for (int i = 0; i < lanes; i++, own.lane++)
+            fill_e4m3(m, &own, rows, row + i);
         return;
     }
-    for (int64_t u = 0; u < m->units; u++) {
-        mr_codes_read(&m->layout.form, rows, row, u, &c);
-        fill_unit(&m->layout, at, at->unit0 + (size_t)u * at->unit, &c);
-    }
+    for (int64_t u = 0; u < m->units; u++)
+        for (int i = 0; i < lanes; i++) {
+            own.lane = at->lane + i;
+            mr_codes_read(&m->layout.form, rows, row + i, u, &c);
+            fill_unit(&m->layout, &own, at->unit0 + (size_t)u * at->unit, &c);
+        }
 }
 
 /* The roundings of mr_dequant_row, to which a packed row is a stored one. */
