@@ -6,6 +6,11 @@
  * lowers it in the next has taken a task of the next, in full order: nothing goes stale, and no
  * generation is needed.
  *
+ * Which task a ticket stands for is settled apart: tasks are shared out evenly, in order, and a thread
+ * takes the next one of its own share, or, when that is empty, of the next thread's that is not.  As
+ * no more threads look for tasks than there are tasks left, and shares only empty, one look at each
+ * finds one.  A share's counter carries the number of the run, so that nobody has to reset it.
+ *
  * A thread that finds no task spins, then sleeps on `epoch`, which every run raises.  Against lost
  * wakes both sides write first and read then, in sequentially consistent order: the sleeper raises
  * `sleepers` and looks at the ticket again; the caller sets the ticket, raises `epoch` and looks at
@@ -31,13 +36,18 @@
 #include "base/cpu.h"
 #include "base/mem.h"
 
-enum { THREADS_MAX = 1024, SPIN_NS = 40000, PAUSES = 16, STACK_BYTES = 2 << 20 };
+enum { TASK_BITS = 24, THREADS_MAX = 1024, SPIN_NS = 40000, PAUSES = 16, STACK_BYTES = 2 << 20 };
 
 typedef struct worker {
     mr_pool *pool;
     pthread_t thread;
     int index; /* 1 .. threads - 1 */
 } worker;
+
+/* The tasks of one thread: run << TASK_BITS | next task.  An older run: none is taken yet. */
+typedef struct share {
+    _Alignas(64) _Atomic uint64_t next;
+} share;
 
 struct mr_pool {
     /* Each line below is written by other threads than the next. */
@@ -49,6 +59,8 @@ struct mr_pool {
     _Alignas(64) mr_task fn; /* the run: written only while there is no task */
     void *ctx;
     int n_tasks;
+    uint64_t run;
+    share *shares;
     int threads;
     int wake_max;
     bool spin;
@@ -102,6 +114,33 @@ static bool spin_until(const mr_pool *p, _Atomic uint32_t *word, bool nonzero)
     } while (true);
 }
 
+/* The next task of thread w's share, or -1. */
+static int take(mr_pool *p, int w)
+{
+    const uint64_t n = (uint64_t)p->n_tasks, t = (uint64_t)p->threads;
+    const uint64_t first = n * (uint64_t)w / t, end = n * ((uint64_t)w + 1) / t;
+    _Atomic uint64_t *next = &p->shares[w].next;
+    uint64_t now = atomic_load_explicit(next, memory_order_relaxed), task;
+    do {
+        task = now >> TASK_BITS == p->run ? now & ((1u << TASK_BITS) - 1) : first;
+        if (task == end)
+            return -1;
+    } while (!atomic_compare_exchange_weak_explicit(next, &now, p->run << TASK_BITS | (task + 1),
+                                                    memory_order_relaxed, memory_order_relaxed));
+    return (int)task;
+}
+
+/* The task of a ticket that thread `index` has. */
+static int find_task(mr_pool *p, int index)
+{
+    int task = take(p, index);
+    for (int w = index + 1; task < 0; w++) {
+        assert(w < index + p->threads && "a ticket without a task");
+        task = take(p, w % p->threads);
+    }
+    return task;
+}
+
 /* Runs tasks until none is left to take. */
 static void work(mr_pool *p, int index)
 {
@@ -111,7 +150,7 @@ static void work(mr_pool *p, int index)
         if (!atomic_compare_exchange_weak_explicit(&p->ticket, &left, left - 1,
                                                    memory_order_acquire, memory_order_relaxed))
             continue;
-        p->fn(p->ctx, p->n_tasks - (int)left, index);
+        p->fn(p->ctx, find_task(p, index), index);
         done++;
         left = atomic_load_explicit(&p->ticket, memory_order_relaxed);
     }
@@ -168,7 +207,8 @@ mr_err mr_pool_new(mr_pool **out, int threads)
         return MR_ENOMEM;
     p->threads = 1; /* as many as run; mr_pool_free joins those */
     p->workers = mr_zalloc(MR_MEM_OTHER, (size_t)threads * sizeof *p->workers);
-    if (!p->workers) {
+    p->shares = mr_zalloc(MR_MEM_OTHER, (size_t)threads * sizeof *p->shares);
+    if (!p->workers || !p->shares) {
         mr_pool_free(p);
         return MR_ENOMEM;
     }
@@ -200,6 +240,7 @@ void mr_pool_free(mr_pool *p)
     for (int i = 1; i < p->threads; i++)
         pthread_join(p->workers[i].thread, NULL);
     mr_free(p->workers);
+    mr_free(p->shares);
     mr_free(p);
 }
 
@@ -225,6 +266,7 @@ void mr_pool_run(mr_pool *p, int n_tasks, mr_task fn, void *ctx)
     bool busy = atomic_exchange_explicit(&p->busy, true, memory_order_relaxed);
     assert(!busy && "one mr_pool_run at a time");
     (void)busy;
+    assert(n_tasks < 1 << TASK_BITS);
     if (p->threads == 1 || n_tasks == 1) {
         for (int i = 0; i < n_tasks; i++)
             fn(ctx, i, 0);
@@ -232,6 +274,7 @@ void mr_pool_run(mr_pool *p, int n_tasks, mr_task fn, void *ctx)
         p->fn = fn;
         p->ctx = ctx;
         p->n_tasks = n_tasks;
+        p->run++;
         atomic_store_explicit(&p->pending, (uint32_t)n_tasks, memory_order_relaxed);
         atomic_store(&p->ticket, (uint32_t)n_tasks);
         atomic_fetch_add(&p->epoch, 1);

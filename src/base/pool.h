@@ -7,7 +7,8 @@
  *          returns when all are done. worker is 0..mr_pool_threads-1 (0 = the caller), for
  *          per-thread scratch.
  * Threads: one mr_pool_run at a time.
- * Rules:   1. Tasks are taken from one atomic counter, so a descheduled worker holds back only the
+ * Rules:   1. Worker w of W takes tasks n*w/W to n*(w+1)/W in ascending order, so that what it reads
+ *             is one stretch, then what others have left: a descheduled worker holds back only the
  *             task it has in hand.
  *          2. Waiting spins for a bounded time, then sleeps (futex/condition variable): never a
  *             free-running spin.

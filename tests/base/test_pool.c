@@ -149,6 +149,42 @@ static void test_threads_really_run(void **state)
     mr_pool_free(p);
 }
 
+typedef struct log {
+    int taken[8][TASKS_MAX], n[8];
+} log;
+
+static void note(void *ctx, int task, int worker)
+{
+    log *l = ctx;
+    l->taken[worker][l->n[worker]++] = task;
+}
+
+/* A worker's own stretch comes first and in ascending order; then, ascending too, each of the others. */
+static void test_own_tasks_first(void **state)
+{
+    (void)state;
+    static const int threads[] = {2, 3, 8}, tasks[] = {2, 3, 8, 17, 64, 299};
+    static log l;
+    for (int i = 0; i < 18 * 50; i++) {
+        mr_pool *p;
+        int many = threads[i % 3], n = tasks[i / 3 % 6];
+        memset(&l, 0, sizeof l);
+        assert_int_equal(mr_pool_new(&p, many), MR_OK);
+        mr_pool_run(p, n, note, &l);
+        for (int w = 0; w < many; w++)
+            for (int j = 0, ahead = 0, last = -1; j < l.n[w]; j++) {
+                int task = l.taken[w][j], owner = 0;
+                while (task >= n * (owner + 1) / many)
+                    owner++;
+                int distance = (owner - w + many) % many;
+                assert_true(distance > ahead || (distance == ahead && task > last));
+                ahead = distance;
+                last = task;
+            }
+        mr_pool_free(p);
+    }
+}
+
 static void test_no_tasks(void **state)
 {
     (void)state;
@@ -225,6 +261,7 @@ int main(void)
         cmocka_unit_test(test_sixty_four),
         cmocka_unit_test(test_sleeping),
         cmocka_unit_test(test_threads_really_run),
+        cmocka_unit_test(test_own_tasks_first),
         cmocka_unit_test(test_no_tasks),
         cmocka_unit_test(test_new_fails),
         cmocka_unit_test(test_too_many_threads),

@@ -15,6 +15,7 @@
 #define U8_WIDE 1
 #define ROW_STREAMS 1
 #define DIRECT_F32 4
+#define FEW_F32 4
 #define DIRECT_U4 4
 #define I8_MANY_ROWS(...) 0
 

@@ -11,6 +11,7 @@
 #define U8_WIDE 0
 #define ROW_STREAMS 2
 #define DIRECT_F32 4
+#define FEW_F32 16
 #define DIRECT_U4 4
 
 typedef v16i x8, x4, w8;
@@ -49,6 +50,9 @@ static inline v16i shift_up(v16i a, int32_t n)
     return (v16i){_mm512_sllv_epi32(a.v, _mm512_set1_epi32(n))};
 }
 
+#define EIGHT_ROWS_I8
+#define FEW_ROWS_F32 few_rows_f32
+
 /* Lanes that start at byte j; a lookup of 0..15 takes the low 4 bits alone, so nothing is masked. */
 static const float small_numbers[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
                                         11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
@@ -61,14 +65,10 @@ static inline v16f number_nibble(const uint8_t *line, int j, const float *floats
     return (v16f){_mm512_permutexvar_ps(q, _mm512_loadu_ps(floats ? floats : small_numbers))};
 }
 
-static inline v16f number_u4(const uint8_t *line, int j)
-{
-    return number_nibble(line, j, NULL);
-}
-
+/* Loads under a mask are free: byte j of every lane, from where it is the lowest. */
 static inline v16f number_u8(const uint8_t *line, int j)
 {
-    __m512i q = _mm512_and_si512(_mm512_loadu_si512(line + j), _mm512_set1_epi32(255));
+    __m512i q = _mm512_maskz_loadu_epi8(0x1111111111111111, line + j);
     return (v16f){_mm512_cvtepi32_ps(q)};
 }
 
@@ -96,3 +96,4 @@ static inline v16f number_byte(int bits, const uint8_t *line, int j)
 #include "backend/cpu/matmul_tile_f32_avx512.h"
 
 #include "backend/cpu/matmul_lanes.h"
+#include "backend/cpu/matmul_few_avx512.h"

@@ -163,8 +163,9 @@ typedef struct mr_mm_kernels {
     int u8_offset; /* what its dots subtract from bytes (128 where both sides are signed) */
     bool wide_u8;  /* wants mr_qform.wide for U8 */
     bool takes_u4; /* tile_i8 is as fast on wide columns of U4 as on panels of their bytes */
-    int direct_f32,
-        direct_u4; /* up to so many rows straight from the packed form; more: by panel */
+    /* Up to so many rows straight from the packed form, more by panel: on floats, on floats for wide
+     * columns of U4 and U8, on int8 of U4. */
+    int direct_f32, few_f32, direct_u4;
     void (*quantise)(const float *x, const mr_qform *f, uint8_t *row);
     /* Any kind; the first k (whole units; BF16 also half a one at the end of a row) of c->data. */
     void (*tile_f32)(const mr_column *c, int64_t k, const float *const *x, int rows, float *out);

@@ -178,6 +178,11 @@ static __attribute__((noinline)) void f32_panel_rows(const mr_column *c, int64_t
 static void codes_tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows,
                            float *out);
 
+#ifdef FEW_ROWS_F32
+static void FEW_ROWS_F32(const mr_column *c, int64_t k, const float *const *x, int rows,
+                         float *out);
+#endif
+
 static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int rows, float *out)
 {
     int r = 0;
@@ -185,6 +190,12 @@ static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int r
         codes_tile_f32(c, k, x, rows, out);
         return;
     }
+#ifdef FEW_ROWS_F32
+    if (c->nv == 4 && (c->layout->kind == MR_PACK_U4 || c->layout->kind == MR_PACK_U8)) {
+        FEW_ROWS_F32(c, k, x, rows, out);
+        return;
+    }
+#endif
     if (c->layout->kind == MR_PACK_F32)
         for (; r + TILE_F32_ROWS <= rows; r += TILE_F32_ROWS)
             f32_panel_rows(c, k, x + r, out + r * MR_TILE_OUT);

@@ -60,6 +60,12 @@ INLINE void group_slots(const uint8_t *lines, int stride, int v0, const uint8_t 
     }
 }
 
+/* Whether a tile of so many rows is the only one to read its weights, as far as one can tell. */
+INLINE bool from_memory(int rows, mr_pack_kind kind)
+{
+    return rows <= 2 || rows == 8 || kind == MR_PACK_U4;
+}
+
 /* Then every quad; x[r] + at are the group's values. */
 INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, const uint8_t *const *x,
                        size_t at, int rows, int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
@@ -70,8 +76,8 @@ INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, cons
         for (int i = 0; i < quads; i += 2, at += 8, line += next) {
             foreach (v, nv) {
                 v16i both = load_line(line + 64 * v), m = v16i_set1(0x0f0f0f0f);
-                if (rows <= 2)
-                    __builtin_prefetch(line + 64 * v + FETCH_AHEAD);
+                if (from_memory(rows, kind))
+                    row_ask(line + 64 * v);
                 v16i low = v16i_and(both, m), high = v16i_and(v16i_shr(both, 4), m);
                 foreach (r, rows)
                     acc[r][v] = dots_u4(acc[r][v], low, x_u4(x[r] + at), high, x_u4(x[r] + at + 4));
@@ -89,8 +95,8 @@ INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, cons
         for (int i = 0; i < quads; i++, at += U8_WIDE ? 8 : 4, line += next) {
             foreach (v, nv) {
                 w8 w = w_u8(load_line(line + 64 * v));
-                if (rows <= 2)
-                    __builtin_prefetch(line + 64 * v + FETCH_AHEAD);
+                if (from_memory(rows, kind))
+                    row_ask(line + 64 * v);
                 foreach (r, rows)
                     acc[r][v] = dot_u8(acc[r][v], w, x_u8(x[r] + at));
             }
@@ -135,9 +141,9 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
     foreach (r, rows)
         x[r] = rows_at[r];
     for (int64_t u = 0; u < units; u++, unit += next) {
-        if (rows <= 2)
+        if (from_memory(rows, kind))
             for (size_t i = lines; i < next; i += 64)
-                __builtin_prefetch(unit + FETCH_AHEAD + i);
+                row_ask(unit + i);
         for (int g = 0; g < per_unit; g++, at += step)
             for (int v = 0; v < stride; v += nv) {
                 const uint8_t *first = unit + (size_t)g * group;
@@ -253,7 +259,7 @@ typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const u
         else if (c->nv == 1)                                                                       \
             i8_column(c, units, f, x, rows, 1, 1, kind, out);                                      \
         else                                                                                       \
-            i8_column(c, units, f, x, rows, TILE_NV, 4, kind, out);                                \
+            i8_column(c, units, f, x, rows, (rows) < 8 ? TILE_NV : TILE_NV / 2, 4, kind, out);     \
     }
 I8_ROWS(u8_rows1, 1, MR_PACK_U8)
 I8_ROWS(u8_rows2, 2, MR_PACK_U8)
@@ -261,6 +267,23 @@ I8_ROWS(u8_rows4, 4, MR_PACK_U8)
 I8_ROWS(u4_rows1, 1, MR_PACK_U4)
 I8_ROWS(u4_rows2, 2, MR_PACK_U4)
 I8_ROWS(u4_rows4, 4, MR_PACK_U4)
+#ifdef EIGHT_ROWS_I8
+I8_ROWS(u8_rows8, 8, MR_PACK_U8)
+I8_ROWS(u4_rows8, 8, MR_PACK_U4)
+
+/* 5 to 8 rows as 8: what is missing is a copy of the first. */
+static void eight_rows(const mr_column *c, int64_t units, const mr_qform *f,
+                       const uint8_t *const *x, int rows, float *out)
+{
+    float sums[8 * MR_TILE_OUT] = {0};
+    const uint8_t *at[8];
+    for (int r = 0; r < 8; r++)
+        at[r] = x[r < rows ? r : 0];
+    memcpy(sums, out, (size_t)rows * MR_TILE_OUT * sizeof *out);
+    (c->layout->kind == MR_PACK_U4 ? u4_rows8 : u8_rows8)(c, units, f, at, sums);
+    memcpy(out, sums, (size_t)rows * MR_TILE_OUT * sizeof *out);
+}
+#endif
 I8_ROWS(bytes_rows1, 1, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows2, 2, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows4, 4, MR_PACK_U4_BYTES)
@@ -291,6 +314,12 @@ static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const 
         codes_tile_i8(c, units, f, x, rows, out);
         return;
     }
+#ifdef EIGHT_ROWS_I8
+    if (rows >= 5 && rows <= 8 && c->nv == 4 && c->layout->kind <= MR_PACK_U8) {
+        eight_rows(c, units, f, x, rows, out);
+        return;
+    }
+#endif
     i8_fn *const *fn = fns[c->layout->kind - MR_PACK_U4];
     int r = I8_MANY_ROWS(c, units, f, x, rows, out);
     for (; r + 4 <= rows; r += 4)

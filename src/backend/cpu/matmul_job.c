@@ -172,7 +172,9 @@ static void sums_f32(const block *b, const mr_column *c, int64_t k, float *sums)
     mr_column panel = {&panel_layout, b->panel, line, line, c->nv};
     for (int r = 0; r < b->rows; r++)
         x[r] = (const float *)(const void *)b->x[r];
-    if (b->rows <= kernels->direct_f32 || c->layout->kind == MR_PACK_F32) {
+    bool few = c->nv == 4 && (c->layout->kind == MR_PACK_U4 || c->layout->kind == MR_PACK_U8);
+    if (b->rows <= (few ? kernels->few_f32 : kernels->direct_f32) ||
+        c->layout->kind == MR_PACK_F32) {
         kernels->tile_f32(c, k, x, b->rows, sums);
         return;
     }
@@ -286,16 +288,6 @@ static void row_columns(const block *b, int64_t e, const int64_t *columns, int n
     }
 }
 
-/* One row and a run of columns; of a plain product its halves go side by side. */
-static void run_row(const block *b, int64_t e, int64_t column, int64_t count)
-{
-    int64_t half = b->job->w[1] ? 0 : count / 2;
-    for (int64_t i = 0; i < half; i++)
-        row_columns(b, e, (int64_t[]){column + i, column + half + i}, 2);
-    for (int64_t i = 2 * half; i < count; i++)
-        row_columns(b, e, (int64_t[]){column + i, 0}, b->job->w[1] ? 2 : 1);
-}
-
 /* ---- tasks -------------------------------------------------------------------------------- */
 
 typedef struct schedule {
@@ -339,12 +331,49 @@ static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
     }
 }
 
+/* Items of the thread that a task is meant for (base/pool.h). */
+typedef struct stretch {
+    int64_t first, end;
+} stretch;
+
+static stretch stretch_of(const schedule *s, int task)
+{
+    int64_t threads = mr_pool_threads(s->job->mm->pool);
+    int64_t owner = (((int64_t)task + 1) * threads - 1) / s->tasks;
+    return (stretch){s->items * (s->tasks * owner / threads) / s->tasks,
+                     s->items * (s->tasks * (owner + 1) / threads) / s->tasks};
+}
+
+/* One row: items item..item+count-1, of a matrix whose columns are the items base... Of a plain
+ * product the columns of a thread's stretch are two runs that are read side by side, the i-th item
+ * being of the first if i is even. */
+static void run_row(const block *b, int64_t e, int64_t base, const stretch *own, int64_t item,
+                    int64_t count)
+{
+    int64_t columns[2], end = base + mr_matrix_columns(b->job->w[0]);
+    int64_t first = own->first > base ? own->first : base;
+    int64_t half = ((own->end < end ? own->end : end) - first + 1) / 2;
+    int n = 0;
+    for (int64_t i = item - first; i < item - first + count; i++) {
+        if (b->job->w[1]) {
+            row_columns(b, e, (int64_t[]){first + i - base}, 2);
+            continue;
+        }
+        columns[n++] = first - base + i / 2 + (i % 2 ? half : 0);
+        if (n == 2 || i + 1 == item - first + count) {
+            row_columns(b, e, columns, n);
+            n = 0;
+        }
+    }
+}
+
 /* Items are numbered by matrix, block of rows, column; a task is a run of them. */
 static void run_items(void *ctx, int task, int worker)
 {
     const schedule *s = ctx;
     int64_t item = s->items * task / s->tasks, end = s->items * (task + 1) / s->tasks, base = 0,
             e = 0;
+    const stretch home = stretch_of(s, task);
     float few[2][FEW_ROWS * MR_TILE_OUT];
     block b = {.job = s->job, .sums = {few[0], few[1]}};
     if (s->job->memory_bytes) {
@@ -364,7 +393,7 @@ static void run_items(void *ctx, int task, int worker)
         block_rows(s, e, row_block * s->block_rows, &b);
         int64_t left = s->columns - column < end - item ? s->columns - column : end - item;
         if (b.rows == 1)
-            run_row(&b, e, column, left);
+            run_row(&b, e, base + row_block * s->columns, &home, item, left);
         else
             for (int64_t i = 0; i < left; i++)
                 run_column(&b, e, column + i);

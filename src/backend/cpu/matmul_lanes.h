@@ -22,11 +22,13 @@
  *   dots_u4(acc, line, x4, line, x4)  two quads at once, if DOTS_U4 is defined
  *   shift_up(a, n)                    lanes << n, n not a constant
  *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2
- *   v16f number_u4(line, j)           the numbers q[k+j] of a line of U4, j < 8, and of U8, j < 4;
- *   v16f number_u8(line, j)           may read 3 bytes past the line
+ *   v16f number_u8(line, j)           the numbers q[k+j], j < 4, of a line of U8, and j < 8 of U4
+ *   v16f number_u4(line, j)           (needless with FEW_ROWS_F32)
  *   NIBBLE_TABLES, NUMBER_NIBBLE(line, j, floats)   number_u4, of floats unless NULL if NIBBLE_TABLES
  *   NUMBER_BYTE(bits, line, j)        number_u8 of bytes below 2^bits
- *   LANES_ISA, U8_OFFSET, U8_WIDE, TAKES_U4, DIRECT_F32, DIRECT_U4: see mr_mm_kernels
+ *   EIGHT_ROWS_I8                     if defined: 8 rows x 32 outputs of int8 sums fit the registers
+ *   FEW_ROWS_F32(c, k, x, rows, out)  if defined: a faster tile_f32 for wide columns of U4 and U8
+ *   LANES_ISA, U8_OFFSET, U8_WIDE, TAKES_U4, DIRECT_F32, FEW_F32, DIRECT_U4: see mr_mm_kernels
  */
 #include "backend/cpu/matmul_core.h"
 
@@ -36,9 +38,16 @@
 /* Named as clang-format knows it. */
 #define foreach(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 
-/* With one or two rows weights come from memory: each line asks for the one so many bytes on (past
- * the end of a matrix that does nothing). */
-enum { MAX_ROWS = 6, MAX_NV = 4, FETCH_AHEAD = 9216 };
+/* With few rows weights come from memory: each line, of scales too, asks for the one ROW_FAR bytes on to
+ * come to the L2 cache, which can have many under way, and for the one ROW_NEAR bytes on to come to
+ * L1, which can not.  (Past the end of a matrix that does nothing.) */
+enum { MAX_ROWS = 8, MAX_NV = 4, ROW_FAR = 16384, ROW_NEAR = 2048 };
+
+INLINE void row_ask(const uint8_t *p)
+{
+    __builtin_prefetch(p + ROW_FAR, 0, 2);
+    __builtin_prefetch(p + ROW_NEAR);
+}
 
 /* 16 numbers of the file's type. */
 INLINE v16f load_numbers(const uint8_t *p, mr_dtype t)
@@ -92,6 +101,7 @@ const mr_mm_kernels LANES_FN(mr_mm_kernels) = {
     .wide_u8 = U8_WIDE,
     .takes_u4 = TAKES_U4,
     .direct_f32 = DIRECT_F32,
+    .few_f32 = FEW_F32,
     .direct_u4 = DIRECT_U4,
     .quantise = quantise,
     .tile_f32 = tile_f32,

@@ -1,19 +1,13 @@
 /* One row of activations: weights stream from memory and are read once.
  *
  * Part of matmul_lanes.h.  Two columns at a time, 256 bytes of each in turn, are two streams for the
- * memory system; every line asks for the one ROW_AHEAD bytes on, scales too.  (Past the end of a
- * matrix that does nothing.)  Sums and outputs of both streams stay in registers where there are 32.
+ * memory system.  Sums and outputs of both streams stay in
+ * registers where there are 32.
  * On int8 activations the slot comes last in a group: its line has arrived by then, and int32 sums
  * are exact in any order.
  */
 
-enum { ROW_AHEAD = 6144, ROW_NV = 4 };
-
-/* Lines of one step: a quad of bytes, or two quads of nibbles. */
-INLINE void row_ask(const uint8_t *p)
-{
-    __builtin_prefetch(p + ROW_AHEAD);
-}
+enum { ROW_NV = 4 };
 
 /* One group of one stream: all quads; x are the values, high those of upper nibbles. */
 INLINE void row_step_u4(const uint8_t *lines, x4 low, x4 high, v16i acc[ROW_NV])
@@ -222,27 +216,48 @@ INLINE void row_floats(const mr_column *c, int streams, int64_t k1, const float 
             v16f_store(out[s] + 16 * v, y[s][v]);
 }
 
-/* U4 and U8: FMAs bound it, so one stream. */
-INLINE void row_numbers(const mr_column *c, int64_t k1, const float *x, bool u4, bool twice,
-                        float *out)
+typedef void row_floats_fn(const mr_column *c, int64_t k, const float *x, float *const *out);
+
+#define ROW_FLOATS(name, streams, kind)                                                            \
+    static __attribute__((noinline)) void name(const mr_column *c, int64_t k, const float *x,      \
+                                               float *const *out)                                  \
+    {                                                                                              \
+        row_floats(c, streams, k, x, kind, out);                                                   \
+    }
+ROW_FLOATS(row_f32_1, 1, MR_PACK_F32)
+ROW_FLOATS(row_f32_2, ROW_STREAMS, MR_PACK_F32)
+ROW_FLOATS(row_f16_1, 1, MR_PACK_F16)
+ROW_FLOATS(row_f16_2, ROW_STREAMS, MR_PACK_F16)
+ROW_FLOATS(row_bf16_1, 1, MR_PACK_BF16)
+ROW_FLOATS(row_bf16_2, ROW_STREAMS, MR_PACK_BF16)
+
+#ifdef FEW_ROWS_F32
+static void row_numbers(const mr_column *c, int64_t k, const float *x, float *out)
+{
+    FEW_ROWS_F32(c, k, &x, 1, out);
+}
+#else
+/* U4 and U8, `each` k to a line: FMAs bound it, so one stream. */
+INLINE void numbers_row(const mr_column *c, int64_t k1, const float *x,
+                        v16f number(const uint8_t *line, int j), int each, bool twice, float *out)
 {
     v16f y[ROW_NV], scale[ROW_NV], bias[ROW_NV];
-    const int quads = c->layout->k_unit / 4, each = u4 ? 8 : 4;
+    const int lines = c->layout->k_unit / each;
     foreach (v, ROW_NV)
         y[v] = v16f_load(out + 16 * v);
     const uint8_t *unit = c->data;
-    for (int64_t k = 0; k < k1; k += 4 * quads, unit += c->unit) {
+    for (int64_t k = 0; k < k1; k += each * lines, unit += c->unit) {
         foreach (v, ROW_NV)
             unit_scales(c, unit + c->lines, v, 0, &scale[v], &bias[v]);
         for (size_t i = c->lines; i < c->unit; i += 64)
             row_ask(unit + i);
-        for (int i = 0; i < quads; i += u4 ? 2 : 1, x += each) {
-            const uint8_t *line = unit + 256 * (size_t)(u4 ? i / 2 : i);
+        for (int i = 0; i < lines; i++, x += each) {
+            const uint8_t *line = unit + 256 * (size_t)i;
             foreach (v, ROW_NV)
                 row_ask(line + 64 * v);
             foreach (v, ROW_NV)
                 foreach (j, each) {
-                    v16f q = u4 ? number_u4(line + 64 * v, j) : number_u8(line + 64 * v, j);
+                    v16f q = number(line + 64 * v, j);
                     v16f w = twice ? v16f_add(v16f_mul(scale[v], q), bias[v])
                                    : v16f_fma(scale[v], q, bias[v]);
                     y[v] = v16f_fma(w, v16f_set1(x[j]), y[v]);
@@ -253,38 +268,32 @@ INLINE void row_numbers(const mr_column *c, int64_t k1, const float *x, bool u4,
         v16f_store(out + 16 * v, y[v]);
 }
 
-typedef void row_floats_fn(const mr_column *c, int64_t k, const float *x, float *const *out);
+typedef void row_numbers_fn(const mr_column *c, int64_t k, const float *x, float *out);
 
-#define ROW_FLOATS(name, streams, kind)                                                            \
+#define ROW_NUMBERS(name, number, each, twice)                                                     \
     static __attribute__((noinline)) void name(const mr_column *c, int64_t k, const float *x,      \
-                                               float *const *out)                                  \
+                                               float *out)                                         \
     {                                                                                              \
-        row_floats(c, streams, k, x, kind, out);                                                   \
+        numbers_row(c, k, x, number, each, twice, out);                                            \
     }
-#define ROW_NUMBERS(name, u4, twice)                                                               \
-    static __attribute__((noinline)) void name(const mr_column *c, int64_t k, const float *x,      \
-                                               float *const *out)                                  \
-    {                                                                                              \
-        row_numbers(c, k, x, u4, twice, out[0]);                                                   \
-    }
-ROW_FLOATS(row_f32_1, 1, MR_PACK_F32)
-ROW_FLOATS(row_f32_2, ROW_STREAMS, MR_PACK_F32)
-ROW_FLOATS(row_f16_1, 1, MR_PACK_F16)
-ROW_FLOATS(row_f16_2, ROW_STREAMS, MR_PACK_F16)
-ROW_FLOATS(row_bf16_1, 1, MR_PACK_BF16)
-ROW_FLOATS(row_bf16_2, ROW_STREAMS, MR_PACK_BF16)
-ROW_NUMBERS(row_u8, false, false)
-ROW_NUMBERS(row_u8_twice, false, true)
-ROW_NUMBERS(row_u4, true, false)
-ROW_NUMBERS(row_u4_twice, true, true)
+ROW_NUMBERS(row_u8, number_u8, 4, false)
+ROW_NUMBERS(row_u8_twice, number_u8, 4, true)
+ROW_NUMBERS(row_u4, number_u4, 8, false)
+ROW_NUMBERS(row_u4_twice, number_u4, 8, true)
+
+static void row_numbers(const mr_column *c, int64_t k, const float *x, float *out)
+{
+    static row_numbers_fn *const fns[2][2] = {{row_u8, row_u8_twice}, {row_u4, row_u4_twice}};
+    fns[c->layout->kind == MR_PACK_U4][two_roundings(c->layout)](c, k, x, out);
+}
+#endif
 
 static void row_f32(const mr_column *c, int n, int64_t k, const float *x, float *const *out)
 {
     static row_floats_fn *const floats[3][2] = {
         {row_f32_1, row_f32_2}, {row_f16_1, row_f16_2}, {row_bf16_1, row_bf16_2}};
-    static row_floats_fn *const numbers[2][2] = {{row_u8, row_u8_twice}, {row_u4, row_u4_twice}};
     mr_pack_kind kind = c->layout->kind;
-    bool u4 = kind == MR_PACK_U4, quantised = u4 || kind == MR_PACK_U8;
+    bool quantised = kind == MR_PACK_U4 || kind == MR_PACK_U8;
     if (n > 1 && (ROW_STREAMS < 2 || quantised || !row_alike(c, c + 1))) {
         row_f32(c, 1, k, x, out);
         row_f32(c + 1, 1, k, x, out + 1);
@@ -293,7 +302,7 @@ static void row_f32(const mr_column *c, int n, int64_t k, const float *x, float 
     if (c->nv == ROW_NV && kind <= MR_PACK_BF16)
         floats[kind][n - 1](c, k, x, out);
     else if (c->nv == ROW_NV && quantised)
-        numbers[u4][two_roundings(c->layout)](c, k, x, out);
+        row_numbers(c, k, x, out[0]);
     else
         for (int s = 0; s < n; s++)
             tile_f32(c + s, k, &x, 1, out[s]);

@@ -1,0 +1,142 @@
+/* Few rows of f32 activations against weights of 4 and 8 bits on AVX-512.
+ *
+ * Why:    two ports do all 512-bit arithmetic.  Per weight and 16 outputs the contract wants an FMA
+ *         for the weight and one per row; what makes a float of a code must cost next to nothing
+ *         beside them, and be done once for all rows.
+ * How:    4 bits: a lookup of 16 floats takes the low 4 bits of a lane as they are, so a line is
+ *         wanted once as it is and once shifted by 4, each loaded from four bytes.  Both copies go
+ *         through a ring in the L1 cache, three steps of 8 k ahead: loads that straddle lines are
+ *         free there, and a late line from memory holds nothing up.  8 bits: loads under a mask are
+ *         free, so each byte comes as the lowest of its lane, and is converted.
+ *         Sums stay in registers: up to 4 rows x 64 outputs, or 8 x 32, twice.
+ * Use:    FEW_ROWS_F32 of matmul_f32_lanes.h: wide columns of U4 and U8, any rows.
+ * Bits:   w = fma(s, q, b), or rounded twice; y = fma(w, x, y), k ascending.
+ */
+
+enum { RING = 4, RING_AHEAD = RING - 1, RING_LINE = 64, RING_COPY = 256, FEW_MOST = 8 };
+
+typedef struct u4_ring {
+    _Alignas(64) uint8_t step[RING][2 * RING_COPY + RING_LINE]; /* a load may pass the end */
+} u4_ring;
+
+/* `step` counts steps of 8 k. */
+INLINE void ring_fill(u4_ring *ring, int64_t step, const uint8_t *lines, int nv)
+{
+    uint8_t *to = ring->step[step % RING];
+    foreach (v, nv) {
+        row_ask(lines + 64 * v);
+        v16i line = load_line(lines + 64 * v);
+        v16i_store((int32_t *)(void *)(to + 64 * v), line);
+        v16i_store((int32_t *)(void *)(to + RING_COPY + 64 * v), v16i_shr(line, 4));
+    }
+}
+
+INLINE v16f u4_float(const uint8_t *at)
+{
+    return (v16f){_mm512_permutexvar_ps(_mm512_loadu_si512(at), _mm512_loadu_ps(small_numbers))};
+}
+
+typedef struct few {
+    v16f y[FEW_MOST][4], s[4], b[4];
+} few;
+
+/* Weights of one k for all rows. */
+INLINE void few_step(few *f, const v16f q[4], const float *const *x, int64_t k, int rows, int nv,
+                     bool twice)
+{
+    v16f w[4];
+    foreach (v, nv)
+        w[v] =
+            twice ? v16f_add(v16f_mul(f->s[v], q[v]), f->b[v]) : v16f_fma(f->s[v], q[v], f->b[v]);
+    foreach (r, rows) {
+        v16f xk = v16f_set1(x[r][k]);
+        foreach (v, nv)
+            f->y[r][v] = v16f_fma(w[v], xk, f->y[r][v]);
+    }
+}
+
+/* Lane blocks v0.. of a column; the first `stored` of the rows are wanted. */
+INLINE void few_blocks(const mr_column *c, int v0, int64_t k1, const float *const *rows_at,
+                       int rows, int stored, int nv, bool u4, bool twice, float *out)
+{
+    const float *x[FEW_MOST];
+    const int steps = c->layout->k_unit / (u4 ? 8 : 4), to = u4 ? 8 : 4;
+    const size_t sides = c->unit - c->lines;
+    const uint8_t *unit = c->data + 64 * v0;
+    int64_t filled = 0, all = k1 / 8;
+    u4_ring ring;
+    few f;
+    foreach (r, rows) {
+        x[r] = rows_at[r < stored ? r : 0];
+        foreach (v, nv)
+            f.y[r][v] = v16f_load(out + (r < stored ? r : 0) * MR_TILE_OUT + 16 * (v0 + v));
+    }
+    for (; u4 && filled < RING_AHEAD; filled++)
+        ring_fill(&ring, filled, unit + RING_COPY * filled, nv);
+    for (int64_t k = 0; k < k1; unit += c->unit) {
+        foreach (v, nv)
+            unit_scales(c, unit - 64 * v0 + c->lines, v0 + v, 0, &f.s[v], &f.b[v]);
+        for (size_t i = 0; v0 == 0 && i < sides; i += 64)
+            row_ask(unit + c->lines + i);
+        for (int i = 0; i < steps; i++, k += to) {
+            const uint8_t *line = unit + RING_COPY * i, *from = line;
+            if (u4) {
+                const uint8_t *ahead = line + RING_COPY * RING_AHEAD;
+                if (filled < all)
+                    ring_fill(&ring, filled, ahead + (i + RING_AHEAD < steps ? 0 : sides), nv);
+                filled++;
+                from = ring.step[k / 8 % RING];
+            } else {
+                foreach (v, nv)
+                    row_ask(line + 64 * v);
+            }
+            foreach (j, to) {
+                v16f q[4];
+                foreach (v, nv)
+                    q[v] = u4 ? u4_float(from + j / 4 * RING_COPY + 64 * v + j % 4)
+                              : number_u8(from + 64 * v, j);
+                few_step(&f, q, x, k + j, rows, nv, twice);
+            }
+        }
+    }
+    foreach (r, rows)
+        if (r < stored)
+            foreach (v, nv)
+                v16f_store(out + r * MR_TILE_OUT + 16 * (v0 + v), f.y[r][v]);
+}
+
+typedef void few_fn(const mr_column *c, int64_t k, const float *const *x, int stored, float *out);
+
+#define FEW(name, rows, nv, u4)                                                                    \
+    static __attribute__((noinline)) void name(const mr_column *c, int64_t k,                      \
+                                               const float *const *x, int stored, float *out)      \
+    {                                                                                              \
+        bool twice = two_roundings(c->layout);                                                     \
+        for (int v = 0; v < 4; v += nv)                                                            \
+            if (twice)                                                                             \
+                few_blocks(c, v, k, x, rows, stored, nv, u4, true, out);                           \
+            else                                                                                   \
+                few_blocks(c, v, k, x, rows, stored, nv, u4, false, out);                          \
+    }
+FEW(few_u4_1, 1, 4, true)
+FEW(few_u4_2, 2, 4, true)
+FEW(few_u4_4, 4, 4, true)
+FEW(few_u4_6, 6, 2, true)
+FEW(few_u4_8, 8, 2, true)
+FEW(few_u8_1, 1, 4, false)
+FEW(few_u8_2, 2, 4, false)
+FEW(few_u8_4, 4, 4, false)
+FEW(few_u8_6, 6, 2, false)
+FEW(few_u8_8, 8, 2, false)
+
+/* All rows of a wide column of U4 or U8, up to FEW_MOST at once. */
+static void few_rows_f32(const mr_column *c, int64_t k, const float *const *x, int rows, float *out)
+{
+    static few_fn *const fns[2][5] = {{few_u8_1, few_u8_2, few_u8_4, few_u8_6, few_u8_8},
+                                      {few_u4_1, few_u4_2, few_u4_4, few_u4_6, few_u4_8}};
+    for (int r = 0; r < rows; r += FEW_MOST) {
+        int n = rows - r < FEW_MOST ? rows - r : FEW_MOST;
+        int shape = n == 1 ? 0 : (n + 1) / 2;
+        fns[c->layout->kind == MR_PACK_U4][shape](c, k, x + r, n, out + r * MR_TILE_OUT);
+    }
+}
