@@ -278,7 +278,7 @@ static const float *output(mr_backend *b, const mr_plan *p, const mr_run *r, int
 static void *arena_alloc(mr_backend *b, size_t bytes)
 {
     (void)b;
-    return mr_alloc(MR_MEM_ARENA, bytes);
+    return mr_zalloc_streamed(MR_MEM_ARENA, bytes);
 }
 
 static void arena_free(mr_backend *b, void *p)

@@ -13,6 +13,7 @@
 #define DIRECT_F32 4
 #define FEW_F32 16
 #define DIRECT_U4 4
+#define QUANTISE_OWN "backend/cpu/quantise_avx512.h"
 
 typedef v16i x8, x4, w8;
 
@@ -87,8 +88,6 @@ static inline v16f number_byte(int bits, const uint8_t *line, int j)
 #define NIBBLE_TABLES true
 #define NUMBER_NIBBLE number_nibble
 #define NUMBER_BYTE number_byte
-
-#include "backend/cpu/quantise_avx512.h"
 
 #include "backend/cpu/matmul_tile_avx512.h"
 #include "backend/cpu/matmul_tile_subs_avx512.h"

@@ -156,6 +156,18 @@ typedef struct mr_qform {
 
 /* ---- kernels of one ISA ---- */
 
+/* What becomes of a block's sums at one column: y = sums*by (+ bias), NaN made canonical; with a fn
+ * other than MR_OP_LINEAR y = fn(that of sums[0]) * that of sums[1], or * y where sums[1] is NULL. */
+typedef struct mr_finish {
+    mr_op fn;
+    int rows, n;          /* n outputs from the column's first on */
+    int64_t first;        /* which is this one of y and the biases */
+    float *sums[2];       /* [rows][MR_TILE_OUT]; zero afterwards, up to 16s of n */
+    const float *by;      /* per row */
+    const float *bias[2]; /* or NULL */
+    float *const *y;
+} mr_finish;
+
 /* Rows come as pointers: to floats, or to prepared rows.  out is [rows][MR_TILE_OUT], to which the
  * chain of every output is continued: zero it first, then give ascending ranges of k. */
 typedef struct mr_mm_kernels {
@@ -181,8 +193,7 @@ typedef struct mr_mm_kernels {
     void (*row_f32)(const mr_column *c, int n, int64_t k, const float *x, float *const *out);
     /* The first `units` of a U4 or CODES column as units of mr_layout_bytes. */
     void (*unpack_bytes)(const mr_column *c, int64_t units, uint8_t *panel);
-    /* y[0..n) = acc*by (+ bias), NaN made canonical. */
-    void (*finish)(const float *acc, float by, const float *bias, int n, float *y);
+    void (*finish)(const mr_finish *f);
 } mr_mm_kernels;
 
 extern const mr_mm_kernels mr_mm_kernels_c, mr_mm_kernels_avx2, mr_mm_kernels_avx512,

@@ -10,16 +10,13 @@
 #include <assert.h>
 #include <string.h>
 
-#include "backend/cpu/vec.h"
-
 enum {
     FEW_ROWS = 4,             /* so many need no memory of the worker */
     BLOCK_ROWS = 516,         /* rows that meet one panel; their sums stay in the L2 cache */
     TILE_ROWS = 6,            /* of the largest tiles */
     PANEL_K = 512,            /* of an f32 panel; a multiple of every k_unit */
     PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
-    FETCH_ROWS = 12,
-    TASKS_PER_THREAD = 4, /* at least, and with many rows, where a column takes long: */
+    TASKS_PER_THREAD = 4,     /* at least, and with many rows, where a column takes long: */
     LONG_TASKS_PER_THREAD = 16
 };
 
@@ -158,7 +155,7 @@ typedef struct block {
     const uint8_t *x[BLOCK_ROWS]; /* floats, or prepared rows */
     float *y[BLOCK_ROWS];
     float by[BLOCK_ROWS]; /* what a row's sums are multiplied by: D, or 1 */
-    float *sums[2];
+    float *sums[2];       /* zero between columns */
     uint8_t *panel;
 } block;
 
@@ -214,33 +211,20 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
     }
 }
 
-/* Biases and the gate, from sums (of the second factor: up) to y. */
-static void finish_row(const block *b, int r, float *g, float *up, int64_t first, int n)
+/* From the sums of the first rows of the block, which become zero, to y. */
+static void finish_rows(const block *b, float *const *sums, int rows, int64_t first, int n)
 {
     const mr_job *job = b->job;
-    const mr_vec_kernels *vec = mr_vec(job->mm->isa);
-    float by = b->by[r], *y = b->y[r] + first, *u = y;
-    const float *bias[2];
+    mr_finish f = {.fn = job->fn,
+                   .rows = rows,
+                   .n = n,
+                   .first = first,
+                   .sums = {sums[0], job->w[1] ? sums[1] : NULL},
+                   .by = b->by,
+                   .y = b->y};
     for (int i = 0; i < 2; i++)
-        bias[i] = job->bias[i] ? job->bias[i] + first : NULL;
-    if (job->fn == MR_OP_LINEAR) {
-        job->kernels->finish(g, by, bias[0], n, y);
-        return;
-    }
-    job->kernels->finish(g, by, bias[0], n, g);
-    if (job->w[1]) {
-        u = up;
-        job->kernels->finish(u, by, bias[1], n, u);
-    }
-    vec->map(job->fn, 0.0f, g, g, n);
-    vec->mul(y, g, u, n);
-}
-
-/* y is far away and each row of it on its own page: its lines come while rows before are written. */
-static void fetch_outputs(const block *b, int r, int64_t first, int n)
-{
-    for (int i = 0; r < b->rows && i < n; i += 16)
-        __builtin_prefetch(b->y[r] + first + i, 1, 3);
+        f.bias[i] = job->bias[i] ? job->bias[i] + first : NULL;
+    job->kernels->finish(&f);
 }
 
 static void run_column(const block *b, int64_t e, int64_t column)
@@ -252,18 +236,12 @@ static void run_column(const block *b, int64_t e, int64_t column)
         const mr_matrix *m = job->w[i];
         mr_column c = mr_matrix_column(m, e, column, &first);
         n = (int)(m->n - first < 16 * c.nv ? m->n - first : 16 * c.nv);
-        memset(b->sums[i], 0, (size_t)b->rows * MR_TILE_OUT * sizeof(float));
         if (job->form.k)
             sums_i8(b, &c, m->units, b->sums[i]);
         else
             sums_f32(b, &c, m->k, b->sums[i]);
     }
-    for (int r = 0; r < FETCH_ROWS; r++)
-        fetch_outputs(b, r, first, n);
-    for (int r = 0; r < b->rows; r++) {
-        fetch_outputs(b, r + FETCH_ROWS, first, n);
-        finish_row(b, r, b->sums[0] + r * MR_TILE_OUT, b->sums[1] + r * MR_TILE_OUT, first, n);
-    }
+    finish_rows(b, b->sums, b->rows, first, n);
 }
 
 /* One row, n columns at once: both of a gated pair, or one or two of w[0]. */
@@ -276,15 +254,13 @@ static void row_columns(const block *b, int64_t e, const int64_t *columns, int n
     bool pair = job->w[1] != NULL;
     for (int i = 0; i < n; i++)
         c[i] = mr_matrix_column(job->w[pair ? i : 0], e, columns[pair ? 0 : i], &first[i]);
-    for (int i = 0; i < n; i++)
-        memset(b->sums[i], 0, MR_TILE_OUT * sizeof(float));
     if (job->form.k)
         job->kernels->row_i8(c, n, m->units, &job->form, b->x[0] + MR_QROW_HEADER, b->sums);
     else
         job->kernels->row_f32(c, n, m->k, (const float *)(const void *)b->x[0], b->sums);
     for (int i = 0; i < (pair ? 1 : n); i++) {
         int64_t left = m->n - first[i], wide = 16 * c[i].nv;
-        finish_row(b, 0, b->sums[i], b->sums[1], first[i], (int)(left < wide ? left : wide));
+        finish_rows(b, b->sums + i, 1, first[i], (int)(left < wide ? left : wide));
     }
 }
 
@@ -374,13 +350,14 @@ static void run_items(void *ctx, int task, int worker)
     int64_t item = s->items * task / s->tasks, end = s->items * (task + 1) / s->tasks, base = 0,
             e = 0;
     const stretch home = stretch_of(s, task);
-    float few[2][FEW_ROWS * MR_TILE_OUT];
+    float few[2][FEW_ROWS * MR_TILE_OUT] = {{0}};
     block b = {.job = s->job, .sums = {few[0], few[1]}};
     if (s->job->memory_bytes) {
         uint8_t *own = s->job->memory + (size_t)worker * s->job->memory_bytes;
         b.sums[0] = (float *)(void *)own;
         b.sums[1] = b.sums[0] + s->block_rows * MR_TILE_OUT;
         b.panel = own + s->job->memory_bytes - PANEL_BYTES;
+        memset(own, 0, 2 * (size_t)s->block_rows * MR_TILE_OUT * sizeof(float));
     }
     while (item < end) {
         int64_t here = blocks_of(s, e) * s->columns;

@@ -6,6 +6,7 @@
  *   matmul_i8_lanes.h       tiles on int8 activations
  *   matmul_row_lanes.h      one row, on either
  *   quantise_lanes.h        int8 activations
+ *   matmul_finish_lanes.h   from sums to outputs
  *
  * Loops over rows and lane blocks have constant bounds after inlining and are unrolled by pragma:
  * gcc keeps an accumulator array in registers only then, and only if its size is a literal.
@@ -28,6 +29,8 @@
  *   NUMBER_BYTE(bits, line, j)        number_u8 of bytes below 2^bits
  *   EIGHT_ROWS_I8                     if defined: 8 rows x 32 outputs of int8 sums fit the registers
  *   FEW_ROWS_F32(c, k, x, rows, out)  if defined: a faster tile_f32 for wide columns of U4 and U8
+ *   v16f quad_max(v16f)               each lane the largest of its aligned four; not with
+ *   QUANTISE_OWN                      the header of another `quantise` than quantise_lanes.h gives
  *   LANES_ISA, U8_OFFSET, U8_WIDE, TAKES_U4, DIRECT_F32, FEW_F32, DIRECT_U4: see mr_mm_kernels
  */
 #include "backend/cpu/matmul_core.h"
@@ -76,24 +79,7 @@ INLINE size_t number_size(mr_dtype t)
 #include "backend/cpu/matmul_f32_lanes.h"
 #include "backend/cpu/matmul_i8_lanes.h"
 #include "backend/cpu/matmul_row_lanes.h"
-
-/* ---- after the sums ----------------------------------------------------------------------- */
-
-/* NaN differs between ISAs in sign and payload; outputs carry one. */
-INLINE v16f one_nan(v16f a)
-{
-    return v16f_select(v16f_eq(a, a), a, v16f_bits(v16i_set1(MR_NAN_BITS)));
-}
-
-static void finish(const float *acc, float by, const float *bias, int n, float *y)
-{
-    for (int i = 0; i < n; i += 16) {
-        v16f t = v16f_mul(v16f_load(acc + i), v16f_set1(by));
-        if (bias)
-            t = v16f_add(t, v16f_loadn(bias + i, n - i));
-        v16f_storen(y + i, one_nan(t), n - i);
-    }
-}
+#include "backend/cpu/matmul_finish_lanes.h"
 
 const mr_mm_kernels LANES_FN(mr_mm_kernels) = {
     .isa = LANES_ISA,

@@ -136,7 +136,7 @@ typedef void tile_fn(const uint8_t *w, size_t group, const tile_scales *s, int64
         const uint8_t *row[6];                                                                     \
         for (int r = 0; r < 6; r++)                                                                \
             row[r] = x[r < (n_rows) ? r : 0];                                                      \
-        __asm__ volatile(".p2align 5\n1:\n\t" rows(from, 0) QUADS##quads(rows)                     \
+        __asm__ volatile(".p2align 6\n1:\n\t" rows(from, 0) QUADS##quads(rows)                     \
                              load rows(to, 0) "add $4*" #quads                                     \
                                               "+20, %[at]\n\tadd %[group], %[w]\n\t"               \
                                               "add $2048, %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"         \

@@ -17,8 +17,31 @@ static inline float bits_float(int32_t u)
     return f;
 }
 
-#ifndef GROUP_STEP
-#define GROUP_STEP group_step
+static bool any_not_finite(v16i most)
+{
+    return v16m_any(v16i_gt(most, v16i_set1(QUANTISE_INF - 1)));
+}
+
+/* The row's D and 1/D from the largest d, and the header; false: no finite row, all is done. */
+static inline bool row_step(float largest, v16i most, const mr_qform *f, uint8_t *row, float *step,
+                            float *inverse)
+{
+    *step = largest * (1.0f / 64.0f);
+    if (*step < 0x1p-126f)
+        *step = 0.0f; /* so small a row counts as zeros: 1/D would overflow */
+    bool finite = !any_not_finite(most);
+    if (!finite) {
+        *step = bits_float(MR_NAN_BITS);
+        memset(row + MR_QROW_HEADER, 0, (size_t)(f->k / f->group) * f->step);
+    }
+    *inverse = *step == 0.0f ? 0.0f : 1.0f / *step;
+    memcpy(row, step, 4);
+    return finite;
+}
+
+#ifdef QUANTISE_OWN /* the header of a faster one */
+#include QUANTISE_OWN
+#else
 /* Quad maxima of up to four vectors share one: lane 4*i + j holds quad i of vector j. */
 static const int8_t quad_in_lane[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
 static const int8_t vector_of_lane[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
@@ -43,11 +66,6 @@ static inline float group_step(const float *x, int group, int32_t *p, v16i *most
     c *= 1.0f / 127.0f;
     return c > a ? c : a;
 }
-#endif
-
-#ifndef GROUP_VALUES /* a faster group_values for some forms: whether it did it */
-#define GROUP_VALUES(...) false
-#endif
 
 static const int8_t quad_of_element[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
 
@@ -110,11 +128,6 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
     }
 }
 
-static bool any_not_finite(v16i most)
-{
-    return v16m_any(v16i_gt(most, v16i_set1(QUANTISE_INF - 1)));
-}
-
 static void quantise(const float *x, const mr_qform *f, uint8_t *row)
 {
     int64_t groups = f->k / f->group;
@@ -123,27 +136,18 @@ static void quantise(const float *x, const mr_qform *f, uint8_t *row)
     v16i most = v16i_zero();
     for (int64_t i = 0; i < groups; i++) {
         mr_qgroup g = {0};
-        g.u.a = GROUP_STEP(x + i * f->group, f->group, &g.p, &most); /* d, for the second pass */
+        g.u.a = group_step(x + i * f->group, f->group, &g.p, &most); /* d, for the second pass */
         largest = g.u.a > largest ? g.u.a : largest;
         memcpy(records + (size_t)i * f->step, &g, sizeof g);
     }
-    step = largest * (1.0f / 64.0f);
-    if (step < 0x1p-126f)
-        step = 0.0f; /* so small a row counts as zeros: 1/D would overflow */
-    if (any_not_finite(most)) {
-        step = bits_float(MR_NAN_BITS);
-        memset(records, 0, (size_t)groups * f->step);
-        memcpy(row, &step, 4);
+    if (!row_step(largest, most, f, row, &step, &inverse))
         return;
-    }
-    inverse = step == 0.0f ? 0.0f : 1.0f / step;
     for (int64_t i = 0; i < groups; i++) {
         uint8_t *at = records + (size_t)i * f->step;
         mr_qgroup g;
         memcpy(&g, at, sizeof g);
-        if (!GROUP_VALUES(x + i * f->group, f, g.u.a, step, inverse, &g, at + sizeof g))
-            group_values(x + i * f->group, f, g.u.a, step, inverse, &g, at + sizeof g);
+        group_values(x + i * f->group, f, g.u.a, step, inverse, &g, at + sizeof g);
         memcpy(at, &g, sizeof g);
     }
-    memcpy(row, &step, 4);
 }
+#endif
