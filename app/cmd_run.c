@@ -17,7 +17,7 @@ typedef struct given {
 
 typedef struct job {
     app_engine engine;
-    const char *prompt, *file, *ids_list, *trace_file, *eos_list, *decoder, *draws_file;
+    const char *prompt, *file, *ids_list, *messages, *trace_file, *eos_list, *decoder, *draws_file;
     const char *load, *save; /* states */
     int64_t n, top_k, seed, steps, minimal_topk, mask_id, post, transfer, max_steps, stability;
     double temperature, top_p, min_p, repeat, threshold, editing, low, alpha, gamma, decay;
@@ -171,10 +171,12 @@ static mr_status encode_prompt(job *j, const char *text, size_t len)
     mr_tokenizer *t;
     char *chat = NULL;
     mr_status s = mr_engine_text(j->e, &t);
-    if (!s && j->chat)
+    if (!s && j->messages)
+        s = mr_chat_messages(t, text, len, &chat, &len);
+    else if (!s && j->chat)
         s = mr_chat(t, text, len, &chat, &len);
     if (!s)
-        s = mr_encode(t, chat ? chat : text, len, !j->chat && !j->load, &j->ids.id, &j->ids.n);
+        s = mr_encode(t, chat ? chat : text, len, !chat && !j->load, &j->ids.id, &j->ids.n);
     mr_memory_free(chat);
     if (!s && j->ids.n == 0)
         s = (mr_status)mr_fail(MR_EFORMAT, "the prompt is empty: it has no ids");
@@ -429,8 +431,8 @@ static mr_status prepare(job *j, const char *model, mr_session **s)
     char *text = NULL;
     size_t len = 0;
     mr_status st = parse_lists(j, &o, &eos);
-    if (!st && !j->ids_list && (!j->load || j->prompt || j->file))
-        st = app_read_text(j->prompt, j->file, &text, &len);
+    if (!st && !j->ids_list && (!j->load || j->prompt || j->file || j->messages))
+        st = app_read_text(j->prompt, j->messages ? j->messages : j->file, &text, &len);
     if (!st && j->draws_file)
         st = app_draws_read(&j->draws, j->draws_file, &j->ids);
     if (!st)
@@ -480,6 +482,8 @@ int cmd_run(int argc, char **argv)
         {"--ids", NULL, APP_STR, &j.ids_list, 0, 0, "LIST", "the prompt as ids: 1,2,3", NULL},
         {"--chat", NULL, APP_FLAG, &j.chat, 0, 0, NULL,
          "the prompt is one user turn of the model's chat template", NULL},
+        {"--messages", NULL, APP_STR, &j.messages, 0, 0, "F.json",
+         "the prompt is a conversation for the model's chat template", NULL},
         {"--n", "-n", APP_INT, &j.n, 0, 1 << 30, "N",
          "new tokens at most (default: until an end id or the context's end)", NULL},
         {"--temperature", NULL, APP_NUM, &j.temperature, 0, 1e6, "T",
@@ -568,8 +572,8 @@ int cmd_run(int argc, char **argv)
     int code = app_parse(app_command("run"), opts, argc, argv, &model, 1);
     if (code >= 0)
         return code;
-    if (!!j.prompt + !!j.file + !!j.ids_list > 1)
-        return app_usage("run", "-p, -f and --ids exclude each other");
+    if (!!j.prompt + !!j.file + !!j.ids_list + !!j.messages > 1)
+        return app_usage("run", "-p, -f, --ids and --messages exclude each other");
     if (j.draws_file && j.load)
         return app_usage("run", "--draws and --load-state exclude each other");
     if (j.draws_file && !j.ids_list)

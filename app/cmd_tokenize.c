@@ -6,17 +6,17 @@
 #include "base/mem.h"
 
 typedef struct job {
-    const char *prompt, *file, *ids_list, *lines;
+    const char *prompt, *file, *ids_list, *lines, *messages;
     bool no_special, decode;
     mr_tokenizer *t;
     mr_buf out;
 } job;
 
-static mr_status encode_to(job *j, const char *text, size_t len)
+static mr_status encode_to(job *j, const char *text, size_t len, bool special)
 {
     int32_t *ids;
     size_t n;
-    MR_TRY(mr_encode(j->t, text, len, !j->no_special, &ids, &n));
+    MR_TRY(mr_encode(j->t, text, len, special, &ids, &n));
     app_json_ids(&j->out, ids, n);
     mr_memory_free(ids);
     return MR_STATUS_OK;
@@ -54,7 +54,7 @@ static mr_status one_line(job *j, mr_jval v, mr_buf *scratch)
     if (j->decode)
         return decode_value(j, v);
     MR_TRY(mr_jstr(v, scratch, &s));
-    return encode_to(j, s.data, s.len);
+    return encode_to(j, s.data, s.len, !j->no_special);
 }
 
 static mr_status run_lines(job *j)
@@ -81,6 +81,20 @@ static mr_status run_lines(job *j)
     return s;
 }
 
+/* The template writes its own special tokens. */
+static mr_status encode_messages(job *j)
+{
+    char *json, *text = NULL;
+    size_t n, len;
+    MR_TRY(app_read_file(j->messages, &json, &n));
+    mr_status s = mr_chat_messages(j->t, json, n, &text, &len);
+    if (!s)
+        s = encode_to(j, text, len, false);
+    mr_memory_free(text);
+    mr_free(json);
+    return s;
+}
+
 static mr_status run_one(job *j)
 {
     char *text;
@@ -97,8 +111,10 @@ static mr_status run_one(job *j)
         }
         return s;
     }
+    if (j->messages)
+        return encode_messages(j);
     MR_TRY(app_read_text(j->prompt, j->file, &text, &len));
-    s = encode_to(j, text, len);
+    s = encode_to(j, text, len, !j->no_special);
     mr_free(text);
     return s;
 }
@@ -111,6 +127,8 @@ int cmd_tokenize(int argc, char **argv)
         {"--prompt", "-p", APP_STR, &j.prompt, 0, 0, "TEXT", "the text", NULL},
         {"--file", "-f", APP_STR, &j.file, 0, 0, "FILE",
          "the text from a file (- for stdin, also read when piped)", NULL},
+        {"--messages", NULL, APP_STR, &j.messages, 0, 0, "F.json",
+         "a conversation, through the model's chat template", NULL},
         {"--no-special", NULL, APP_FLAG, &j.no_special, 0, 0, NULL,
          "add no special tokens (decoding: leave them out)", NULL},
         {"--decode", NULL, APP_FLAG, &j.decode, 0, 0, NULL, "from ids to text", NULL},
@@ -131,6 +149,8 @@ int cmd_tokenize(int argc, char **argv)
     if ((j.lines || j.decode) && (j.prompt || j.file))
         return app_usage("tokenize", "-p and -f do not go with %s",
                          j.lines ? "--lines" : "--decode");
+    if (j.messages && (j.prompt || j.file || j.lines || j.decode))
+        return app_usage("tokenize", "--messages does not go with other input");
     mr_status s = mr_text_open(&j.t, model);
     if (!s)
         s = j.lines ? run_lines(&j) : run_one(&j);

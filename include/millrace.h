@@ -315,6 +315,10 @@ MR_API mr_status mr_decode(const mr_tokenizer *t, const int32_t *ids, size_t n, 
 /* One user turn through the model's chat template, ready for mr_encode with special false. */
 MR_API mr_status mr_chat(const mr_tokenizer *t, const char *user, size_t len, char **text,
                          size_t *out_len);
+/* A conversation likewise.  json: {"messages": [...]} with, as the template wants, "tools",
+ * "add_generation_prompt" (true if absent) and other variables; or the array of messages alone. */
+MR_API mr_status mr_chat_messages(const mr_tokenizer *t, const char *json, size_t len, char **text,
+                                  size_t *out_len);
 
 /* ---- looking at models ---- */
 

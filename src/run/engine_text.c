@@ -258,3 +258,11 @@ mr_status mr_chat(const mr_tokenizer *t, const char *user, size_t len, char **te
     mr_err err = mr_chat_render(t, user, len, &b);
     return give_buf(err, &b, text, out_len);
 }
+
+mr_status mr_chat_messages(const mr_tokenizer *t, const char *json, size_t len, char **text,
+                           size_t *out_len)
+{
+    mr_buf b = {0};
+    mr_err err = mr_chat_messages_render(t, json, len, &b);
+    return give_buf(err, &b, text, out_len);
+}

@@ -92,8 +92,11 @@ void mr_detok_free(mr_detok *d);
 mr_err mr_detok_push(mr_detok *d, int32_t id, mr_buf *out);
 mr_err mr_detok_flush(mr_detok *d, mr_buf *out);
 
-/* One user turn through the model's chat template, up to the assistant's turn.  Only ChatML is
- * known (recognised by its <|im_start|> form); another template is MR_EUNSUPPORTED and is named. */
+/* A conversation through the model's chat template (a Jinja2 program).  json: an object with
+ * "messages" and, as the template wants, "tools", "add_generation_prompt" (true if absent) and other
+ * variables; or the array of messages alone. */
+mr_err mr_chat_messages_render(const mr_tokenizer *t, const char *json, size_t len, mr_buf *out);
+/* One user turn, up to the assistant's. */
 mr_err mr_chat_render(const mr_tokenizer *t, const char *user, size_t len, mr_buf *out);
 
 #endif

@@ -89,6 +89,17 @@ mr_err mr_utf8_lower(const char *s, size_t len, mr_buf *out)
     return mr_fail(MR_EUNSUPPORTED, "this build has no utf8proc: no lower case");
 }
 
+mr_err mr_utf8_upper(const char *s, size_t len, bool title, mr_buf *out)
+{
+    (void)s, (void)len, (void)title, (void)out;
+    return mr_fail(MR_EUNSUPPORTED, "this build has no utf8proc: no upper case");
+}
+
+bool mr_cp_is_printable(uint32_t cp)
+{
+    return cp >= ' ' && cp < 0x7F;
+}
+
 size_t mr_utf8_grapheme(const char *s, size_t len)
 {
     (void)s;
@@ -307,6 +318,36 @@ mr_err mr_utf8_lower(const char *s, size_t len, mr_buf *out)
                        (size_t)mr_utf8_encode((uint32_t)utf8proc_tolower((utf8proc_int32_t)cp), b));
     }
     return mr_buf_check(out);
+}
+
+mr_err mr_utf8_upper(const char *s, size_t len, bool title, mr_buf *out)
+{
+    for (size_t i = 0; i < len;) {
+        uint32_t cp;
+        int k = mr_utf8_decode(s + i, len - i, &cp);
+        assert(k > 0);
+        i += (size_t)k;
+        utf8proc_int32_t c = (utf8proc_int32_t)cp;
+        char b[4];
+        if (cp == 0xDF) /* the one common letter whose upper case is two characters */
+            mr_buf_puts(out, title ? "Ss" : "SS");
+        else
+            mr_buf_add(out, b,
+                       (size_t)mr_utf8_encode(
+                           (uint32_t)(title ? utf8proc_totitle(c) : utf8proc_toupper(c)), b));
+    }
+    return mr_buf_check(out);
+}
+
+bool mr_cp_is_printable(uint32_t cp)
+{
+    if (cp < 0x7F)
+        return cp >= ' ';
+    const char *newer = mr_newer_category(cp);
+    if (newer)
+        return newer[0] != 'C' && newer[0] != 'Z';
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c != UTF8PROC_CATEGORY_CN && c < UTF8PROC_CATEGORY_ZS;
 }
 
 size_t mr_utf8_grapheme(const char *s, size_t len)

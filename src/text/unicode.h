@@ -18,10 +18,11 @@
 #include "base/err.h"
 #include "base/str.h"
 
-bool mr_cp_is_space(uint32_t cp);   /* White_Space: U+0085 is one, U+180E is not */
-bool mr_cp_is_numeric(uint32_t cp); /* Nd, Nl, No */
-bool mr_cp_is_punct(uint32_t cp);   /* ASCII punctuation and symbols, and category P */
-bool mr_cp_is_word(uint32_t cp);    /* \w: Alphabetic, M, Nd, Pc, Join_Control */
+bool mr_cp_is_space(uint32_t cp);     /* White_Space: U+0085 is one, U+180E is not */
+bool mr_cp_is_numeric(uint32_t cp);   /* Nd, Nl, No */
+bool mr_cp_is_punct(uint32_t cp);     /* ASCII punctuation and symbols, and category P */
+bool mr_cp_is_word(uint32_t cp);      /* \w: Alphabetic, M, Nd, Pc, Join_Control */
+bool mr_cp_is_printable(uint32_t cp); /* Python's str.isprintable: all but C, Z; and the space */
 
 /* Bytes of white space at the start and at the end of a text. */
 size_t mr_space_prefix(const char *s, size_t len);
@@ -37,5 +38,7 @@ typedef enum mr_form { MR_NFC, MR_NFD, MR_NFKC, MR_NFKD } mr_form;
 mr_err mr_utf8_form(mr_form form, const char *s, size_t len, mr_buf *out);
 /* Appends the lower case, character by character (no context: final sigma stays sigma). */
 mr_err mr_utf8_lower(const char *s, size_t len, mr_buf *out);
+/* Appends the upper case, character by character; of title, its title case. */
+mr_err mr_utf8_upper(const char *s, size_t len, bool title, mr_buf *out);
 
 #endif

@@ -18,10 +18,10 @@ flags_of() {
         "--decoder --editing-threshold --max-post-steps --num-to-transfer --max-steps-per-block --low-threshold" \
         "--credit-alpha --credit-gamma --credit-decay --t-min --t-max --entropy-bound --stability-threshold" \
         "--confidence-threshold --draws" \
-        "--trace --mask-id --eos-id --chat --logit-bias --no-pass" ;;
+        "--trace --mask-id --eos-id --chat --messages --logit-bias --no-pass" ;;
     logits) echo "--ids --ids-file --out --precision --chunk --threads --block-length --graph --no-pass" ;;
     perplexity) echo "-f --ids-file --ctx --against --json --precision --threads --no-pass" ;;
-    tokenize) echo "-p -f --decode --ids --lines --no-special" ;;
+    tokenize) echo "-p -f --decode --ids --lines --messages --no-special" ;;
     inspect) echo "--json --ctx" ;;
     graph) echo "--plan --stage --format --report --block-length --precision --threads --no-pass" ;;
     bench) echo "-p -n -r --batch --depth --profile --json --threads --precision --block-length --no-pass" ;;
@@ -99,6 +99,8 @@ usage "--ids" run $G --ids 1,,2
 usage "exclude" run $G -p x -f y
 usage "exclude" run $G -p x --ids 1
 usage "--chat" run $G --ids 1 --chat
+usage "exclude" run $G -p x --messages y
+usage "--messages" tokenize $G -p x --messages y
 usage "--print-ids" run $G -p x --print-ids=1
 usage "--out" logits $G --ids 1
 usage "--ids" logits $G --out "$tmp/x.npy"

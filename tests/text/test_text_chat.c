@@ -1,34 +1,31 @@
-/* Chat templates: ChatML is rendered as the template would, another is refused and named. */
+/* Conversations through a chat template: which template counts, its variables, and bad input. */
 #include "text_help.h"
 #include "text/tokenizer_parts.h"
 
-#define HEAD                                                                                       \
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"         \
-    "{{ '<|im_start|>system\nYou are \\'kind\\'.<|im_end|>\n' }}{% endif %}"
-#define MESSAGE                                                                                    \
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% "    \
-    "endfor %}"
-#define ASSISTANT "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 #define QWEN                                                                                       \
-    "{%- for message in messages %}\n    {{- \"<|im_start|>\" + message.role + \"\\n\" + content " \
-    "+ '<|im_end|>' + "                                                                            \
-    "'\\n' }}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- "                           \
-    "'<|im_start|>assistant\\n' }}\n"
-#define THINK                                                                                      \
-    "    {%- if enable_thinking is defined and enable_thinking is false %}\n"                      \
-    "        {{- '<think>\\n\\n</think>\\n\\n' }}\n    {%- endif %}\n{%- endif %}"
+    "{%- for message in messages %}\n    {{- \"<|im_start|>\" + message.role + \"\\n\" + "         \
+    "message.content + '<|im_end|>\\n' }}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    "   \
+    "{{- "                                                                                         \
+    "'<|im_start|>assistant\\n' }}\n{%- endif %}\n"
 
-static mr_err render(const char *chat_template, const char *user, mr_buf *out)
+/* A whole conversation, or one turn of a user (not JSON). */
+static mr_err render(const char *chat_template, const char *text, mr_buf *out)
 {
-    static const char json[] = "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}";
+    static const char json[] =
+        "{\"model\":{\"vocab\":{\"a\":0,\"<s>\":1,\"</s>\":2},\"merges\":[]}}";
+    static const char config[] = "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"}}";
     mr_tokenizer_source s = {.file = "t.json", .text = json, .len = sizeof json - 1};
     mr_tokenizer *t;
+    s.config_file = "tc.json";
+    s.config = config;
+    s.config_len = sizeof config - 1;
     s.chat_template = chat_template;
     s.chat_template_len = chat_template ? strlen(chat_template) : 0;
     assert_int_equal(mr_tokenizer_parse(&t, &s), MR_OK);
     if (chat_template)
         assert_string_equal(mr_tokenizer_template(t), chat_template);
-    mr_err err = mr_chat_render(t, user, strlen(user), out);
+    mr_err err = strchr("[{", text[0]) ? mr_chat_messages_render(t, text, strlen(text), out)
+                                       : mr_chat_render(t, text, strlen(text), out);
     mr_tokenizer_close(t);
     return err;
 }
@@ -37,21 +34,26 @@ static void known(void **state)
 {
     (void)state;
     static const struct {
-        const char *source, *want;
+        const char *source, *text, *want;
     } cases[] = {
-        {HEAD MESSAGE ASSISTANT,
-         "<|im_start|>system\nYou are 'kind'.<|im_end|>\n<|im_start|>user\nHi 'you'<|im_end|>\n"
+        {QWEN, "Hi 'you' \"\n\t\\",
+         "<|im_start|>user\nHi 'you' \"\n\t\\<|im_end|>\n<|im_start|>assistant\n"},
+        {QWEN, "[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"U\"}]",
+         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n"
          "<|im_start|>assistant\n"},
-        {"{% for message in messages %}" MESSAGE ASSISTANT,
-         "<|im_start|>user\nHi 'you'<|im_end|>\n<|im_start|>assistant\n"},
-        {"{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}" QWEN THINK,
-         "<|im_start|>user\nHi 'you'<|im_end|>\n<|im_start|>assistant\n"},
-        {QWEN THINK, "<|im_start|>user\nHi 'you'<|im_end|>\n<|im_start|>assistant\n"},
-        {QWEN "{%- endif %}\n", "<|im_start|>user\nHi 'you'<|im_end|>\n<|im_start|>assistant\n"},
+        {QWEN,
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"U\"}],\"add_generation_prompt\":false}",
+         "<|im_start|>user\nU<|im_end|>\n"},
+        {"{{ bos_token }}[INST] {{ messages[0]['content'] }} [/INST]{{ eos_token }}", "Hi",
+         "<s>[INST] Hi [/INST]</s>"},
+        {"{{ tools }} {{ documents is none }} {{ enable_thinking is defined }}", "Hi",
+         "None True False"},
+        {"{{ tools[0].x }} {{ enable_thinking }}",
+         "{\"messages\":[],\"tools\":[{\"x\":1}],\"enable_thinking\":false}", "1 False"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         mr_buf out = {0};
-        if (render(cases[i].source, "Hi 'you'", &out))
+        if (render(cases[i].source, cases[i].text, &out))
             fail_msg("%s", mr_error());
         assert_string_equal(out.data, cases[i].want);
         mr_buf_free(&out);
@@ -62,31 +64,23 @@ static void refused(void **state)
 {
     (void)state;
     static const struct {
-        const char *source, *message;
+        const char *source, *text;
+        mr_err code;
+        const char *message;
     } cases[] = {
-        {NULL, "no chat template"},
-        {"{{ bos_token }}[INST] {{ messages[0]['content'] }} [/INST] and more text",
-         "\"{{ bos_token }}[INST] {{ messages[0]['co..."},
-        {"{% for m in messages %}<|im_start|>{{ m.role }}<|im_end|>{% endfor %}",
-         "a form of its own"},
-        {"{% for message in messages %}" MESSAGE, "opens the assistant's turn"},
-        {"{% for message in messages %}" MESSAGE
-         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}",
-         "opens the assistant's turn"},
-        {QWEN "    {{- '<think>\\n' }}\n{%- endif %}", "opens the assistant's turn"},
-        {QWEN "{%- endif %}\nDone", "opens the assistant's turn"},
-        {"{{ bos_token }}{% for message in messages %}" MESSAGE ASSISTANT, "prints bos_token"},
-        {"{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
-         "message['content'] | trim + '<|im_end|>' + '\n'}}"
-         "{% endfor %}" ASSISTANT,
-         "a form of its own"},
+        {NULL, "Hi", MR_EUNSUPPORTED, "no chat template"},
+        {QWEN, "{\"tools\":[]}", MR_EFORMAT, "\"messages\""},
+        {QWEN, "{\"messages\":{}}", MR_EFORMAT, "must be an array"},
+        {QWEN, "[\"Hi\"]", MR_EFORMAT, "must be an object"},
+        {QWEN, "[{\"role\":", MR_EFORMAT, "messages"},
+        {QWEN, "H\xFF", MR_EFORMAT, "UTF-8 at byte 1"},
+        {"{{ raise_exception('Only users') }}", "Hi", MR_EFORMAT, "line 1: Only users"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         mr_buf out = {0};
-        assert_int_equal(render(cases[i].source, "Hi", &out), MR_EUNSUPPORTED);
+        assert_int_equal(render(cases[i].source, cases[i].text, &out), cases[i].code);
         if (!strstr(mr_error(), cases[i].message) || strchr(mr_error(), '\n'))
             fail_msg("%s", mr_error());
-        assert_int_equal(out.len, 0);
         mr_buf_free(&out);
     }
 }
