@@ -371,6 +371,15 @@ static mr_err m_edge(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tva
     return MR_OK;
 }
 
+/* Searching from the end compares at every place. */
+static mr_err pay_find_last(mr_tpl *e, size_t len, size_t what)
+{
+    size_t cost = 0;
+    if (what <= len && !mr_mul_size(len - what + 1, what, &cost))
+        cost = SIZE_MAX / 2;
+    return mr_tpl_pay(e, cost + len);
+}
+
 static const char *find_last(const mr_tstr *s, size_t end, const mr_tstr *what)
 {
     for (size_t i = end - what->len + 1; what->len <= end && i-- > 0;)
@@ -385,7 +394,7 @@ static mr_err m_find(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tva
     const mr_tstr *s = self.u.s, *w = a->v[0].u.s;
     if (a->v[0].kind != MR_T_STR)
         return mr_tpl_fail(e, MR_EFORMAT, "find() and its like need a string");
-    MR_TRY(mr_tpl_pay(e, s->len * (how == 1 ? 4 : 1)));
+    MR_TRY(how == 1 ? pay_find_last(e, s->len, w->len) : mr_tpl_pay(e, s->len));
     if (how == 3) {
         int64_t n = w->len ? 0 : (int64_t)s->chars + 1;
         const char *p = s->data, *end = s->data + s->len;
@@ -452,6 +461,8 @@ static mr_err m_split(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tv
     const mr_tstr *w = sep.u.s;
     const char *hit;
     while (max-- != 0) {
+        if (how)
+            MR_TRY(pay_find_last(e, end, w->len));
         hit = how ? find_last(s, end, w) : memmem(s->data + at, s->len - at, w->data, w->len);
         if (!hit)
             break;

@@ -120,10 +120,15 @@ static mr_err raw_text(mr_tlex *x, mr_ttoken *out)
         if (x->s[i] != '{' || x->s[i + 1] != '%')
             continue;
         char sign = i + 2 < x->len ? x->s[i + 2] : 0;
-        size_t end = text_end(x, start, i, sign, true);
+        bool line_start = x->line_start, after;
         x->at = i + 2 + (sign == '-' || sign == '+');
-        if (take_raw(x, "endraw"))
-            return text_token(x, start, end, out);
+        if (!take_raw(x, "endraw"))
+            continue;
+        after = x->line_start;
+        x->line_start = line_start;
+        size_t end = text_end(x, start, i, sign, true);
+        x->line_start = after;
+        return text_token(x, start, end, out);
     }
     return mr_tpl_fail(x->e, MR_EFORMAT, "raw has no endraw");
 }

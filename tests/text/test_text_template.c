@@ -108,11 +108,20 @@ static void hostile(void **state)
         "{% set n = namespace(a=[1]) %}{% for i in range(9999) %}{% set n.a = [n.a] %}"
         "{% endfor %}{{ n.a == [n.a] }}",
         "{{ range(10 ** 9) }}",
+        "{{ ('a' * 4000000).rfind('a' * 2000000 + 'b') }}",
         "{% set s = 'ab' * 9999999 %}{% for i in range(9999) %}{{ s[i] ~ s.find('c') }}"
         "{% endfor %}",
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         refuse_in_time(cases[i], strlen(cases[i]));
+    mr_buf raw = {0};
+    mr_buf_puts(&raw, "{% raw %}");
+    for (int k = 0; k < 1000000; k++)
+        mr_buf_puts(&raw, "{%");
+    mr_buf out = {0};
+    assert_int_equal(render((mr_jval){0}, raw.data, raw.len, &out), MR_EFORMAT);
+    mr_buf_free(&out);
+    mr_buf_free(&raw);
     static const char *const deep[] = {"(", "[", "-", "not ", "{{", "{% if 1 %}", "1 if 1 else "};
     for (size_t i = 0; i < sizeof deep / sizeof *deep; i++) {
         mr_buf b = {0};
