@@ -278,7 +278,7 @@ mr_err mr_tpl_case(mr_tpl *e, mr_tval s, mr_tcase how, mr_tval *out)
 {
     const mr_tstr *t = s.u.s;
     mr_buf b = {0};
-    mr_err err = mr_tpl_pay(e, t->len);
+    mr_err err = mr_tpl_pay(e, t->len * 4); /* slow */
     bool in_word = false;
     if (err == MR_OK && (how == MR_UPPER || how == MR_LOWER)) {
         err = how == MR_UPPER ? mr_utf8_upper(t->data, t->len, false, &b)
