@@ -160,7 +160,7 @@ static mr_err put_list(const dump *d, const mr_tseq *v, int nest)
 
 static mr_err put(const dump *d, mr_tval v, int nest)
 {
-    MR_TRY(mr_tpl_pay(d->e, v.kind == MR_T_STR ? v.u.s->len * 2 : d->indent_len * (size_t)nest));
+    MR_TRY(mr_tpl_pay(d->e, v.kind == MR_T_STR ? v.u.s->len * 8 : d->indent_len * (size_t)nest));
     if (nest > MR_TPL_NEST || d->out->len > MR_TPL_OUTPUT)
         return mr_tpl_fail(d->e, MR_ELIMIT, "tojson: a value too large");
     switch (v.kind) {

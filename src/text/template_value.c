@@ -593,7 +593,7 @@ static mr_err repr_seq(mr_tpl *e, const mr_tseq *s, int nest, mr_buf *out)
 
 mr_err mr_tpl_repr(mr_tpl *e, mr_tval v, int nest, mr_buf *out)
 {
-    MR_TRY(mr_tpl_pay(e, v.kind == MR_T_STR ? v.u.s->len : 0));
+    MR_TRY(mr_tpl_pay(e, v.kind == MR_T_STR ? v.u.s->len * 8 : 0));
     if (nest > MR_TPL_NEST || out->len > MR_TPL_OUTPUT)
         return mr_tpl_fail(e, MR_ELIMIT, "a value too large to print");
     switch (v.kind) {
