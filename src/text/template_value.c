@@ -327,16 +327,18 @@ bool mr_tpl_is(mr_tval v, const char *z)
     return v.kind == MR_T_STR && v.u.s->len == strlen(z) && memcmp(v.u.s->data, z, strlen(z)) == 0;
 }
 
-bool mr_tpl_number(mr_tval v, double *f)
-{
-    *f = v.kind == MR_T_FLOAT ? v.u.f : v.kind == MR_T_INT ? (double)v.u.i : v.u.b;
-    return v.kind == MR_T_FLOAT || v.kind == MR_T_INT || v.kind == MR_T_BOOL;
-}
-
 bool mr_tpl_integer(mr_tval v, int64_t *i)
 {
     *i = v.kind == MR_T_INT ? v.u.i : v.kind == MR_T_BOOL ? v.u.b : 0;
     return v.kind == MR_T_INT || v.kind == MR_T_BOOL;
+}
+
+bool mr_tpl_number(mr_tval v, double *f)
+{
+    int64_t i;
+    bool whole = mr_tpl_integer(v, &i);
+    *f = v.kind == MR_T_FLOAT ? v.u.f : (double)i;
+    return whole || v.kind == MR_T_FLOAT;
 }
 
 bool mr_tpl_truth(mr_tval v)
