@@ -574,6 +574,8 @@ int cmd_run(int argc, char **argv)
         return code;
     if (!!j.prompt + !!j.file + !!j.ids_list + !!j.messages > 1)
         return app_usage("run", "-p, -f, --ids and --messages exclude each other");
+    if (j.messages && j.chat)
+        return app_usage("run", "--chat and --messages exclude each other");
     if (j.draws_file && j.load)
         return app_usage("run", "--draws and --load-state exclude each other");
     if (j.draws_file && !j.ids_list)

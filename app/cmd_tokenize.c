@@ -149,8 +149,8 @@ int cmd_tokenize(int argc, char **argv)
     if ((j.lines || j.decode) && (j.prompt || j.file))
         return app_usage("tokenize", "-p and -f do not go with %s",
                          j.lines ? "--lines" : "--decode");
-    if (j.messages && (j.prompt || j.file || j.lines || j.decode))
-        return app_usage("tokenize", "--messages does not go with other input");
+    if (j.messages && (j.prompt || j.file || j.lines || j.decode || j.no_special))
+        return app_usage("tokenize", "--messages does not go with other input or --no-special");
     mr_status s = mr_text_open(&j.t, model);
     if (!s)
         s = j.lines ? run_lines(&j) : run_one(&j);

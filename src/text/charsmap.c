@@ -77,14 +77,6 @@ static size_t look_up(const mr_charsmap *m, const char *s, size_t len, bool shor
     return found;
 }
 
-static size_t char_len(const char *s, size_t len)
-{
-    size_t n = 1;
-    while (n < len && ((unsigned char)s[n] & 0xC0) == 0x80)
-        n++;
-    return n;
-}
-
 /* What the start of s becomes; returns the bytes it takes of s. */
 static size_t next_part(const mr_charsmap *m, const char *s, size_t len, mr_str *out)
 {
@@ -96,7 +88,7 @@ static size_t next_part(const mr_charsmap *m, const char *s, size_t len, mr_str 
         *out = (mr_str){result, strlen(result)};
         return n;
     }
-    n = kept ? kept->len : char_len(s, len);
+    n = kept ? kept->len : mr_utf8_length(s, len);
     *out = (mr_str){s, n};
     return n;
 }
@@ -175,7 +167,7 @@ static mr_err run_graphemes(const mr_charsmap *m, const char *s, size_t len, mr_
             continue;
         }
         for (size_t i = 0, k; i < n; i += k) {
-            k = char_len(s + at + i, n - i);
+            k = mr_utf8_length(s + at + i, n - i);
             if (look_up(m, s + at + i, k, true, &result))
                 mr_buf_puts(out, result);
             else

@@ -513,8 +513,7 @@ static mr_err m_join(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tva
     return err;
 }
 
-/* isdigit (0), isalpha (1), isalnum (2), isspace (3), isupper (4), islower (5), of ASCII; other
- * characters count as letters without case. */
+/* isdigit (0), isalpha (1), isalnum (2), isspace (3), isupper (4), islower (5), of ASCII. */
 static mr_err m_class(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tval *out)
 {
     const mr_tstr *s = self.u.s;
@@ -523,14 +522,16 @@ static mr_err m_class(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tv
     MR_TRY(mr_tpl_pay(e, s->len));
     for (size_t i = 0; i < s->len && all; i++) {
         unsigned char c = (unsigned char)s->data[i];
+        if (c >= 0x80)
+            return mr_tpl_fail(e, MR_EUNSUPPORTED, "is...() of characters beyond ASCII");
         bool digit = c >= '0' && c <= '9', upper = c >= 'A' && c <= 'Z',
              lower = c >= 'a' && c <= 'z';
-        bool letter = upper || lower || c >= 0x80;
+        bool letter = upper || lower;
         cased |= how == 4 ? upper : lower;
         all = how == 0   ? digit
               : how == 1 ? letter
               : how == 2 ? letter || digit
-              : how == 3 ? c < 0x80 && mr_tpl_space(c)
+              : how == 3 ? mr_tpl_space(c)
               : how == 4 ? !lower
                          : !upper;
     }

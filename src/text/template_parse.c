@@ -11,7 +11,7 @@ typedef struct parser {
     mr_tpl *e;
     mr_tlex lex;
     mr_ttoken cur, next;
-    int loops;
+    int loops, macros; /* around the present place */
 } parser;
 
 enum { P_OR = 1, P_AND, P_NOT, P_COMPARE, P_SUM, P_CONCAT, P_PRODUCT, P_POWER, P_UNARY };
@@ -146,6 +146,10 @@ static mr_err name(parser *p, mr_tnode **out)
             return advance(p);
         }
     }
+    bool call =
+        is_word(&p->cur, "varargs") || is_word(&p->cur, "kwargs") || is_word(&p->cur, "caller");
+    if (p->macros && call)
+        return mr_tpl_fail(p->e, MR_EUNSUPPORTED, "varargs, kwargs and caller of macros");
     MR_TRY(node(p, MR_N_NAME, out));
     (*out)->name = p->cur.name;
     return advance(p);
@@ -621,7 +625,9 @@ static mr_err parse_macro(parser *p, mr_tnode *n)
     MR_TRY(end_tag(p));
     int loops = p->loops;
     p->loops = 0;
+    p->macros++;
     MR_TRY(body(p, ends, &n->kids));
+    p->macros--;
     p->loops = loops;
     return advance(p);
 }

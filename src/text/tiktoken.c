@@ -1,7 +1,8 @@
 /* tiktoken.model: a line per token, its bytes in base64 and its rank, which is its id.
  *
  * The file says neither how text is cut nor which tokens are special.  Of the models known here
- * Kimi's have such a file: their pattern is used, and after the ranks come 256 special tokens, named
+ * Kimi's have such a file: their pattern is used (files with as many ranks as others' well-known ones
+ * are refused, as their text is cut otherwise), and after the ranks come 256 special tokens, named
  * in tokenizer_config.json's added_tokens_decoder or else <|reserved_token_ID|>.
  */
 #include <inttypes.h>
@@ -74,6 +75,26 @@ static mr_err read_line(reader *r, size_t line, const char *s, size_t len, size_
     return put(r, rank, bytes, n);
 }
 
+static mr_err check_known(const reader *r)
+{
+    static const struct {
+        size_t ranks;
+        const char *whose;
+    } others[] = {{50256, "GPT-2's"},
+                  {100256, "cl100k_base's"},
+                  {128000, "Llama 3's"},
+                  {199998, "o200k_base's"},
+                  {200000, "Llama 4's"}};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (r->n == others[i].ranks)
+            return mr_fail(
+                MR_EUNSUPPORTED,
+                "%s: %zu tokens are %s, and only Kimi's pattern is known for such files; "
+                "a tokenizer.json is needed",
+                r->source->file, r->n, others[i].whose);
+    return MR_OK;
+}
+
 static mr_err read_ranks(reader *r)
 {
     const char *s = r->source->text, *end = s + r->source->len;
@@ -90,7 +111,7 @@ static mr_err read_ranks(reader *r)
         MR_TRY(read_line(r, ++line, s, len, lines));
         s = stop + 1;
     }
-    return r->n ? MR_OK : mr_fail(MR_EFORMAT, "%s: holds no tokens", r->source->file);
+    return r->n ? check_known(r) : mr_fail(MR_EFORMAT, "%s: holds no tokens", r->source->file);
 }
 
 /* The name the config gives to id, or the default. */

@@ -48,6 +48,14 @@ uint32_t mr_utf8_last(const char *s, size_t len, size_t *start)
     return cp;
 }
 
+size_t mr_utf8_length(const char *s, size_t len)
+{
+    size_t n = 1;
+    while (n < len && ((unsigned char)s[n] & 0xC0) == 0x80)
+        n++;
+    return n;
+}
+
 size_t mr_space_suffix(const char *s, size_t len)
 {
     size_t end = len;

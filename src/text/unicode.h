@@ -29,6 +29,8 @@ size_t mr_space_prefix(const char *s, size_t len);
 size_t mr_space_suffix(const char *s, size_t len);
 /* The last character of a non-empty text; *start gets its offset. */
 uint32_t mr_utf8_last(const char *s, size_t len, size_t *start);
+/* Bytes of the first character of a non-empty text. */
+size_t mr_utf8_length(const char *s, size_t len);
 
 /* Bytes of the first grapheme cluster of a non-empty text. */
 size_t mr_utf8_grapheme(const char *s, size_t len);

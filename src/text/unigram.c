@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "text/pieces.h"
+#include "text/unicode.h"
 
 enum { PIECE_MAX = 512, NODES_MAX = (1 << 24) - 1 };
 
@@ -80,14 +81,6 @@ mr_err mr_unigram_put(mr_unigram *u, const char *s, size_t len, int32_t id, doub
     return MR_OK;
 }
 
-static size_t char_len(const char *s, size_t len)
-{
-    size_t n = 1;
-    while (n < len && ((unsigned char)s[n] & 0xC0) == 0x80)
-        n++;
-    return n;
-}
-
 static void offer(const mr_unigram *u, mr_unigram_step *to, double sum, int32_t id, size_t start)
 {
     if (u->single)
@@ -156,7 +149,7 @@ mr_err mr_unigram_word(const mr_unigram *u, const mr_bpe *m, mr_unigram_work *w,
     for (size_t i = 0; i <= len; i++)
         v[i] = (mr_unigram_step){0, -1, UINT32_MAX};
     for (size_t i = 0, one; i < len; i += one) {
-        one = char_len(s + i, len - i);
+        one = mr_utf8_length(s + i, len - i);
         step(u, unk, v, s, len, i, one);
     }
     turn(v, len);

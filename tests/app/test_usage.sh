@@ -101,6 +101,8 @@ usage "exclude" run $G -p x --ids 1
 usage "--chat" run $G --ids 1 --chat
 usage "exclude" run $G -p x --messages y
 usage "--messages" tokenize $G -p x --messages y
+usage "--no-special" tokenize $G --messages y --no-special
+usage "--chat and --messages" run $G --chat --messages y
 usage "--print-ids" run $G -p x --print-ids=1
 usage "--out" logits $G --ids 1
 usage "--ids" logits $G --out "$tmp/x.npy"

@@ -5,13 +5,6 @@
 #include "text_help.h"
 #include "text/tokenizer_parts.h"
 
-/* What hostile input may take; checked builds are several times slower. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { LONGEST = 60 };
-#else
-enum { LONGEST = 5 };
-#endif
-
 static double seconds(void)
 {
     struct timespec t;

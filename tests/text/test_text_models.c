@@ -164,6 +164,11 @@ static void broken_tiktoken(void **state)
     memset(line, 'A', 8192);
     refuse(mr_tiktoken_parse, line, 8192, MR_EFORMAT, "is too long");
     mr_free(line);
+    mr_buf other = {0}; /* as many as GPT-2's */
+    for (int i = 0; i < 50256; i++)
+        mr_buf_printf(&other, "YQ== %d\n", i);
+    refuse(mr_tiktoken_parse, other.data, other.len, MR_EUNSUPPORTED, "50256 tokens are GPT-2's");
+    mr_buf_free(&other);
 }
 
 int main(void)
