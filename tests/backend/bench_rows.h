@@ -2,8 +2,8 @@
  *
  * Why:    one row is bound by memory; what counts is the share of what a plain read loop gets from
  *         the same bytes, in turn, in the same minute.
- * Use:    test_matmul --bench-rows [format or all [rows]]; medians, of 1 thread by its CPU time, of 2
- *         by the wall clock.
+ * Use:    test_matmul --bench-rows [format or all [rows [isa]]]; medians, of 1 thread by its CPU time,
+ *         of 2 by the wall clock.
  */
 #ifndef MR_TESTS_BACKEND_BENCH_ROWS_H
 #define MR_TESTS_BACKEND_BENCH_ROWS_H
@@ -99,22 +99,34 @@ static inline void bench_rows_of(mr_pool *const pools[2], const mr_matrix *m, co
     free(y);
 }
 
-static inline void bench_rows(mr_pool *const pools[2], const char *only, const char *only_rows)
+static inline void bench_rows(mr_pool *const pools[2], const char *only, const char *only_rows,
+                              const char *only_isa)
 {
     static const mr_fmt fmts[] = {
         {MR_AFFINE, 4, 64, MR_BF16}, {MR_AFFINE, 4, 32, MR_F16},  {MR_Q4_0, 0, 0, MR_F32},
         {MR_Q4_1, 0, 0, MR_F32},     {MR_AFFINE, 8, 64, MR_BF16}, {MR_Q8_0, 0, 0, MR_F32},
+        {MR_Q2_K, 0, 0, MR_F32},     {MR_Q3_K, 0, 0, MR_F32},     {MR_Q4_K, 0, 0, MR_F32},
+        {MR_Q5_K, 0, 0, MR_F32},     {MR_Q6_K, 0, 0, MR_F32},     {MR_IQ4_XS, 0, 0, MR_F32},
         {MR_BF16, 0, 0, MR_F32},     {MR_F16, 0, 0, MR_F32},      {MR_F32, 0, 0, MR_F32}};
     checker_rng rng = {3};
-    for (size_t i = 0; i < sizeof fmts / sizeof fmts[0]; i++) {
-        char name[32];
-        if (only && strcmp(only, "all") && strcmp(only, mr_fmt_name(fmts[i], name)))
-            continue;
-        mr_matrix *m = rows_matrix(fmts[i], fmts[i].dtype == MR_Q4_1 ? 576 : 1152, &rng);
+    mr_fmt one;
+    bool all = !only || !strcmp(only, "all");
+    if (!all && !mr_fmt_parse(only, &one))
+        exit(2);
+    for (size_t i = 0; i < (all ? sizeof fmts / sizeof fmts[0] : 1); i++) {
+        mr_fmt fmt = all ? fmts[i] : one;
+        int64_t block = mr_dtype_block(fmt.dtype);
+        mr_matrix *m = rows_matrix(fmt,
+                                   fmt.dtype == MR_Q4_1 ? 576
+                                   : block == 256       ? 2048
+                                                        : 1152,
+                                   &rng);
         for (int isa = MR_ISA_C + 1; isa < MR_ISA_COUNT; isa++)
-            for (int p = MR_EXACT; p <= (format_group(fmts[i]) ? MR_FAST : MR_EXACT); p++)
+            for (int p = MR_EXACT; p <= (format_group(fmt) ? MR_FAST : MR_EXACT); p++)
                 for (int rows = 1; rows <= 8 && mr_isa_have((mr_isa)isa); rows++) {
                     mr_mm mm = {NULL, (mr_isa)isa, (mr_precision)p, false};
+                    if (only_isa && strcmp(only_isa, mr_isa_name((mr_isa)isa)))
+                        continue;
                     if (rows == (only_rows ? atoi(only_rows) : 1))
                         bench_rows_of(pools, m, &mm, rows);
                 }

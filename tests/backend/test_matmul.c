@@ -5,7 +5,7 @@
  *   test_matmul --small      fewer sizes, for emulation
  *   test_matmul --bench [format [rows]]   speeds of the same calls (bench_matmul.h)
  *   test_matmul --bench-experts [format]   grouped experts (bench_matmul.h)
- *   test_matmul --bench-rows [format [rows]]   few rows from memory (bench_rows.h)
+ *   test_matmul --bench-rows [format [rows [isa]]]   few rows from memory (bench_rows.h)
  */
 #include "backend/cpu/matmul_core.h"
 #include "backend/cpu/vec.h"
@@ -557,7 +557,8 @@ int main(int argc, char **argv)
         return 0;
     }
     if (argc > 1 && !strcmp(argv[1], "--bench-rows")) {
-        bench_rows(pools, argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : NULL);
+        bench_rows(pools, argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : NULL,
+                   argc > 4 ? argv[4] : NULL);
         return 0;
     }
     if (argc > 1 && !strcmp(argv[1], "--bench")) {

@@ -11,7 +11,6 @@
  */
 
 enum {
-    CODES_AHEAD = 4096,
     CODES_NV = 4,
     CODES_ROW = 64 * CODES_NV,
     CODES_NUMBERS = 8 * CODES_ROW + 64, /* 32 bytes per output, and what number_u8 may read */
@@ -76,12 +75,12 @@ INLINE void codes_ask(const codes_at *at, int bits)
     foreach (v, CODES_NV) {
         foreach (i, 4)
             if (bits >= 4)
-                __builtin_prefetch(at->fours + CODES_AHEAD + CODES_ROW * i + 64 * v);
+                row_ask(at->fours + CODES_ROW * i + 64 * v);
         foreach (i, 2)
             if (bits == 2 || bits == 3 || bits == 6)
-                __builtin_prefetch(at->pairs + CODES_AHEAD + CODES_ROW * i + 64 * v);
+                row_ask(at->pairs + CODES_ROW * i + 64 * v);
         if (bits & 1)
-            __builtin_prefetch(at->ones + CODES_AHEAD + 64 * v);
+            row_ask(at->ones + 64 * v);
     }
 }
 
@@ -278,7 +277,7 @@ INLINE void codes_row_i8(codes_form f, const mr_column *c, int streams, int64_t 
     for (int64_t n = 0; n < units; n++) {
         foreach (s, streams) {
             for (size_t i = own.lines; i < next; i += 64)
-                __builtin_prefetch(unit[s] + CODES_AHEAD + i);
+                row_ask(unit[s] + i);
             side[s] = codes_unit_of(f, unit[s] + own.lines, numbers[s]);
         }
         for (size_t g = 0; g < groups; g++, x += step)
@@ -330,7 +329,7 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
     for (int64_t k = 0; k < k1; k += l->k_unit, unit += c->unit) {
         codes_unit u = codes_unit_of(f, unit + c->lines, numbers);
         for (size_t i = c->lines; i < c->unit; i += 64)
-            __builtin_prefetch(unit + CODES_AHEAD + i);
+            row_ask(unit + i);
         for (size_t g = 0; g < blocks; g++, x += 32) {
             codes_at at = codes_block(unit, k_unit, f.bits, g);
             codes_ask(&at, f.bits);
