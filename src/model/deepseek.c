@@ -9,50 +9,29 @@
 
 #include "model/deepseek.h"
 
-/* What the two classes of the line do not share: how experts are scored, and defaults. */
-typedef struct line {
-    const char *score, *method, *experts_too; /* another name of n_routed_experts */
-    bool v3;
-    int64_t max_positions, heads, inter, dense_layers, experts, moe_inter, shared;
-    mr_cfg_route route;
-    double scale;
-} line;
-
-static const line v2 = {.score = "softmax",
-                        .method = "greedy",
-                        .experts_too = "num_experts",
-                        .max_positions = 2048,
-                        .heads = 32,
-                        .inter = 11008,
-                        .experts = 64,
-                        .moe_inter = 1407,
-                        .shared = 2,
-                        .scale = 1};
-static const line v3 = {.score = "sigmoid",
-                        .method = "noaux_tc",
-                        .experts_too = "num_local_experts",
-                        .v3 = true,
-                        .max_positions = 4096,
-                        .heads = 128,
-                        .inter = 18432,
-                        .dense_layers = 3,
-                        .experts = 256,
-                        .moe_inter = 2048,
-                        .shared = 1,
-                        .route = {8, 8, 4},
-                        .scale = 2.5};
-
-typedef struct deepseek {
-    mr_model_info info;
-    const line *line;
-    int64_t inter, moe_inter, shared, heads, dense_layers, experts;
-    int64_t q_lora, kv_lora, nope, rope_dim, v_dim;
-    mr_cfg_route route;
-    double eps, scale, routed_scale;
-    mr_op act;
-    bool tied, bias, mlp_bias, norm_topk;
-    mr_rope_spec rope;
-} deepseek;
+static const deepseek_line v2 = {.score = "softmax",
+                                 .method = "greedy",
+                                 .experts_too = "num_experts",
+                                 .max_positions = 2048,
+                                 .heads = 32,
+                                 .inter = 11008,
+                                 .experts = 64,
+                                 .moe_inter = 1407,
+                                 .shared = 2,
+                                 .scale = 1};
+static const deepseek_line v3 = {.score = "sigmoid",
+                                 .method = "noaux_tc",
+                                 .experts_too = "num_local_experts",
+                                 .v3 = true,
+                                 .max_positions = 4096,
+                                 .heads = 128,
+                                 .inter = 18432,
+                                 .dense_layers = 3,
+                                 .experts = 256,
+                                 .moe_inter = 2048,
+                                 .shared = 1,
+                                 .route = {8, 8, 4},
+                                 .scale = 2.5};
 
 /* ---- config ---- */
 
@@ -76,7 +55,7 @@ static mr_err on_or_null(mr_jval o, const char *key, bool *out)
     return mr_jtype(mr_jget(o, key)) == MR_JNULL ? MR_OK : mr_cfg_bool_or(o, key, true, out);
 }
 
-static mr_err attention_config(mr_jval o, const line *l, deepseek *c)
+static mr_err attention_config(mr_jval o, const deepseek_line *l, deepseek *c)
 {
     int64_t kv_heads;
     MR_TRY(mr_cfg_int_or(o, "num_attention_heads", l->heads, 1, MR_CFG_HEADS, &c->heads));
@@ -96,20 +75,19 @@ static mr_err attention_config(mr_jval o, const line *l, deepseek *c)
 }
 
 /* V2 always turns neighbours. */
-static mr_err rope_config(mr_jval o, const line *l, deepseek *c)
+static mr_err rope_config(mr_jval o, const deepseek_line *l, deepseek *c)
 {
-    double all_dim;
-    MR_TRY(mr_cfg_rope_whole(o, c->rope_dim, c->info.max_positions, &c->rope, &all_dim));
+    MR_TRY(mr_cfg_rope_whole(o, c->rope_dim, c->info.max_positions, &c->rope, &c->all_dim));
     c->rope.interleaved = true;
     if (l->v3)
         MR_TRY(on_or_null(o, "rope_interleave", &c->rope.interleaved));
-    double m = all_dim != 0 ? mr_yarn_mscale(c->rope.factor, all_dim) : 1;
+    double m = c->all_dim != 0 ? mr_yarn_mscale(c->rope.factor, c->all_dim) : 1;
     c->scale = m * m / sqrt((double)(c->nope + c->rope_dim));
     return MR_OK;
 }
 
 /* V2's router looks at its groups only when told to, and never divides by the sum. */
-static mr_err router_config(mr_jval o, const line *l, deepseek *c)
+static mr_err router_config(mr_jval o, const deepseek_line *l, deepseek *c)
 {
     bool grouped, unused;
     const char *limited = l->v3 ? NULL : "group_limited_greedy";
@@ -123,7 +101,7 @@ static mr_err router_config(mr_jval o, const line *l, deepseek *c)
     return l->v3 ? on_or_null(o, "norm_topk_prob", &c->norm_topk) : MR_OK;
 }
 
-static mr_err moe_config(mr_jval o, const line *l, deepseek *c)
+static mr_err moe_config(mr_jval o, const deepseek_line *l, deepseek *c)
 {
     int64_t freq, shared;
     mr_jval every = mr_jget(o, "moe_layer_freq"), n_shared = mr_jget(o, "n_shared_experts");
@@ -146,7 +124,7 @@ static mr_err moe_config(mr_jval o, const line *l, deepseek *c)
 static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void **cfg,
                      mr_model_info *info)
 {
-    const line *l = strcmp(info->model_type, "deepseek_v2") ? &v3 : &v2;
+    const deepseek_line *l = strcmp(info->model_type, "deepseek_v2") ? &v3 : &v2;
     mr_jval text = mr_jget(root, "text_config"), o = root;
     deepseek *c = mr_arena_alloc(a, sizeof *c);
     (void)opts;
@@ -240,11 +218,13 @@ const mr_family mr_family_deepseek = {
     .archs = (const char *const[]){"deepseek2", NULL},
     .prefixes = (const char *const[]){"model.", "language_model.model.", NULL},
     .names = mr_deepseek_names,
+    .number = mr_deepseek_number,
     .skip = (const char *const[]){"model.layers.{L}.*", "language_model.model.layers.{L}.*",
                                   "blk.{L}.*", "*.rotary_emb.inv_freq", "lm_head.weight",
                                   "language_model.lm_head.weight", "vision_tower.*",
                                   "mm_projector.*", NULL},
     .gguf_config = mr_deepseek_gguf_config,
+    .gguf_meta = mr_deepseek_gguf_meta,
     .config = config,
     .build = build,
 };

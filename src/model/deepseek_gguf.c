@@ -4,6 +4,7 @@
  * old ones have kv_b whole and no keys for groups, lengths of heads and YaRN's bounds. */
 #include "model/deepseek.h"
 
+#include <assert.h>
 #include <string.h>
 
 /* The file's yarn_log_multiplier is 0.1 * mscale_all_dim; mscale itself is not stored, but the published
@@ -114,6 +115,47 @@ mr_err mr_deepseek_gguf_config(const mr_weights *w, mr_buf *json)
     gguf_groups(&c, gating == 1);
     gguf_rope(&c);
     return mr_gguf_config_end(&c);
+}
+
+/* ---- and back ---- */
+
+/* Of a head: n numbers of keys that are not rotated, v of values; h heads. */
+int64_t mr_deepseek_number(const void *cfg, char letter)
+{
+    const deepseek *c = cfg;
+    assert(letter == 'h' || letter == 'n' || letter == 'v');
+    return letter == 'h' ? c->heads : letter == 'n' ? c->nope : c->v_dim;
+}
+
+mr_err mr_deepseek_gguf_meta(const void *cfg, mr_jval o, const mr_gguf_put *p)
+{
+    const deepseek *c = cfg;
+    mr_gguf_put_int(p, "feed_forward_length", c->inter);
+    mr_gguf_put_int(p, "attention.head_count", c->heads);
+    mr_gguf_put_int(p, "attention.head_count_kv", 1); /* the latent */
+    mr_gguf_put_num(p, "attention.layer_norm_rms_epsilon", c->eps);
+    if (c->q_lora)
+        mr_gguf_put_int(p, "attention.q_lora_rank", c->q_lora);
+    mr_gguf_put_int(p, "attention.kv_lora_rank", c->kv_lora);
+    mr_gguf_put_int(p, "attention.key_length", c->kv_lora + c->rope_dim);
+    mr_gguf_put_int(p, "attention.value_length", c->kv_lora);
+    mr_gguf_put_int(p, "attention.key_length_mla", c->nope + c->rope_dim);
+    mr_gguf_put_int(p, "attention.value_length_mla", c->v_dim);
+    mr_gguf_put_int(p, "rope.dimension_count", c->rope_dim);
+    mr_gguf_put_int(p, "leading_dense_block_count", c->dense_layers);
+    mr_gguf_put_int(p, "expert_count", c->experts);
+    mr_gguf_put_int(p, "expert_used_count", c->route.k);
+    mr_gguf_put_int(p, "expert_shared_count", c->shared / c->moe_inter);
+    mr_gguf_put_int(p, "expert_feed_forward_length", c->moe_inter);
+    mr_gguf_put_int(p, "expert_group_count", c->route.groups);
+    mr_gguf_put_int(p, "expert_group_used_count", c->route.keep);
+    mr_gguf_put_int(p, "expert_gating_func", c->line->v3 ? 2 : 1);
+    mr_gguf_put_num(p, "expert_weights_scale", c->routed_scale);
+    if (c->norm_topk)
+        mr_gguf_put_bool(p, "expert_weights_norm", true);
+    if (c->rope.kind == MR_ROPE_YARN && c->all_dim != 0)
+        mr_gguf_put_num(p, "rope.scaling.yarn_log_multiplier", 0.1 * c->all_dim);
+    return mr_gguf_put_rope(p, &c->rope, 1, mr_jget(o, "rope_scaling"));
 }
 
 #define BLOCK(hf, gguf)                                                                            \

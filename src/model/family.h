@@ -58,6 +58,12 @@ typedef struct mr_name_row {
 #define MR_FIRST_HALF "first half"
 #define MR_SECOND_HALF "second half"
 
+/* Where a family's metadata goes: keys are under the architecture's name (model/gguf_put.c). */
+typedef struct mr_gguf_put {
+    mr_gguf_writer *w;
+    const char *arch;
+} mr_gguf_put;
+
 typedef struct mr_family {
     const char *name;
     const char *const *model_types; /* NULL-terminated */
@@ -74,6 +80,11 @@ typedef struct mr_family {
                                 that the config does not count */
     /* GGUF metadata -> config.json text of this family. */
     mr_err (*gguf_config)(const mr_weights *w, mr_buf *json);
+    /* The same back: what a file says of `cfg` beyond what all do; o is the text part of the config.
+     * NULL: run/gguf_meta.c has tables. */
+    mr_err (*gguf_meta)(const void *cfg, mr_jval o, const mr_gguf_put *p);
+    /* The rope whose pairs' divisors stand in rope_freqs.weight; NULL, also from it: none. */
+    const mr_rope_spec *(*gguf_rope)(const void *cfg);
     /* Reads the config into the family's own struct (in the arena) and the common facts. */
     mr_err (*config)(mr_jval root, const mr_model_opts *o, mr_arena *a, void **cfg,
                      mr_model_info *info);
@@ -117,6 +128,14 @@ const mr_asked *mr_model_asked_at(const mr_model *m, int i);
 
 /* The first name that a canonical one has in GGUF files of the model's family, and its row; NULL: none. */
 const mr_name_row *mr_model_gguf_name(const mr_model *m, const char *canonical, char out[512]);
+
+/* What a letter of modifiers stands for in this model. */
+int64_t mr_model_number(const mr_model *m, char letter);
+/* Modifiers of a name table with their numbers filled in. */
+mr_err mr_model_modifiers(const mr_model *m, const char *modifiers, mr_buf *out);
+/* The family's own metadata, if it writes it: false without an error. */
+mr_err mr_model_gguf_meta(const mr_model *m, const mr_gguf_put *p, bool *done);
+const mr_rope_spec *mr_model_gguf_rope(const mr_model *m);
 
 /* Recipe lookup and reading over the model's weights (ctx = mr_model *), for mr_recipe_bind and weight_load. */
 mr_err mr_model_lookup(void *ctx, const char *name, mr_stored *out);
@@ -238,5 +257,17 @@ void mr_gguf_config_rope_scaling(mr_gguf_config *c);
 void mr_gguf_config_one_head_dim(mr_gguf_config *c);
 /* ARCH.rope.scaling.*: its type ("none" if absent) into type[32]. */
 void mr_gguf_config_rope_type(mr_gguf_config *c, char type[32]);
+
+/* ---- facts -> GGUF metadata (model/gguf_put.c) ---- */
+void mr_gguf_put_int(const mr_gguf_put *p, const char *key, int64_t v);
+void mr_gguf_put_num(const mr_gguf_put *p, const char *key, double v);
+void mr_gguf_put_str(const mr_gguf_put *p, const char *key, const char *v);
+void mr_gguf_put_bool(const mr_gguf_put *p, const char *key, bool v);
+/* Lists of n. */
+void mr_gguf_put_bools(const mr_gguf_put *p, const char *key, const bool *v, int64_t n);
+void mr_gguf_put_ints(const mr_gguf_put *p, const char *key, const int64_t *v, int64_t n);
+/* rope.freq_base and rope.scaling.*; `said` is the attention factor that readers take yarn to have.
+ * `at` names the culprit where GGUF has no keys for it. */
+mr_err mr_gguf_put_rope(const mr_gguf_put *p, const mr_rope_spec *r, double said, mr_jval at);
 
 #endif

@@ -218,6 +218,8 @@ const mr_family mr_family_gemma4 = {
     .names = names,
     .skip = skip,
     .gguf_config = mr_gemma4_gguf_config,
+    .gguf_meta = mr_gemma4_gguf_meta,
+    .gguf_rope = mr_gemma4_gguf_rope,
     .config = mr_gemma4_config,
     .build = build,
 };

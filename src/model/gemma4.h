@@ -52,5 +52,8 @@ mr_err mr_gemma4_experts(mr_jval o, gemma4 *c);
 /* Layer i without per-layer embeddings. */
 mr_val mr_gemma4_layer(mr_flow *f, const gemma4 *c, mr_val x, int i);
 mr_err mr_gemma4_gguf_config(const mr_weights *w, mr_buf *json);
+mr_err mr_gemma4_gguf_meta(const void *cfg, mr_jval o, const mr_gguf_put *p);
+/* Of global layers, if it is the kind that GGUF files have. */
+const mr_rope_spec *mr_gemma4_gguf_rope(const void *cfg);
 
 #endif

@@ -130,22 +130,36 @@ static void gguf_layers(mr_gguf_config *c, const bool *global, int64_t layers, i
         }
 }
 
-/* Media ids are the published ones: the file has no keys for them. */
+/* Other programs' files say nothing of media: ids are the published ones, and models without
+ * per-layer embeddings have the mask of images.  Files of models where that is not so say it. */
+static const char media_key[] = "media_token_ids", spans_key[] = "attention.image_spans";
+
+static void gguf_media_ids(mr_gguf_config *c)
+{
+    static const char *const key[] = {"image_token_id", "video_token_id", "audio_token_id"};
+    int64_t ids[3] = {mr_gemma4_media[0], mr_gemma4_media[1], mr_gemma4_media[2]};
+    gguf_per_layer(c, media_key, 3, ids);
+    for (int i = 0; i < 3; i++)
+        if (ids[i] >= 0)
+            mr_gguf_config_int(c, key[i], ids[i]);
+}
+
 static void gguf_media(mr_gguf_config *c)
 {
     static const char key[] = "tokenizer.ggml.padding_token_id";
+    int64_t spans;
     const mr_winfo *table = mr_weights_find(c->w, "per_layer_token_embd.weight");
     int64_t width = 0, pad;
     mr_gguf_config_get_int(c, "embedding_length_per_layer_input", &width);
     mr_gguf_config_int(c, "hidden_size_per_layer_input", width);
     if (table && table->rank == 2)
         mr_gguf_config_int(c, "vocab_size_per_layer_input", table->dim[0]);
-    mr_gguf_config_raw(c, "use_bidirectional_attention", width ? "null" : "\"vision\"");
+    if (!mr_gguf_config_get_int(c, spans_key, &spans))
+        spans = !width;
+    mr_gguf_config_raw(c, "use_bidirectional_attention", spans ? "\"vision\"" : "null");
     if (mr_gguf_kind(c->g, key) != MR_GGUF_ABSENT && mr_gguf_int(c->g, key, &pad) == MR_OK)
         mr_gguf_config_int(c, "pad_token_id", pad);
-    mr_gguf_config_int(c, "image_token_id", mr_gemma4_media[0]);
-    mr_gguf_config_int(c, "video_token_id", mr_gemma4_media[1]);
-    mr_gguf_config_int(c, "audio_token_id", mr_gemma4_media[2]);
+    gguf_media_ids(c);
 }
 
 mr_err mr_gemma4_gguf_config(const mr_weights *w, mr_buf *json)
@@ -156,16 +170,18 @@ mr_err mr_gemma4_gguf_config(const mr_weights *w, mr_buf *json)
                                        {"global_head_dim", "attention.key_length", 'i'},
                                        {"head_dim", "attention.key_length_swa", 'i'},
                                        {"sliding_window", "attention.sliding_window", 'i'},
-                                       {"final_logit_softcapping", "final_logit_softcapping", 'n'},
                                        {"num_experts", "expert_count", 'i'},
                                        {"top_k_experts", "expert_used_count", 'i'},
                                        {"moe_intermediate_size", "expert_feed_forward_length", 'i'},
                                        {0}};
     mr_gguf_config c;
+    double cap;
     int64_t layers = 0, experts = 0;
     mr_gguf_config_begin(&c, w, "gemma4", "gemma4_text", rows, json);
     mr_gguf_config_get_int(&c, "block_count", &layers);
     mr_gguf_config_get_int(&c, "expert_count", &experts);
+    if (mr_gguf_config_get_num(&c, "final_logit_softcapping", &cap) && cap != 0)
+        mr_gguf_config_num(&c, "final_logit_softcapping", cap);
     mr_gguf_config_raw(&c, "enable_moe_block", experts ? "true" : "false");
     if (layers < 1 || layers > MR_CFG_LAYERS) {
         mr_gguf_config_refuse(&c, "block_count", "is absent or out of range");
@@ -191,4 +207,82 @@ mr_err mr_gemma4_gguf_config(const mr_weights *w, mr_buf *json)
     gguf_media(&c);
     gguf_ropes(&c);
     return mr_gguf_config_end(&c);
+}
+
+/* ---- and back ---- */
+
+const mr_rope_spec *mr_gemma4_gguf_rope(const void *cfg)
+{
+    const mr_rope_spec *r = &((const gemma4 *)cfg)->kind[1].rope;
+    return r->kind == MR_ROPE_PROPORTIONAL ? r : NULL;
+}
+
+/* A list where the two types of layers differ. */
+static mr_err put_layers(const gemma4 *c, const mr_gguf_put *p)
+{
+    int64_t n = c->info.layers;
+    int64_t *list = mr_alloc(MR_MEM_COMPILE, (size_t)n * sizeof *list);
+    bool *slides = mr_alloc(MR_MEM_COMPILE, (size_t)n * sizeof *slides);
+    if (list && slides) {
+        for (int64_t i = 0; i < n; i++) {
+            list[i] = c->kind[c->global[i]].kv_heads;
+            slides[i] = !c->global[i];
+        }
+        mr_gguf_put_bools(p, "attention.sliding_window_pattern", slides, n);
+        if (c->kind[0].kv_heads == c->kind[1].kv_heads)
+            mr_gguf_put_int(p, "attention.head_count_kv", c->kind[1].kv_heads);
+        else
+            mr_gguf_put_ints(p, "attention.head_count_kv", list, n);
+        for (int64_t i = 0; i < n; i++)
+            list[i] = c->inter * (i < c->first_shared ? 1 : 2);
+        if (c->double_wide)
+            mr_gguf_put_ints(p, "feed_forward_length", list, n);
+        else
+            mr_gguf_put_int(p, "feed_forward_length", c->inter);
+    }
+    mr_err e = list && slides ? MR_OK : MR_ENOMEM;
+    mr_free(list);
+    mr_free(slides);
+    return e;
+}
+
+static void put_media(const gemma4 *c, const mr_gguf_put *p)
+{
+    int64_t ids[3];
+    bool published = true;
+    for (int i = 0; i < 3; i++) {
+        ids[i] = c->media[i];
+        published &= c->media[i] == mr_gemma4_media[i];
+    }
+    if (!published)
+        mr_gguf_put_ints(p, media_key, ids, 3);
+    if (c->vision == (c->ple != 0))
+        mr_gguf_put_bool(p, spans_key, c->vision);
+    mr_gguf_writer_u32(p->w, "tokenizer.ggml.padding_token_id", (uint32_t)c->pad);
+}
+
+mr_err mr_gemma4_gguf_meta(const void *cfg, mr_jval o, const mr_gguf_put *p)
+{
+    const gemma4 *c = cfg;
+    mr_gguf_put_int(p, "attention.head_count", c->heads);
+    mr_gguf_put_int(p, "attention.key_length", c->kind[1].head_dim);
+    mr_gguf_put_int(p, "attention.value_length", c->kind[1].head_dim);
+    mr_gguf_put_int(p, "attention.key_length_swa", c->kind[0].head_dim);
+    mr_gguf_put_int(p, "attention.value_length_swa", c->kind[0].head_dim);
+    mr_gguf_put_int(p, "rope.dimension_count", c->kind[1].head_dim);
+    mr_gguf_put_int(p, "rope.dimension_count_swa", c->kind[0].head_dim);
+    mr_gguf_put_num(p, "attention.layer_norm_rms_epsilon", c->eps);
+    mr_gguf_put_int(p, "attention.sliding_window", c->window);
+    mr_gguf_put_int(p, "attention.shared_kv_layers", c->info.layers - c->first_shared);
+    mr_gguf_put_int(p, "embedding_length_per_layer_input", c->ple);
+    mr_gguf_put_num(p, "final_logit_softcapping", c->softcap); /* readers take no key for 30 */
+    mr_gguf_put_num(p, "rope.freq_base_swa", c->kind[0].rope.theta);
+    if (c->experts) {
+        mr_gguf_put_int(p, "expert_count", c->experts);
+        mr_gguf_put_int(p, "expert_used_count", c->top_k);
+        mr_gguf_put_int(p, "expert_feed_forward_length", c->expert_inter);
+    }
+    put_media(c, p);
+    MR_TRY(put_layers(c, p));
+    return mr_gguf_put_rope(p, &c->kind[1].rope, 1, mr_jget(o, "rope_parameters"));
 }

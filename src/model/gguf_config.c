@@ -268,6 +268,18 @@ static void refuse_others(mr_gguf_config *c)
         mr_gguf_config_refuse(c, "rope.scale_linear", "only 1 is supported");
 }
 
+/* Not every layer has the parts that others have. */
+static bool in_some_layer(const mr_weights *w, const char *what)
+{
+    char name[64];
+    bool found = false;
+    for (int i = 0; i < MR_CFG_LAYERS && !found; i++) {
+        snprintf(name, sizeof name, "blk.%d.%s", i, what);
+        found = mr_weights_find(w, name) != NULL;
+    }
+    return found;
+}
+
 void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *arch,
                           const char *model_type, const mr_gguf_row *rows, mr_buf *json)
 {
@@ -304,9 +316,9 @@ void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *ar
         mr_gguf_config_int(c, "vocab_size", embed->dim[0]);
     bool untied = mr_weights_find(w, "output.weight") != NULL;
     mr_gguf_config_raw(c, "tie_word_embeddings", untied ? "false" : "true");
-    if (mr_weights_find(w, "blk.0.attn_q.bias"))
+    if (in_some_layer(w, "attn_q.bias"))
         mr_gguf_config_raw(c, "attention_bias", "true");
-    if (mr_weights_find(w, "blk.0.ffn_gate.bias"))
+    if (in_some_layer(w, "ffn_gate.bias"))
         mr_gguf_config_raw(c, "mlp_bias", "true");
     put_ids(c);
     refuse_others(c);

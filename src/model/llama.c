@@ -134,6 +134,12 @@ static mr_err gguf_config(const mr_weights *w, mr_buf *json)
     return mr_gguf_config_end(&c);
 }
 
+static const mr_rope_spec *gguf_rope(const void *cfg)
+{
+    const llama *c = cfg;
+    return c->rope.kind == MR_ROPE_LLAMA3 ? &c->rope : NULL;
+}
+
 static const mr_name_row names[] = {
     {"rope_freqs.weight", "rope_freqs.weight", NULL},
     {"model.layers.{L}.self_attn.q_proj.weight", "blk.{L}.attn_q.weight", ":unrope(%q)"},
@@ -151,6 +157,7 @@ const mr_family mr_family_llama = {
     .skip =
         (const char *const[]){"*.rotary_emb.inv_freq", "lm_head.weight", "rope_freqs.weight", NULL},
     .gguf_config = gguf_config,
+    .gguf_rope = gguf_rope,
     .config = config,
     .build = build,
 };

@@ -329,6 +329,19 @@ const char *mr_model_path(const mr_model *m)
     return m->path;
 }
 
+mr_err mr_model_gguf_meta(const mr_model *m, const mr_gguf_put *p, bool *done)
+{
+    mr_jval root = mr_json_root(m->doc), text = mr_jget(root, "text_config");
+    *done = m->family->gguf_meta != NULL;
+    return *done ? m->family->gguf_meta(m->cfg, mr_jtype(text) == MR_JOBJECT ? text : root, p)
+                 : MR_OK;
+}
+
+const mr_rope_spec *mr_model_gguf_rope(const mr_model *m)
+{
+    return m->family->gguf_rope ? m->family->gguf_rope(m->cfg) : NULL;
+}
+
 int mr_model_asked(const mr_model *m)
 {
     return m->n_asked;

@@ -216,6 +216,7 @@ const mr_family mr_family_qwen3_next = {
     .number = mr_qwen3_next_number,
     .skip = (const char *const[]){SKIPPED},
     .gguf_config = mr_qwen3_next_gguf_config,
+    .gguf_meta = mr_qwen3_next_gguf_meta,
     .config = config,
     .build = build,
 };
@@ -231,6 +232,7 @@ const mr_family mr_family_qwen3_5 = {
     .number = mr_qwen3_next_number,
     .skip = (const char *const[]){SKIPPED},
     .gguf_config = mr_qwen3_next_gguf_config,
+    .gguf_meta = mr_qwen3_next_gguf_meta,
     .config = config,
     .build = build,
 };

@@ -19,6 +19,7 @@ typedef struct hybrid {
 
 int64_t mr_qwen3_next_number(const void *cfg, char letter);
 mr_err mr_qwen3_next_gguf_config(const mr_weights *w, mr_buf *json);
+mr_err mr_qwen3_next_gguf_meta(const void *cfg, mr_jval o, const mr_gguf_put *p);
 extern const mr_name_row mr_qwen3_next_forms[], mr_qwen3_next_names[], mr_qwen3_5_names[];
 
 #endif

@@ -5,6 +5,8 @@
 #include "model/qwen3_next.h"
 
 #include <assert.h>
+#include <stdio.h>
+#include <string.h>
 
 /* Rows per key head: d of q, as many of k, g of v and of z: p in all; f before z.  s of b and a, r
  * each.  In all: x of q and k, v of v, c together.  h key heads; a value head is w wide. */
@@ -61,6 +63,33 @@ const mr_name_row mr_qwen3_next_forms[] = {
 
 /* ---- GGUF ---- */
 
+/* A list of layers, where the interval is not enough; blocks for drafts come last in it. */
+static void gguf_layer_types(mr_gguf_config *c)
+{
+    char key[64];
+    int64_t blocks = 0, extra = 0, recurrent;
+    mr_gguf_array a;
+    snprintf(key, sizeof key, "%s.attention.recurrent_layers", c->arch);
+    if (c->err != MR_OK || mr_gguf_kind(c->g, key) == MR_GGUF_ABSENT)
+        return;
+    mr_gguf_config_get_int(c, "block_count", &blocks);
+    mr_gguf_config_get_int(c, "nextn_predict_layers", &extra);
+    mr_err e = mr_gguf_arr(c->g, key, &a);
+    if (e == MR_OK && a.count != (uint64_t)blocks)
+        e = mr_fail(MR_EFORMAT, "%s: \"%s\" has %llu entries for %lld layers", mr_gguf_path(c->g),
+                    key, (unsigned long long)a.count, (long long)blocks);
+    if (e == MR_OK)
+        mr_gguf_config_raw(c, "layer_types", "[");
+    for (int64_t i = 0; e == MR_OK && i < blocks - extra; i++) {
+        e = mr_gguf_arr_int(&a, &recurrent);
+        mr_buf_printf(c->json, "%s\"%s\"", i ? ", " : "",
+                      recurrent ? "linear_attention" : "full_attention");
+    }
+    if (e == MR_OK)
+        mr_buf_putc(c->json, ']');
+    c->err = c->err ? c->err : e;
+}
+
 mr_err mr_qwen3_next_gguf_config(const mr_weights *w, mr_buf *json)
 {
     static const struct {
@@ -92,9 +121,72 @@ mr_err mr_qwen3_next_gguf_config(const mr_weights *w, mr_buf *json)
     if (mr_gguf_config_get_int(&c, "rope.dimension_count", &rotated) &&
         mr_gguf_config_get_int(&c, "attention.key_length", &key) && key > 0)
         mr_gguf_config_num(&c, "partial_rotary_factor", (double)rotated / (double)key);
+    gguf_layer_types(&c);
     mr_gguf_config_one_head_dim(&c);
     mr_gguf_config_rope_scaling(&c);
     return mr_gguf_config_end(&c);
+}
+
+/* Positions of text are one number, whatever the parts that images divide a head into. */
+static mr_err put_sections(mr_jval o, const mr_gguf_put *p)
+{
+    int64_t part[4] = {11, 11, 10, 0};
+    mr_jval list = mr_jget(mr_jget(o, "rope_parameters"), "mrope_section");
+    int i = 0;
+    if (!mr_jhas(list))
+        list = mr_jget(mr_jget(o, "rope_scaling"), "mrope_section");
+    if (mr_jtype(list) == MR_JARRAY)
+        for (mr_jval n = mr_jfirst(list); n.doc && i < 4; n = mr_jnext(n), i++)
+            MR_TRY(mr_jint(n, 0, INT32_MAX, &part[i]));
+    mr_gguf_put_ints(p, "rope.dimension_sections", part, 4);
+    return MR_OK;
+}
+
+static mr_err put_experts(const hybrid *c, mr_jval o, const mr_gguf_put *p)
+{
+    for (int64_t i = 0; i < c->info.layers; i++)
+        if (!c->sparse[i])
+            return mr_cfg_refuse(o, "GGUF's %s has experts in every layer", p->arch);
+    if (!c->norm_topk)
+        return mr_cfg_refuse(mr_jget(o, "norm_topk_prob"), "GGUF's %s always divides by the sum",
+                             p->arch);
+    mr_gguf_put_int(p, "expert_count", c->experts);
+    mr_gguf_put_int(p, "expert_used_count", c->top_k);
+    mr_gguf_put_int(p, "expert_feed_forward_length", c->moe_inter);
+    mr_gguf_put_int(p, "expert_shared_feed_forward_length", c->shared);
+    return MR_OK;
+}
+
+mr_err mr_qwen3_next_gguf_meta(const void *cfg, mr_jval o, const mr_gguf_put *p)
+{
+    const hybrid *c = cfg;
+    int64_t every = 1;
+    bool recurrent[MR_CFG_LAYERS];
+    for (int64_t i = 0; i < c->info.layers; i++)
+        recurrent[i] = !c->full[i];
+    while (every < c->info.layers && recurrent[every - 1])
+        every++;
+    mr_gguf_put_int(p, "attention.head_count", c->head.heads);
+    mr_gguf_put_int(p, "attention.head_count_kv", c->head.kv_heads);
+    mr_gguf_put_int(p, "attention.key_length", c->head.head_dim);
+    mr_gguf_put_int(p, "attention.value_length", c->head.head_dim);
+    mr_gguf_put_num(p, "attention.layer_norm_rms_epsilon", c->eps);
+    mr_gguf_put_bools(p, "attention.recurrent_layers", recurrent, c->info.layers);
+    mr_gguf_put_int(p, "full_attention_interval", every);
+    mr_gguf_put_int(p, "ssm.conv_kernel", c->width);
+    mr_gguf_put_int(p, "ssm.state_size", c->dk);
+    mr_gguf_put_int(p, "ssm.group_count", c->k_heads);
+    mr_gguf_put_int(p, "ssm.time_step_rank", c->v_heads);
+    mr_gguf_put_int(p, "ssm.inner_size", c->v_heads * c->dv);
+    mr_gguf_put_int(p, "rope.dimension_count", c->rope.dim);
+    if (c->inter)
+        mr_gguf_put_int(p, "feed_forward_length", c->inter);
+    if (strncmp(p->arch, "qwen35", 6) == 0)
+        MR_TRY(put_sections(o, p));
+    if (c->experts)
+        MR_TRY(put_experts(c, o, p));
+    return mr_gguf_put_rope(p, &c->rope, mr_yarn_mscale(c->rope.factor, 1),
+                            mr_jget(o, "rope_scaling"));
 }
 
 #define SHARED_ROWS                                                                                \

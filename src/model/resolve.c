@@ -5,6 +5,7 @@
  * saves them or fused as transformers does, or GGUF's names by the family's table, with a modifier
  * that undoes GGUF's row order.
  * The first alternative that is there is taken; its shape must be the one asked for. */
+#include <assert.h>
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -325,30 +326,43 @@ static bool alternative(const mr_model *m, const char *name, int i, char out[NAM
     return false;
 }
 
-static int64_t number(const mr_model *m, char letter)
+int64_t mr_model_number(const mr_model *m, char letter)
 {
-    if (letter == 'q' || letter == 'k')
+    if (m->gguf && (letter == 'q' || letter == 'k'))
         return letter == 'q' ? m->heads : m->kv_heads;
+    assert(m->family->number);
     return m->family->number(m->cfg, letter);
+}
+
+mr_err mr_model_modifiers(const mr_model *m, const char *modifiers, mr_buf *out)
+{
+    for (const char *p = modifiers; *p; p++) {
+        if (*p == '%')
+            mr_buf_printf(out, "%" PRId64, mr_model_number(m, *++p));
+        else
+            mr_buf_putc(out, *p);
+    }
+    return mr_buf_check(out);
 }
 
 /* Writes modifiers with their numbers filled in, = for `name`, to the end of the recipe. */
 static mr_err add_modifiers(const mr_model *m, const char *modifiers, const char *name,
                             mr_found *out)
 {
-    size_t n = strlen(out->recipe), room = sizeof out->recipe, len = strlen(name);
-    for (const char *p = modifiers; *p; p++) {
-        if (n + len + 24 >= room)
-            return mr_fail(MR_ELIMIT, "%s: the name \"%.60s...\" is too long", m->base, name);
-        if (p[0] == '%')
-            n += (size_t)snprintf(out->recipe + n, room - n, "%" PRId64, number(m, *++p));
-        else if (p[0] == '=')
+    size_t n = strlen(out->recipe), room = sizeof out->recipe;
+    mr_buf text = {0};
+    mr_err e = mr_model_modifiers(m, modifiers, &text);
+    for (size_t i = 0; e == MR_OK && i < text.len; i++) {
+        if (n + strlen(name) + 1 >= room)
+            e = mr_fail(MR_ELIMIT, "%s: the name \"%.60s...\" is too long", m->base, name);
+        else if (text.data[i] == '=')
             n += (size_t)snprintf(out->recipe + n, room - n, "%s", name);
         else
-            out->recipe[n++] = *p;
+            out->recipe[n++] = text.data[i];
         out->recipe[n] = '\0';
     }
-    return MR_OK;
+    mr_buf_free(&text);
+    return e;
 }
 
 /* What the recipe gives: its format, and whether it is of the shape asked for. */

@@ -9,7 +9,7 @@
 
 typedef struct mr_row_at {
     int part;
-    int64_t row;
+    int64_t row, run; /* and so many that follow it, one after the other */
 } mr_row_at;
 /* Where rows come from: one recipe, or two with `from` to say which row stands at `row`. */
 typedef struct mr_row_source {
@@ -54,6 +54,18 @@ bool mr_mlx_nested(const mr_model *m);
 mr_err mr_mlx_config(const mr_model *m, int bits, int group, mr_buf *out);
 
 /* ---- GGUF ---- */
+
+/* The recipe of a weight as GGUF files hold it, by what undoes that (convert_form.c). */
+mr_err mr_convert_form(const mr_model *m, const mr_asked *a, const char *modifiers, mr_arena *arena,
+                       const char **out);
+/* Of a tensor that holds two weights' rows in turn: how many of this one at a time (0: no such
+ * tensor), and whether they come second. */
+typedef struct mr_convert_part {
+    int64_t rows;
+    bool second;
+} mr_convert_part;
+mr_err mr_convert_share(const mr_model *m, const mr_asked *a, const char *modifiers,
+                        mr_convert_part *out);
 
 mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o);
 /* Refuses a file that, read back, is another model than m (convert_same.c). */

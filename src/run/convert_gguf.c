@@ -17,7 +17,8 @@ enum { NAME = 512 };
 typedef struct tensor {
     const char *name;
     const char *canonical;
-    mr_recipe *recipe;
+    mr_recipe *recipe, *second; /* the latter: whose rows lie between the first's */
+    int64_t each;               /* so many of each in turn */
     mr_dtype type;
     int rank;
     int64_t dim[MR_MAX_RANK], rows, k;
@@ -57,10 +58,20 @@ static mr_err note(const convert *c, const tensor *t, mr_dtype kept)
     return err;
 }
 
+/* What other programs want in f32. */
+static bool is_plain(const tensor *t)
+{
+    return t->rank == 1 || mr_ends_with(t->name, "ffn_gate_inp.weight") ||
+           mr_ends_with(t->name, "ffn_gate_inp_shexp.weight") ||
+           mr_ends_with(t->name, "ssm_conv1d.weight");
+}
+
 static mr_err choose_type(const convert *c, tensor *t)
 {
     mr_dtype stored = mr_recipe_fmt(t->recipe).dtype;
-    bool plain = t->rank == 1 || mr_ends_with(t->name, "ffn_gate_inp.weight");
+    bool plain = is_plain(t);
+    if (t->second && stored != mr_recipe_fmt(t->second).dtype)
+        stored = mr_dtype_is_quantised(stored) ? stored : MR_F32;
     t->type = plain ? MR_F32 : c->as == MR_DTYPE_COUNT ? stored : c->as;
     if (mr_dtype_is_quantised(stored) && !plain && c->as == MR_DTYPE_COUNT)
         return mr_fail(MR_EUSAGE, "%s: \"%s\" is %s: --quant must say what it becomes",
@@ -71,49 +82,95 @@ static mr_err choose_type(const convert *c, tensor *t)
     return note(c, t, t->type);
 }
 
-static mr_err add(convert *c, const char *name, const mr_asked *a, const char *recipe, int rank,
-                  const int64_t *dim, const char *modifiers)
+static mr_err bind(const convert *c, const char *recipe, mr_recipe **out)
 {
-    int64_t heads = 0;
+    MR_TRY(mr_recipe_parse(out, recipe, c->arena));
+    return mr_recipe_bind(*out, mr_model_lookup, c->model);
+}
+
+static mr_err add(convert *c, const char *name, const mr_asked *a, const char *recipe, int rank,
+                  const int64_t *dim, tensor **out)
+{
     tensor *t = &c->list[c->n++];
-    *t = (tensor){.name = mr_arena_strdup(c->arena, name),
-                  .canonical = a->name,
-                  .rank = rank,
-                  .minus_one = a->plus_one};
+    *t = (tensor){.name = mr_arena_strdup(c->arena, name), .canonical = a->name, .rank = rank};
     if (!t->name)
         return MR_ENOMEM;
     memcpy(t->dim, dim, (size_t)rank * sizeof *dim);
-    MR_TRY(mr_recipe_parse(&t->recipe, recipe, c->arena));
-    MR_TRY(mr_recipe_bind(t->recipe, mr_model_lookup, c->model));
+    MR_TRY(bind(c, recipe, &t->recipe));
     t->rows = mr_recipe_total(t->recipe);
     t->k = mr_recipe_k(t->recipe);
-    if (modifiers && strcmp(modifiers, MR_ONE_PLUS_W) == 0) {
-        t->plus = !t->minus_one;
-        t->minus_one = false;
-    } else if (modifiers && strncmp(modifiers, ":unrope", 7) == 0) {
+    *out = t;
+    return MR_OK;
+}
+
+/* A convolution [C,1,K] is [C,K] there. */
+static int without_ones(int rank, const int64_t *dim, int64_t out[MR_MAX_RANK])
+{
+    int n = 0;
+    for (int i = 0; i < rank; i++)
+        if (i == 0 || i == rank - 1 || dim[i] != 1)
+            out[n++] = dim[i];
+    return n;
+}
+
+static mr_err add_one(convert *c, const char *name, const mr_asked *a, const char *modifiers)
+{
+    tensor *t;
+    int64_t dim[MR_MAX_RANK], heads;
+    const char *recipe = a->recipe;
+    bool plus = modifiers && strcmp(modifiers, MR_ONE_PLUS_W) == 0,
+         roped = modifiers && strncmp(modifiers, ":unrope", 7) == 0;
+    int rank = without_ones(a->rank, a->dim, dim);
+    if (modifiers && !plus && !roped)
+        MR_TRY(mr_convert_form(c->model, a, modifiers, c->arena, &recipe));
+    MR_TRY(add(c, name, a, recipe, rank, dim, &t));
+    t->plus = plus && !a->plus_one;
+    t->minus_one = !plus && a->plus_one;
+    if (roped) {
         mr_jval o = mr_model_config(c->model);
         MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &heads));
         if (strchr(modifiers, '%')[1] == 'k')
             MR_TRY(mr_cfg_int_or(o, "num_key_value_heads", heads, 1, MR_CFG_HEADS, &heads));
         t->heads = heads;
-    } else if (modifiers) {
-        return mr_fail(MR_EUNSUPPORTED, "convert: \"%s\" has another form in GGUF (%s)", a->name,
-                       modifiers);
     }
+    return choose_type(c, t);
+}
+
+/* Two weights whose rows lie in one tensor in turn; it is added with the first. */
+static mr_err add_shared(convert *c, const char *name, const mr_asked *a, int64_t each)
+{
+    tensor *t;
+    int64_t dim[MR_MAX_RANK];
+    const mr_asked *b = NULL;
+    for (int i = 0; !b && i < mr_model_asked(c->model); i++) {
+        char there[NAME];
+        mr_convert_part part;
+        const mr_asked *x = mr_model_asked_at(c->model, i);
+        const mr_name_row *row = mr_model_gguf_name(c->model, x->name, there);
+        if (!row || strcmp(there, name) != 0)
+            continue;
+        MR_TRY(mr_convert_share(c->model, x, row->modifiers, &part));
+        b = part.second && part.rows == each ? x : NULL;
+    }
+    if (!b)
+        return mr_fail(MR_EUNSUPPORTED, "convert: \"%s\" has nothing beside it", a->name);
+    memcpy(dim, a->dim, sizeof dim);
+    dim[a->rank - 2] *= 2;
+    MR_TRY(add(c, name, a, a->recipe, a->rank, dim, &t));
+    MR_TRY(bind(c, b->recipe, &t->second));
+    t->rows *= 2;
+    t->each = each;
     return choose_type(c, t);
 }
 
 /* kv_b's rows are [keys | values] per head; the file has the keys turned, so that queries meet them. */
 static mr_err add_latent(convert *c, const char *name, const mr_asked *a)
 {
-    int64_t heads, nope, v, latent = a->dim[1];
+    int64_t heads = mr_model_number(c->model, 'h'), nope = mr_model_number(c->model, 'n'),
+            v = mr_model_number(c->model, 'v'), latent = a->dim[1];
     int block;
     char k_b[64], v_b[64];
-    mr_jval root = mr_model_config(c->model), text = mr_jget(root, "text_config");
-    mr_jval o = mr_jtype(text) == MR_JOBJECT ? text : root;
-    MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &heads));
-    MR_TRY(mr_cfg_int(o, "qk_nope_head_dim", 1, INT32_MAX, &nope));
-    MR_TRY(mr_cfg_int(o, "v_head_dim", 1, INT32_MAX, &v));
+    tensor *t;
     if (sscanf(name, "blk.%d.", &block) != 1)
         return mr_fail(MR_EFORMAT, "\"%s\" is in no layer", name);
     snprintf(k_b, sizeof k_b, "blk.%d.attn_k_b.weight", block);
@@ -124,8 +181,25 @@ static mr_err add_latent(convert *c, const char *name, const mr_asked *a)
                                          (long long)(nope + v), (long long)nope, (long long)v);
     if (!keys || !values)
         return MR_ENOMEM;
-    MR_TRY(add(c, k_b, a, keys, 3, (int64_t[]){heads, latent, nope}, NULL));
-    return add(c, v_b, a, values, 3, (int64_t[]){heads, v, latent}, NULL);
+    MR_TRY(add(c, k_b, a, keys, 3, (int64_t[]){heads, latent, nope}, &t));
+    MR_TRY(choose_type(c, t));
+    MR_TRY(add(c, v_b, a, values, 3, (int64_t[]){heads, v, latent}, &t));
+    return choose_type(c, t);
+}
+
+static mr_err add_asked(convert *c, const mr_asked *a)
+{
+    char name[NAME];
+    mr_convert_part part;
+    const mr_name_row *row = mr_model_gguf_name(c->model, a->name, name);
+    if (!row)
+        return mr_fail(MR_EUNSUPPORTED, "convert: \"%s\" has no name in GGUF files", a->name);
+    if (mr_ends_with(name, "attn_kv_b.weight"))
+        return add_latent(c, name, a);
+    MR_TRY(mr_convert_share(c->model, a, row->modifiers, &part));
+    if (!part.rows)
+        return add_one(c, name, a, row->modifiers);
+    return part.second ? MR_OK : add_shared(c, name, a, part.rows);
 }
 
 static mr_err list_tensors(convert *c)
@@ -134,17 +208,8 @@ static mr_err list_tensors(convert *c)
     c->list = mr_zalloc(MR_MEM_OTHER, 2 * (size_t)n * sizeof *c->list);
     if (!c->list)
         return MR_ENOMEM;
-    for (int i = 0; i < n; i++) {
-        char name[NAME];
-        const mr_asked *a = mr_model_asked_at(c->model, i);
-        const mr_name_row *row = mr_model_gguf_name(c->model, a->name, name);
-        if (!row)
-            return mr_fail(MR_EUNSUPPORTED, "convert: \"%s\" has no name in GGUF files", a->name);
-        if (mr_ends_with(name, "attn_kv_b.weight"))
-            MR_TRY(add_latent(c, name, a));
-        else
-            MR_TRY(add(c, name, a, a->recipe, a->rank, a->dim, row->modifiers));
-    }
+    for (int i = 0; i < n; i++)
+        MR_TRY(add_asked(c, mr_model_asked_at(c->model, i)));
     return mr_gguf_rope_factors(c->model, &c->factors, &c->n_factors);
 }
 
@@ -176,7 +241,14 @@ static int64_t roped(int64_t i, int64_t d)
 static mr_row_at roped_row(const void *ctx, int64_t row)
 {
     const tensor *t = ((const convert *)ctx)->now;
-    return (mr_row_at){0, t->rank == 1 ? row : roped(row, t->rows / t->heads)};
+    return (mr_row_at){0, t->rank == 1 ? row : roped(row, t->rows / t->heads), 1};
+}
+
+static mr_row_at shared_row(const void *ctx, int64_t row)
+{
+    const tensor *t = ((const convert *)ctx)->now;
+    int64_t turn = row / t->each, in = row % t->each;
+    return (mr_row_at){(int)(turn % 2), turn / 2 * t->each + in, t->each - in};
 }
 
 static mr_err write_row(void *ctx, int64_t row, float *x)
@@ -203,10 +275,12 @@ static mr_err write_tensor(convert *c, const tensor *t)
 {
     c->now = t;
     c->row = mr_alloc(MR_MEM_OTHER, (size_t)t->k * 4);
-    mr_row_source s = {.part = {t->recipe},
+    mr_row_source s = {.part = {t->recipe, t->second},
                        .rows = t->rows,
                        .minus_one = t->minus_one,
-                       .from = t->heads ? roped_row : NULL};
+                       .from = t->heads    ? roped_row
+                               : t->second ? shared_row
+                                           : NULL};
     mr_err err = c->row ? mr_convert_rows(c->model, &s, write_row, c) : MR_ENOMEM;
     mr_free(c->row);
     return err;
@@ -224,7 +298,9 @@ static mr_err write_vocab(convert *c)
         return MR_OK;
     }
     mr_err err = mr_vocab_of(t, (int32_t)mr_model_facts(c->model)->vocab, &v);
-    if (!err) {
+    if (err) {
+        err = mr_fail_in(err, "%s", mr_model_path(c->model));
+    } else {
         const mr_model_info *info = mr_model_facts(c->model);
         if (v.v.eos < 0 && info->n_eos)
             v.v.eos = info->eos[0];

@@ -79,10 +79,8 @@ static const char keys[] = "embed_q.weight", values[] = "unembed_out.weight",
 /* kv_b's rows are [keys | values] per head; MLX has the keys turned, so that queries meet them. */
 static mr_err part_latent(listing *l, const mr_asked *a)
 {
-    int64_t heads, nope, v, latent = a->dim[1];
-    MR_TRY(mr_cfg_int(l->o, "num_attention_heads", 1, MR_CFG_HEADS, &heads));
-    MR_TRY(mr_cfg_int(l->o, "qk_nope_head_dim", 1, INT32_MAX, &nope));
-    MR_TRY(mr_cfg_int(l->o, "v_head_dim", 1, INT32_MAX, &v));
+    int64_t heads = mr_model_number(l->m, 'h'), nope = mr_model_number(l->m, 'n'),
+            v = mr_model_number(l->m, 'v'), latent = a->dim[1];
     mr_mlx_tensor *k = add(l, a, renamed(l, a->name, both, keys));
     k->recipe[0] = mr_arena_printf(l->arena, "%s :rows(%lld,0,%lld) :t(%lld)", a->recipe,
                                    (long long)(nope + v), (long long)nope, (long long)nope);
@@ -121,15 +119,11 @@ static mr_err join_inputs(listing *l, const mr_asked *a, const char *from, const
                           const char *to, bool gates)
 {
     const mr_asked *b = beside(l, a, from, other);
-    int64_t heads, v_heads, dk, dv;
+    int64_t heads = mr_model_number(l->m, 'h'), dk = mr_model_number(l->m, 'd'),
+            g = mr_model_number(l->m, 'g'), r = mr_model_number(l->m, 'r');
     if (!b)
         return mr_fail(MR_EFORMAT, "\"%s\" has no %s beside it", a->name, other);
-    MR_TRY(mr_cfg_int_or(l->o, "linear_num_key_heads", 16, 1, MR_CFG_HEADS, &heads));
-    MR_TRY(mr_cfg_int_or(l->o, "linear_num_value_heads", 32, 1, MR_CFG_HEADS, &v_heads));
-    MR_TRY(mr_cfg_int_or(l->o, "linear_key_head_dim", 128, 1, MR_CFG_HEAD_DIM, &dk));
-    MR_TRY(mr_cfg_int_or(l->o, "linear_value_head_dim", 128, 1, MR_CFG_HEAD_DIM, &dv));
     mr_mlx_tensor *t = add(l, a, renamed(l, a->name, from, to));
-    int64_t g = v_heads / heads * dv, r = v_heads / heads;
     t->recipe[1] = b->recipe;
     t->parts = 2;
     t->dim[0] = a->dim[0] + b->dim[0];
@@ -221,5 +215,5 @@ mr_row_at mr_mlx_row(const mr_mlx_tensor *t, int64_t row)
     while (at >= t->segment[i].rows)
         at -= t->segment[i++].rows;
     const mr_mlx_segment *s = &t->segment[i];
-    return (mr_row_at){s->part, s->first + h * s->rows + at};
+    return (mr_row_at){s->part, s->first + h * s->rows + at, s->rows - at};
 }

@@ -48,11 +48,11 @@ static mr_err give(const mr_row_source *s, const mr_rows *rows, int64_t i, int64
 static mr_err stream(mr_model *m, const mr_row_source *s, mr_row_fn *fn, void *ctx,
                      mr_recipe_scratch scratch[2], float *x)
 {
-    int64_t k = mr_recipe_k(s->part[0]), step = s->from ? 1 : ROWS_BYTES / (4 * k) + 1;
-    for (int64_t row = 0; row < s->rows; row += step) {
+    int64_t k = mr_recipe_k(s->part[0]), most = ROWS_BYTES / (4 * k) + 1;
+    for (int64_t row = 0, n; row < s->rows; row += n) {
         mr_rows rows;
-        int64_t n = s->rows - row < step ? s->rows - row : step;
-        mr_row_at at = s->from ? s->from(ctx, row) : (mr_row_at){0, row};
+        mr_row_at at = s->from ? s->from(ctx, row) : (mr_row_at){0, row, s->rows - row};
+        n = at.run < most ? at.run : most;
         MR_TRY(mr_recipe_rows(s->part[at.part], at.row, n, mr_model_read, m, &scratch[at.part],
                               &rows));
         for (int64_t i = 0; i < n; i++)

@@ -3,7 +3,6 @@
  * refused. */
 #include "run/gguf_meta.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,11 +13,9 @@ typedef struct int_key {
     int64_t def;
 } int_key;
 enum { ABSENT = -1, HEADS = -2, WIDTH = -3 };
+#define STILL 1e30f /* what a frequency that does not turn is divided by */
 
-static const int_key common[] = {{"hidden_size", "embedding_length", ABSENT},
-                                 {"num_hidden_layers", "block_count", ABSENT},
-                                 {"intermediate_size", "feed_forward_length", ABSENT},
-                                 {0}};
+static const int_key common[] = {{"intermediate_size", "feed_forward_length", ABSENT}, {0}};
 static const int_key llama[] = {{"num_attention_heads", "attention.head_count", ABSENT},
                                 {"num_key_value_heads", "attention.head_count_kv", HEADS},
                                 {"head_dim", "attention.key_length", WIDTH},
@@ -48,21 +45,6 @@ static const int_key gemma23[] = {{"num_attention_heads", "attention.head_count"
                                   {"head_dim", "attention.value_length", 256},
                                   {"sliding_window", "attention.sliding_window", 4096},
                                   {0}};
-static const int_key deepseek2[] = {{"num_attention_heads", "attention.head_count", ABSENT},
-                                    {"q_lora_rank", "attention.q_lora_rank", ABSENT},
-                                    {"kv_lora_rank", "attention.kv_lora_rank", ABSENT},
-                                    {"kv_lora_rank", "attention.value_length", ABSENT},
-                                    {"qk_rope_head_dim", "rope.dimension_count", ABSENT},
-                                    {"v_head_dim", "attention.value_length_mla", ABSENT},
-                                    {"first_k_dense_replace", "leading_dense_block_count", 0},
-                                    {"n_routed_experts", "expert_count", ABSENT},
-                                    {"num_experts_per_tok", "expert_used_count", ABSENT},
-                                    {"n_shared_experts", "expert_shared_count", 0},
-                                    {"moe_intermediate_size", "expert_feed_forward_length", ABSENT},
-                                    {"n_group", "expert_group_count", 1},
-                                    {"topk_group", "expert_group_used_count", 1},
-                                    {0}};
-
 static const struct {
     const char *model_type, *arch;
     const int_key *keys;
@@ -74,16 +56,26 @@ static const struct {
              {"gemma3_text", "gemma3", gemma23, 1e6},
              {"qwen3", "qwen3", qwen3, 1e4},
              {"qwen3_moe", "qwen3moe", qwen3moe, 1e4},
-             {"deepseek_v2", "deepseek2", deepseek2, 1e4},
-             {"deepseek_v3", "deepseek2", deepseek2, 1e4},
-             {"kimi_k2", "deepseek2", deepseek2, 1e4}};
+             /* whose families write their own */
+             {"gemma4", "gemma4", NULL, 0},
+             {"gemma4_text", "gemma4", NULL, 0},
+             {"gemma4_unified", "gemma4", NULL, 0},
+             {"gemma4_unified_text", "gemma4", NULL, 0},
+             {"qwen3_next", "qwen3next", NULL, 0},
+             {"qwen3_5", "qwen35", NULL, 0},
+             {"qwen3_5_text", "qwen35", NULL, 0},
+             {"qwen3_5_moe", "qwen35moe", NULL, 0},
+             {"qwen3_5_moe_text", "qwen35moe", NULL, 0},
+             {"deepseek_v2", "deepseek2", NULL, 0},
+             {"deepseek_v3", "deepseek2", NULL, 0},
+             {"kimi_k2", "deepseek2", NULL, 0},
+             {"kimi_k25", "deepseek2", NULL, 0}};
 enum { ARCHS = sizeof archs / sizeof *archs };
 
 typedef struct meta {
-    mr_gguf_writer *w;
+    mr_gguf_put put;
     const mr_model *m;
     mr_jval o; /* the text part of the config */
-    const char *arch;
     int64_t layers, heads;
 } meta;
 
@@ -101,37 +93,14 @@ mr_err mr_gguf_arch(const mr_model *m, const char **arch)
     if (row < 0)
         return mr_fail(MR_EUNSUPPORTED,
                        "%s: model_type %s is not written as GGUF (llama, gemma, gemma2, gemma3, "
-                       "qwen3, qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2 are)",
+                       "gemma4, qwen3, qwen3_moe, qwen3_next, qwen3_5, qwen3_5_moe, deepseek_v2, "
+                       "deepseek_v3, kimi_k2 are)",
                        mr_model_path(m), mr_model_facts(m)->model_type);
     *arch = archs[row].arch;
     return MR_OK;
 }
 
 /* ---- one key ---- */
-
-static const char *full(const meta *x, const char *key, char out[128])
-{
-    snprintf(out, 128, "%s.%s", x->arch, key);
-    return out;
-}
-
-static void put_int(const meta *x, const char *key, int64_t v)
-{
-    char name[128];
-    mr_gguf_writer_u32(x->w, full(x, key, name), (uint32_t)v);
-}
-
-static void put_num(const meta *x, const char *key, double v)
-{
-    char name[128];
-    mr_gguf_writer_f32(x->w, full(x, key, name), (float)v);
-}
-
-static void put_str(const meta *x, const char *key, const char *v)
-{
-    char name[128];
-    mr_gguf_writer_str(x->w, full(x, key, name), v);
-}
 
 static mr_err get(const meta *x, const char *key, int64_t def, int64_t *out)
 {
@@ -149,7 +118,7 @@ static mr_err put_keys(const meta *x, const int_key *k)
         if (def == WIDTH)
             def = x->heads ? mr_model_facts(x->m)->hidden / x->heads : 0;
         MR_TRY(get(x, k->config, def < 0 ? 0 : def, &v));
-        put_int(x, k->gguf, v);
+        mr_gguf_put_int(&x->put, k->gguf, v);
     }
     return MR_OK;
 }
@@ -159,28 +128,10 @@ static mr_err put_keys(const meta *x, const int_key *k)
 static mr_err flat_rope(const meta *x, double theta)
 {
     mr_rope_spec r;
-    double all_dim;
     int64_t most = mr_model_facts(x->m)->max_positions;
-    MR_TRY(mr_cfg_rope(x->o, theta, most, &r, &all_dim));
-    put_num(x, "rope.freq_base", r.theta);
-    if (r.kind == MR_ROPE_NONE || r.kind == MR_ROPE_LLAMA3) /* the latter: a tensor */
-        return MR_OK;
-    put_str(x, "rope.scaling.type", r.kind == MR_ROPE_LINEAR ? "linear" : "yarn");
-    put_num(x, "rope.scaling.factor", r.factor);
-    if (r.kind == MR_ROPE_LINEAR)
-        return MR_OK;
-    bool mla = strcmp(x->arch, "deepseek2") == 0;
-    double said = mla ? 1 : mr_yarn_mscale(r.factor, 1);
-    if (fabs(r.mscale - said) > 1e-6 * said || !r.truncate)
-        return mr_cfg_refuse(mr_jget(x->o, "rope_scaling"),
-                             "GGUF cannot say an attention factor of %g or untruncated bounds",
-                             r.mscale);
-    put_int(x, "rope.scaling.original_context_length", (int64_t)r.orig);
-    put_num(x, "rope.scaling.yarn_beta_fast", r.beta_fast);
-    put_num(x, "rope.scaling.yarn_beta_slow", r.beta_slow);
-    if (mla)
-        put_num(x, "rope.scaling.yarn_log_multiplier", 0.1 * all_dim);
-    return MR_OK;
+    MR_TRY(mr_cfg_rope(x->o, theta, most, &r, NULL));
+    return mr_gguf_put_rope(&x->put, &r, mr_yarn_mscale(r.factor, 1),
+                            mr_jget(x->o, "rope_scaling"));
 }
 
 mr_err mr_gemma3_ropes(mr_jval o, int64_t most, mr_rope_spec *global, mr_rope_spec *local)
@@ -209,41 +160,31 @@ static mr_err gemma3_rope(const meta *x)
 {
     mr_rope_spec global, local;
     MR_TRY(mr_gemma3_ropes(x->o, mr_model_facts(x->m)->max_positions, &global, &local));
-    put_num(x, "rope.freq_base", global.theta);
-    put_num(x, "rope.freq_base_swa", local.theta);
+    mr_gguf_put_num(&x->put, "rope.freq_base", global.theta);
+    mr_gguf_put_num(&x->put, "rope.freq_base_swa", local.theta);
     if (global.kind == MR_ROPE_LINEAR) {
-        put_str(x, "rope.scaling.type", "linear");
-        put_num(x, "rope.scaling.factor", global.factor);
+        mr_gguf_put_str(&x->put, "rope.scaling.type", "linear");
+        mr_gguf_put_num(&x->put, "rope.scaling.factor", global.factor);
     }
     return MR_OK;
 }
 
-static mr_err llama_head(const mr_model *m, int64_t *dim)
-{
-    int64_t heads;
-    mr_jval o = mr_model_config(m);
-    MR_TRY(mr_cfg_int(o, "num_attention_heads", 1, MR_CFG_HEADS, &heads));
-    return mr_cfg_int_or(o, "head_dim", mr_model_facts(m)->hidden / heads, 2, MR_CFG_HEAD_DIM, dim);
-}
-
 mr_err mr_gguf_rope_factors(const mr_model *m, float **out, int64_t *n)
 {
-    mr_rope_spec r;
-    int64_t dim;
+    const mr_rope_spec *r = mr_model_gguf_rope(m);
     *out = NULL;
-    *n = 0;
-    if (strcmp(mr_model_facts(m)->model_type, "llama") != 0)
+    *n = r ? r->dim / 2 : 0;
+    if (!*n)
         return MR_OK;
-    MR_TRY(mr_cfg_rope(mr_model_config(m), 1e4, mr_model_facts(m)->max_positions, &r, NULL));
-    if (r.kind != MR_ROPE_LLAMA3)
-        return MR_OK;
-    MR_TRY(llama_head(m, &dim));
-    *n = dim / 2;
     *out = mr_alloc(MR_MEM_OTHER, (size_t)*n * sizeof **out);
     if (!*out)
         return MR_ENOMEM;
-    for (int64_t i = 0; i < *n; i++)
-        (*out)[i] = (float)mr_llama3_divisor(&r, i, *n);
+    for (int64_t i = 0; i < *n; i++) {
+        if (r->kind == MR_ROPE_LLAMA3)
+            (*out)[i] = (float)mr_llama3_divisor(r, i, *n);
+        else
+            (*out)[i] = i < r->angles ? 1.0f : STILL;
+    }
     return MR_OK;
 }
 
@@ -281,18 +222,16 @@ static mr_err put_pattern(const meta *x)
 {
     bool global[MR_CFG_LAYERS], regular;
     int64_t period;
-    char name[128];
     MR_TRY(mr_cfg_int_or(x->o, "sliding_window_pattern", 6, 1, INT32_MAX, &period));
     MR_TRY(mr_cfg_layer_types(x->o, period, x->layers, global));
     period = mr_pattern_period(global, x->layers, &regular);
     if (regular) {
-        put_int(x, "attention.sliding_window_pattern", period);
+        mr_gguf_put_int(&x->put, "attention.sliding_window_pattern", period);
         return MR_OK;
     }
-    mr_gguf_writer_ints(x->w, full(x, "attention.sliding_window_pattern", name),
-                        (uint64_t)x->layers);
     for (int64_t i = 0; i < x->layers; i++)
-        mr_gguf_writer_add_int(x->w, !global[i]);
+        global[i] = !global[i];
+    mr_gguf_put_bools(&x->put, "attention.sliding_window_pattern", global, x->layers);
     return MR_OK;
 }
 
@@ -301,7 +240,7 @@ static mr_err put_cap(const meta *x, const char *config, const char *key, double
     double cap;
     MR_TRY(mr_cfg_num_in(x->o, config, def, 0, 1e9, &cap));
     if (cap > 0)
-        put_num(x, key, cap);
+        mr_gguf_put_num(&x->put, key, cap);
     return MR_OK;
 }
 
@@ -337,63 +276,50 @@ static mr_err own_qwen3moe(const meta *x)
         return mr_fail(MR_EUNSUPPORTED,
                        "%s: \"norm_topk_prob\": GGUF's qwen3moe always divides by the sum",
                        mr_model_path(x->m));
-    put_int(x, "expert_count", experts);
-    return MR_OK;
-}
-
-static mr_err own_deepseek2(const meta *x)
-{
-    int64_t nope, rope, latent;
-    bool v2 = strcmp(mr_model_facts(x->m)->model_type, "deepseek_v2") == 0, norm;
-    double scale;
-    MR_TRY(mr_cfg_int(x->o, "qk_nope_head_dim", 1, INT32_MAX, &nope));
-    MR_TRY(mr_cfg_int(x->o, "qk_rope_head_dim", 1, INT32_MAX, &rope));
-    MR_TRY(mr_cfg_int(x->o, "kv_lora_rank", 1, INT32_MAX, &latent));
-    MR_TRY(mr_cfg_bool_or(x->o, "norm_topk_prob", !v2, &norm));
-    MR_TRY(mr_cfg_num_in(x->o, "routed_scaling_factor", v2 ? 1 : 2.5, 0, 1e9, &scale));
-    put_int(x, "attention.head_count_kv", 1);
-    put_int(x, "attention.key_length", latent + rope);
-    put_int(x, "attention.key_length_mla", nope + rope);
-    put_int(x, "expert_gating_func", v2 ? 1 : 2);
-    put_num(x, "expert_weights_scale", scale);
-    if (norm && !v2)
-        mr_gguf_writer_bool(x->w, "deepseek2.expert_weights_norm", true);
+    mr_gguf_put_int(&x->put, "expert_count", experts);
     return MR_OK;
 }
 
 static mr_err put_own(const meta *x)
 {
-    if (strncmp(x->arch, "qwen3", strlen("qwen3")) == 0)
+    const char *arch = x->put.arch;
+    if (strncmp(arch, "qwen3", strlen("qwen3")) == 0)
         MR_TRY(mr_cfg_off(x->o, "use_sliding_window")); /* the architecture has no windows */
-    if (strcmp(x->arch, "gemma2") == 0)
+    if (strcmp(arch, "gemma2") == 0)
         return own_gemma2(x);
-    if (strcmp(x->arch, "gemma3") == 0)
+    if (strcmp(arch, "gemma3") == 0)
         return own_gemma3(x);
-    if (strcmp(x->arch, "qwen3moe") == 0)
-        return own_qwen3moe(x);
-    return strcmp(x->arch, "deepseek2") == 0 ? own_deepseek2(x) : MR_OK;
+    return strcmp(arch, "qwen3moe") == 0 ? own_qwen3moe(x) : MR_OK;
 }
 
 /* ---- the whole ---- */
 
+static mr_err put_tables(meta *x, int row)
+{
+    double eps;
+    MR_TRY(get(x, "num_attention_heads", 8, &x->heads));
+    MR_TRY(put_keys(x, common));
+    MR_TRY(put_keys(x, archs[row].keys));
+    MR_TRY(mr_cfg_num_in(x->o, "rms_norm_eps", 1e-6, 0, 1, &eps));
+    mr_gguf_put_num(&x->put, "attention.layer_norm_rms_epsilon", eps);
+    MR_TRY(strcmp(x->put.arch, "gemma3") == 0 ? gemma3_rope(x) : flat_rope(x, archs[row].theta));
+    return put_own(x);
+}
+
 mr_err mr_gguf_meta(mr_gguf_writer *w, const mr_model *m, const char *arch)
 {
-    int row = row_of(m);
+    bool done;
     const mr_model_info *info = mr_model_facts(m);
     mr_jval root = mr_model_config(m), text = mr_jget(root, "text_config");
-    meta x = {.w = w, .m = m, .arch = arch, .layers = info->layers};
-    double eps;
+    meta x = {.put = {w, arch}, .m = m, .layers = info->layers};
     x.o = mr_jtype(text) == MR_JOBJECT ? text : root;
-    MR_TRY(get(&x, "num_attention_heads", 8, &x.heads));
     mr_gguf_writer_str(w, "general.architecture", arch);
-    put_int(&x, "context_length", info->max_positions);
-    put_int(&x, "vocab_size", info->vocab);
-    MR_TRY(put_keys(&x, common));
-    MR_TRY(put_keys(&x, archs[row].keys));
-    MR_TRY(mr_cfg_num_in(x.o, "rms_norm_eps", 1e-6, 0, 1, &eps));
-    put_num(&x, "attention.layer_norm_rms_epsilon", eps);
-    MR_TRY(strcmp(arch, "gemma3") == 0 ? gemma3_rope(&x) : flat_rope(&x, archs[row].theta));
-    return put_own(&x);
+    mr_gguf_put_int(&x.put, "context_length", info->max_positions);
+    mr_gguf_put_int(&x.put, "vocab_size", info->vocab);
+    mr_gguf_put_int(&x.put, "embedding_length", info->hidden);
+    mr_gguf_put_int(&x.put, "block_count", info->layers);
+    MR_TRY(mr_model_gguf_meta(m, &x.put, &done));
+    return done ? MR_OK : put_tables(&x, row_of(m));
 }
 
 static void put_id(mr_gguf_writer *w, const char *key, int32_t id)

@@ -88,11 +88,9 @@ static mr_err add(synth *s, const char *name, mr_dtype type, int rank, const int
 /* The latent's matrix goes in two: keys turned, so that queries meet it, and values. */
 static mr_err add_latent(synth *s, const char *name, const int64_t *dim)
 {
-    int64_t heads, nope, v;
+    int64_t heads = mr_model_number(s->model, 'h'), nope = mr_model_number(s->model, 'n'),
+            v = mr_model_number(s->model, 'v');
     int block;
-    MR_TRY(mr_cfg_int(s->config, "num_attention_heads", 1, 1 << 16, &heads));
-    MR_TRY(mr_cfg_int(s->config, "qk_nope_head_dim", 1, 1 << 16, &nope));
-    MR_TRY(mr_cfg_int(s->config, "v_head_dim", 1, 1 << 16, &v));
     if (sscanf(name, "blk.%d.", &block) != 1)
         return mr_fail(MR_EFORMAT, "\"%s\" is in no layer", name);
     const char *k_b = mr_arena_printf(s->arena, "blk.%d.attn_k_b.weight", block),
@@ -103,11 +101,23 @@ static mr_err add_latent(synth *s, const char *name, const int64_t *dim)
     return add(s, v_b, s->type, 3, (int64_t[]){heads, v, dim[1]});
 }
 
+/* Forms that are as random as what they are made of. */
+static bool keeps_shape(const char *modifiers)
+{
+    return strcmp(modifiers, MR_ONE_PLUS_W) == 0 || strncmp(modifiers, ":un", 3) == 0;
+}
+
 static mr_err add_asked(synth *s, const mr_asked *a)
 {
     char name[NAME];
-    if (!mr_model_gguf_name(s->model, a->name, name))
+    const mr_name_row *row = mr_model_gguf_name(s->model, a->name, name);
+    if (!row)
         return mr_fail(MR_EUNSUPPORTED, "\"%s\" has no name in GGUF files", a->name);
+    if (row->modifiers && !keeps_shape(row->modifiers))
+        return mr_fail(MR_EUNSUPPORTED,
+                       "\"%s\" has another form in GGUF files: synth makes safetensors of it, "
+                       "which convert takes",
+                       a->name);
     if (mr_ends_with(name, "attn_kv_b.weight"))
         return add_latent(s, name, a->dim);
     bool plain = a->rank == 1 || mr_ends_with(name, "ffn_gate_inp.weight");

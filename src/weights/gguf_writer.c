@@ -116,6 +116,11 @@ void mr_gguf_writer_floats(mr_gguf_writer *w, const char *name, uint64_t count)
     array(w, name, TYPE_F32, count);
 }
 
+void mr_gguf_writer_bools(mr_gguf_writer *w, const char *name, uint64_t count)
+{
+    array(w, name, TYPE_BOOL, count);
+}
+
 void mr_gguf_writer_add_str(mr_gguf_writer *w, const char *s, size_t len)
 {
     assert(w->items_left);
@@ -134,6 +139,13 @@ void mr_gguf_writer_add_float(mr_gguf_writer *w, float v)
 {
     assert(w->items_left);
     put_f32(&w->meta, v);
+    w->items_left--;
+}
+
+void mr_gguf_writer_add_bool(mr_gguf_writer *w, bool v)
+{
+    assert(w->items_left);
+    put(&w->meta, v, 1);
     w->items_left--;
 }
 

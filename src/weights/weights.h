@@ -133,9 +133,11 @@ void mr_gguf_writer_bool(mr_gguf_writer *w, const char *name, bool value);
 void mr_gguf_writer_strings(mr_gguf_writer *w, const char *name, uint64_t count);
 void mr_gguf_writer_ints(mr_gguf_writer *w, const char *name, uint64_t count);
 void mr_gguf_writer_floats(mr_gguf_writer *w, const char *name, uint64_t count);
+void mr_gguf_writer_bools(mr_gguf_writer *w, const char *name, uint64_t count);
 void mr_gguf_writer_add_str(mr_gguf_writer *w, const char *s, size_t len);
 void mr_gguf_writer_add_int(mr_gguf_writer *w, int32_t v);
 void mr_gguf_writer_add_float(mr_gguf_writer *w, float v);
+void mr_gguf_writer_add_bool(mr_gguf_writer *w, bool v);
 /* The i-th key of another file, as it is. */
 void mr_gguf_writer_copy(mr_gguf_writer *w, const mr_gguf *g, int i);
 mr_err mr_gguf_writer_declare(mr_gguf_writer *w, const char *name, mr_dtype t, int rank,

@@ -99,7 +99,9 @@ is "q2 differs: $(number "$tmp/q2.txt")" differ "$tmp/q2.txt" "$tmp/float.txt"
 is "q4 is small" [ "$(wc -c <"$tmp/q4/model.safetensors")" -lt $(($(wc -c <$G/model.safetensors) / 3)) ]
 
 # ---- GGUF: the same numbers, the same bytes ----
-for m in llama-tied qwen3 qwen3-moe gemma1-7b gemma2-2b gemma3-4b dsv2 dsv3 kimi-k2 mlx-dsv3-4bit; do
+for m in llama-tied qwen3 qwen3-moe gemma1-7b gemma2-2b gemma3-4b dsv2 dsv3 kimi-k2 kimi-k25 mlx-dsv3-4bit gemma4-e2b gemma4-e4b \
+    gemma4-26b-a4b gemma4-31b gemma4-12b-unified gemma4-missing-keys gemma4-text-bias-untied qwen3-next \
+    qwen3.5 qwen3.5-moe qwen3.5-moe-saved qwen3.5-one-head mlx-qwen3-next-4bit mlx-qwen3.5-moe-4bit; do
     go 0 convert tests/vectors/$m "$tmp/m.gguf" --format gguf --quant f32
     is "the missing tokenizer is said: $m" says "no tokenizer"
     refused "holds no tokenizer" tokenize "$tmp/m.gguf" -p x
@@ -126,9 +128,40 @@ is "the tokenizer came along" same "$tmp/gemma3-stories.ids" "$tmp/q8.gguf.ids"
 refused "query_pre_attn_scalar" convert tests/vectors/gemma2-27b "$tmp/x" --format gguf
 refused "llada2_moe is not written" convert tests/vectors/llada2-base "$tmp/x" --format gguf
 refused "experts in every layer" convert tests/vectors/qwen3-moe-saved "$tmp/x" --format gguf
+refused "config.json: GGUF's qwen3next has experts in every layer" convert tests/vectors/qwen3-next-odd "$tmp/x" --format gguf
 usage "unknown" convert $G "$tmp/x" --format onnx
 usage "groups of their own" convert $G "$tmp/x" --format gguf --quant q4 --group 32
 usage "unknown for GGUF" convert $G "$tmp/x" --format gguf --quant q3
+
+# Biases where the first layer has no attention.
+cat >"$tmp/biased.json" <<END
+{"model_type": "qwen3_5_text", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
+ "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48, "attention_bias": true, "linear_num_key_heads": 2,
+ "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+ "layer_types": ["linear_attention", "full_attention", "full_attention"]}
+END
+go 0 synth "$tmp/biased.json" "$tmp/biased" --quant f32
+rm "$tmp/biased/tokenizer.json"
+go 0 convert "$tmp/biased" "$tmp/biased.gguf" --format gguf
+for d in biased biased.gguf; do
+    go 0 logits "$tmp/$d" --ids $ids --precision exact --out "$tmp/$d.npy"
+done
+is "the same bytes: biases, layers of no period" same "$tmp/biased.npy" "$tmp/biased.gguf.npy"
+# Sizes that the config leaves to the class.
+cat >"$tmp/defaults.json" <<END
+{"model_type": "deepseek_v3", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+ "intermediate_size": 48}
+END
+go 0 synth "$tmp/defaults.json" "$tmp/defaults" --quant f32
+refused "$tmp/defaults: GGUF has no name for this tokenizer's" convert "$tmp/defaults" "$tmp/x" --format gguf
+rm "$tmp/defaults/tokenizer.json"
+go 0 convert "$tmp/defaults" "$tmp/defaults.gguf" --format gguf
+go 0 convert "$tmp/defaults" "$tmp/defaults.mlx"
+for d in defaults defaults.gguf defaults.mlx; do
+    go 0 logits "$tmp/$d" --ids $ids --precision exact --out "$tmp/$d.npy"
+done
+is "the same bytes: class defaults" same "$tmp/defaults.npy" "$tmp/defaults.gguf.npy"
+is "the same bytes: class defaults, MLX" same "$tmp/defaults.npy" "$tmp/defaults.mlx.npy"
 
 # ---- a matrix that the group does not divide ----
 go 0 convert tests/vectors/llama3 "$tmp/odd" --quant q4 --group 128
@@ -157,7 +190,6 @@ unsaid() {
 }
 unsaid llama3 's/"silu"/"gelu"/' "has gelu, which GGUF cannot say"
 unsaid dsv3 's/"q_lora_rank"/"rope_interleave": false, "q_lora_rank"/' "rope with interleaved 0"
-unsaid dsv3 's/"norm_topk_prob": true/"norm_topk_prob": null/' "route with norm 0"
 refused "nowhere" convert "$tmp/nowhere" "$tmp/x"
 refused "no/x" convert $G "$tmp/no/x"
 cp -r tests/vectors/llama3 "$tmp/short"
