@@ -114,9 +114,6 @@ static mr_status write_logits(const job *j, mr_engine *e)
     mr_session *s = NULL;
     mr_out o;
     const mr_engine_info *i = mr_engine_facts(e);
-    if ((int64_t)j->ids.n > i->max_positions)
-        return (mr_status)mr_fail(MR_ELIMIT, "%s: %zu ids do not fit the model's %lld positions",
-                                  i->path, j->ids.n, (long long)i->max_positions);
     MR_TRY(mr_session_new(&s, e));
     app_catch_interrupt();
     mr_status st = (mr_status)mr_out_open(&o, j->out);
@@ -197,8 +194,8 @@ int cmd_logits(int argc, char **argv)
     if (j.spans.longest >
         MIN_CHUNK) /* images are not cut; some of a chunk goes to a ring's slack */
         o.chunk = j.spans.longest + SLACK;
-    if (!st && j.ids.n > 8192) /* the most an engine takes unasked */
-        j.engine.context = (int64_t)j.ids.n;
+    if (!st) /* also beyond the model's positions, as the reference runs */
+        j.engine.context = (int64_t)(j.ids.n + j.canvas.n);
     if (!st)
         st = app_engine_open(&j.engine, model, &o, &e);
     if (!st && j.embeds_file)

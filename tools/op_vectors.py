@@ -243,6 +243,12 @@ def rows(f):
         c.want("y", c.input("p", (3, 130)) @ t * 3 if given else torch.zeros(3, 84), stride=5)
         c.done()
 
+    for dims, shape, values in (("21", (2, 21), edge + [v / 7 for v in edge]), ("3,5", (2, 3, 5), None)):
+        c = f.case(f"relu [{dims}]", x_in(dims) + '%y = relu(%x)\noutput %y as "y"', tol=(1e-6, 4e-6))
+        c.run(2)
+        c.want("y", torch.relu(c.input("x", shape, values)))
+        c.done()
+
 
 def views(f):
     c = f.case("slice and heads", x_in(24) + '%a = slice(%x) start=6 len=12\n%h = heads(%a) n=3\n%s = slice(%h) start=1 len=2\n'
@@ -627,7 +633,7 @@ SESSIONS = ((0, 5), (0, 1), (0, 2, 1, 4), (1, 1, 0, 1), (0, 3))
 
 def conv1d(f, channels, width, runs=SESSIONS):
     c = f.case(f"conv1d {channels} channels, width {width}", x_in(channels) + w_in("w", f"{channels},{width}")
-               + f'%c: cache = state name="c" heads=1 dk={width - 1} dv={channels}\n%y, %c2 = conv1d(%x, %w, %c)\noutput %y as "y"')
+               + f'%c: cache = state name="c" heads=1 dk={max(width - 1, 1)} dv={channels}\n%y, %c2 = conv1d(%x, %w, %c)\noutput %y as "y"')
     w = c.weight("w", (channels, width))
 
     def body(past, inputs, n):
@@ -685,6 +691,7 @@ def recurrent(f):
         x = c.input("x", (4, n)) * 20
         c.want("y", torch.exp(w * torch.log1p(torch.exp(-(x + b).abs())) + w * (x + b).clamp(min=0)))
         c.done()
+    conv1d(f, 18, 1)
 
 
 ACT = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda v: F.gelu(v, approximate="tanh")}

@@ -61,6 +61,19 @@ mr_val mr_flow_weight_try(mr_flow *f, const char *name, int rank,
 /* Any op by hand: attributes in the order of ops.def, NULL if it has none. */
 mr_val mr_flow_op(mr_flow *f, mr_op op, const mr_val *in, int n_in, const mr_attr *attr);
 
+/* Activations: silu and gelu are fused with the products they follow, the others are ops of their own. */
+typedef enum mr_act {
+    MR_ACT_SILU,
+    MR_ACT_GELU,
+    MR_ACT_GELU_TANH,
+    MR_ACT_QUICK_GELU, /* x sigmoid(1.702 x) */
+    MR_ACT_RELU,
+    MR_ACT_RELU2, /* its square */
+    MR_ACT_SIGMOID,
+    MR_ACT_TANH,
+    MR_ACT_LINEAR /* none */
+} mr_act;
+
 /* ---- small blocks ---- */
 mr_val mr_flow_embed(mr_flow *f, const char *name, int64_t vocab, int64_t hidden, double scale);
 /* The mixture of the table's rows by the run's probs (an input [R, vocab], which may be NULL: 0). */
@@ -79,8 +92,8 @@ mr_val mr_flow_add(mr_flow *f, mr_val a, mr_val b);
 mr_val mr_flow_mul(mr_flow *f, mr_val a, mr_val b);
 mr_val mr_flow_scale(mr_flow *f, mr_val x, double by);
 mr_val mr_flow_scale_weight(mr_flow *f, mr_val x, const char *name); /* times a stored number [1] */
-mr_val mr_flow_wanted(mr_flow *f, mr_val x);        /* the rows whose output is wanted   [OUT,N] */
-mr_val mr_flow_act(mr_flow *f, mr_val x, mr_op fn); /* MR_OP_SILU, MR_OP_GELU_TANH, MR_OP_GELU */
+mr_val mr_flow_wanted(mr_flow *f, mr_val x); /* the rows whose output is wanted   [OUT,N] */
+mr_val mr_flow_act(mr_flow *f, mr_val x, mr_act fn);
 mr_val mr_flow_heads(mr_flow *f, mr_val x, int64_t n); /* [R, n*D] -> [R, n, D]; 0 flattens */
 mr_val mr_flow_slice(mr_flow *f, mr_val x, int64_t start, int64_t len);
 mr_val mr_flow_concat(mr_flow *f, mr_val a, mr_val b);
@@ -161,7 +174,7 @@ typedef struct mr_delta_net_spec {
     const char *prefix; /* "model.layers.3.linear_attn" */
     int64_t k_heads, v_heads, dk, dv, width /* of the convolution */;
     double eps; /* of the norm after the rule */
-    mr_op act;  /* after the convolution */
+    mr_act act; /* after the convolution */
 } mr_delta_net_spec;
 mr_val mr_flow_delta_net(mr_flow *f, mr_val x, const mr_delta_net_spec *s);
 
@@ -169,7 +182,7 @@ mr_val mr_flow_delta_net(mr_flow *f, mr_val x, const mr_delta_net_spec *s);
 typedef struct mr_mlp_spec {
     const char *prefix; /* "model.layers.3.mlp": PREFIX.gate_proj, up_proj, down_proj */
     int64_t width;
-    mr_op fn;
+    mr_act fn;
     bool bias;
 } mr_mlp_spec;
 mr_val mr_flow_mlp(mr_flow *f, mr_val x, const mr_mlp_spec *s);
@@ -185,7 +198,7 @@ typedef struct mr_moe_spec {
     bool group_max; /* a group counts by its largest score, not the sum of its two largest */
     bool norm;
     double norm_eps, scale;
-    mr_op fn;
+    mr_act fn;
     int64_t shared_width; /* 0: no shared expert */
     const char *shared;   /* "shared_experts" */
     bool shared_bias;

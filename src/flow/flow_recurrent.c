@@ -51,7 +51,7 @@ static mr_val convolve(mr_flow *f, mr_val x, const mr_delta_net_spec *s, int64_t
     if (!mr_flow_find(f, name, 3, stored, true, &found))
         return MR_NO_VAL;
     mr_val w = mr_flow_recipe(f, name, &found, 2, dim);
-    mr_val c = state(f, s, "conv", 1, s->width - 1, channels);
+    mr_val c = state(f, s, "conv", 1, s->width > 1 ? s->width - 1 : 1, channels);
     x = mr_flow_op(f, MR_OP_CONV1D, (mr_val[]){x, w, c}, 3, NULL);
     return mr_flow_act(f, x, s->act);
 }
@@ -88,7 +88,7 @@ mr_val mr_flow_delta_net(mr_flow *f, mr_val x, const mr_delta_net_spec *s)
     y = mr_flow_op(f, MR_OP_DELTA_RULE, (mr_val[]){q, k, v, decay, beta, c}, 6, NULL);
 
     y = mr_flow_norm(f, y, under(f, s, "norm.weight"), (mr_norm_spec){.eps = s->eps});
-    z = mr_flow_act(f, mr_flow_heads(f, z, s->v_heads), MR_OP_SILU);
+    z = mr_flow_act(f, mr_flow_heads(f, z, s->v_heads), MR_ACT_SILU);
     y = mr_flow_heads(f, mr_flow_mul(f, y, z), 0);
     return mr_flow_linear(f, y, under(f, s, "out_proj"), n, false);
 }

@@ -80,10 +80,21 @@ mr_val mr_flow_wanted(mr_flow *f, mr_val x)
     return mr_flow_op(f, MR_OP_GATHER, (mr_val[]){x, mr_flow_out_rows(f)}, 2, NULL);
 }
 
-mr_val mr_flow_act(mr_flow *f, mr_val x, mr_op fn)
+mr_val mr_flow_act(mr_flow *f, mr_val x, mr_act fn)
 {
-    assert(fn == MR_OP_SILU || fn == MR_OP_GELU_TANH || fn == MR_OP_GELU);
-    return mr_flow_op(f, fn, &x, 1, NULL);
+    static const mr_op op[] = {
+        [MR_ACT_SILU] = MR_OP_SILU,           [MR_ACT_GELU] = MR_OP_GELU,
+        [MR_ACT_GELU_TANH] = MR_OP_GELU_TANH, [MR_ACT_QUICK_GELU] = MR_OP_SIGMOID,
+        [MR_ACT_RELU] = MR_OP_RELU,           [MR_ACT_RELU2] = MR_OP_RELU,
+        [MR_ACT_SIGMOID] = MR_OP_SIGMOID,     [MR_ACT_TANH] = MR_OP_SOFTCAP};
+    const mr_attr cap = {.f = 1}; /* of tanh as a softcap */
+    if (fn == MR_ACT_LINEAR)
+        return x;
+    mr_val in = fn == MR_ACT_QUICK_GELU ? mr_flow_scale(f, x, 1.702) : x;
+    mr_val y = mr_flow_op(f, op[fn], &in, 1, fn == MR_ACT_TANH ? &cap : NULL);
+    if (fn == MR_ACT_QUICK_GELU)
+        return mr_flow_mul(f, x, y);
+    return fn == MR_ACT_RELU2 ? mr_flow_mul(f, y, y) : y;
 }
 
 mr_val mr_flow_heads(mr_flow *f, mr_val x, int64_t n)

@@ -317,7 +317,7 @@ static mr_err bind_one(void *ctx, const char *name)
 static bool all_vectors(const mr_recipe *r)
 {
     for (int i = 0; i < r->n_sources; i++)
-        if (r->source[i].t.rows != 1 || r->source[i].rows != 1 ||
+        if (r->source[i].t.matrix || r->source[i].t.rows != 1 || r->source[i].rows != 1 ||
             mr_dtype_is_quantised(r->source[i].t.fmt.dtype))
             return false;
     return r->n_sources > 1;

@@ -42,6 +42,7 @@ typedef struct mr_stored {
     const void *handle; /* whatever the reader wants back */
     mr_fmt fmt;
     int64_t rows, k;
+    bool matrix; /* of two axes or more: one row of it is no vector */
 } mr_stored;
 /* Fills *out; an error names the tensor ("FILE: tensor NAME is missing"). */
 typedef mr_err (*mr_lookup_fn)(void *ctx, const char *name, mr_stored *out);

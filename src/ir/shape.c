@@ -410,6 +410,11 @@ mr_err mr_shape_SIGMOID(mr_shape *s)
     return elementwise(s);
 }
 
+mr_err mr_shape_RELU(mr_shape *s)
+{
+    return elementwise(s);
+}
+
 /* ---- views ---- */
 
 /* A slice of several heads leaves gaps between them, so it cannot be seen as flat rows. */
@@ -659,9 +664,7 @@ mr_err mr_shape_CONV1D(mr_shape *s)
     MR_TRY(need_weight(s, 1, 2));
     MR_TRY(same_dim(s, 0, 1, 1, 0));
     int64_t width = s->x[1]->dim[1].n;
-    if (width < 2)
-        return refuse(s, "w is of width %lld: nothing to remember", (long long)width);
-    MR_TRY(give_state(s, 2, 1, width - 1, s->x[0]->dim[1].n));
+    MR_TRY(give_state(s, 2, 1, width > 1 ? width - 1 : 1, s->x[0]->dim[1].n));
     return give_same(s, 0, 0);
 }
 

@@ -80,6 +80,16 @@ mr_err mr_cfg_off(mr_jval o, const char *key)
     return mr_cfg_refuse(v, "%.*s is not supported", raw.len > 40 ? 40 : (int)raw.len, raw.data);
 }
 
+mr_err mr_cfg_causal(mr_jval o)
+{
+    mr_jval v = mr_jget(o, "use_bidirectional_attention");
+    if (!mr_jhas(v) || mr_jtype(v) == MR_JFALSE)
+        return MR_OK;
+    mr_str raw = mr_jraw(v);
+    return mr_cfg_refuse(v, "%.*s: rows of text that see later ones make embeddings, not text",
+                         raw.len > 40 ? 40 : (int)raw.len, raw.data);
+}
+
 /* A string that must be one of a few; shown in the refusal. */
 static mr_err refuse_name(mr_jval v, const char *what)
 {
@@ -88,20 +98,26 @@ static mr_err refuse_name(mr_jval v, const char *what)
                          raw.data);
 }
 
-mr_err mr_cfg_act(mr_jval o, const char *key, const char *def, mr_op *out)
+mr_err mr_cfg_act(mr_jval o, const char *key, const char *def, mr_act *out)
 {
     static const struct {
         const char *name;
-        mr_op op;
-    } known[] = {{"silu", MR_OP_SILU},
-                 {"swish", MR_OP_SILU},
-                 {"gelu", MR_OP_GELU},
-                 {"gelu_python", MR_OP_GELU},
-                 {"gelu_pytorch_tanh", MR_OP_GELU_TANH},
-                 {"gelu_python_tanh", MR_OP_GELU_TANH},
-                 {"gelu_new", MR_OP_GELU_TANH},
-                 {"gelu_fast", MR_OP_GELU_TANH},
-                 {"gelu_accurate", MR_OP_GELU_TANH}};
+        mr_act act;
+    } known[] = {{"silu", MR_ACT_SILU},
+                 {"swish", MR_ACT_SILU},
+                 {"gelu", MR_ACT_GELU},
+                 {"gelu_python", MR_ACT_GELU},
+                 {"gelu_pytorch_tanh", MR_ACT_GELU_TANH},
+                 {"gelu_python_tanh", MR_ACT_GELU_TANH},
+                 {"gelu_new", MR_ACT_GELU_TANH},
+                 {"gelu_fast", MR_ACT_GELU_TANH},
+                 {"gelu_accurate", MR_ACT_GELU_TANH},
+                 {"quick_gelu", MR_ACT_QUICK_GELU},
+                 {"relu", MR_ACT_RELU},
+                 {"relu2", MR_ACT_RELU2},
+                 {"sigmoid", MR_ACT_SIGMOID},
+                 {"tanh", MR_ACT_TANH},
+                 {"linear", MR_ACT_LINEAR}};
     mr_jval v = mr_jget(o, key);
     mr_buf scratch = {0};
     mr_str s;
@@ -112,7 +128,7 @@ mr_err mr_cfg_act(mr_jval o, const char *key, const char *def, mr_op *out)
     }
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (mr_jhas(v) ? mr_jis(v, known[i].name) : !strcmp(def, known[i].name)) {
-            *out = known[i].op;
+            *out = known[i].act;
             return MR_OK;
         }
     return refuse_name(v, "activation");
@@ -306,12 +322,15 @@ static mr_err rope_num(const rope_keys *k, const char *key, const double *def, d
     return in_range(v, *out, min, huge);
 }
 
-static mr_err rope_kind(const rope_keys *k, mr_rope_kind *kind)
+/* dynamic: as long as no position goes beyond max_position_embeddings, no scaling; from there on the
+ * reference's frequencies depend on how many ids go through the model at once (*dynamic). */
+static mr_err rope_kind(const rope_keys *k, mr_rope_kind *kind, bool *dynamic)
 {
     static const struct {
         const char *name;
         mr_rope_kind kind;
     } known[] = {{"default", MR_ROPE_NONE},
+                 {"dynamic", MR_ROPE_NONE},
                  {"linear", MR_ROPE_LINEAR},
                  {"llama3", MR_ROPE_LLAMA3},
                  {"yarn", MR_ROPE_YARN}};
@@ -319,6 +338,7 @@ static mr_err rope_kind(const rope_keys *k, mr_rope_kind *kind)
     if (!mr_jhas(v))
         v = rope_key(k, "type");
     *kind = MR_ROPE_NONE;
+    *dynamic = mr_jis(v, "dynamic");
     if (!mr_jhas(v)) {
         mr_jval factor = rope_key(k, "factor");
         return mr_jhas(factor) ? mr_jfail(factor, "is given without a rope_type") : MR_OK;
@@ -371,7 +391,7 @@ static mr_err is_object(mr_jval v)
     return !mr_jhas(v) || mr_jtype(v) == MR_JOBJECT ? MR_OK : mr_jfail(v, "an object is needed");
 }
 
-mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t max_positions,
+mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, mr_model_info *info,
                           mr_rope_spec *out, double *mscale_all_dim)
 {
     const double tiny = 1e-9, zero = 0, least = 1.0 / 256; /* which angles stay in range */
@@ -379,14 +399,19 @@ mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t
     MR_TRY(is_object(b));
     rope_keys k = {mr_jhas(a) ? a : b, b};
     double all_dim = 0;
+    bool dynamic;
     *out = (mr_rope_spec){.mscale = 1, .factor = 1, .truncate = true};
-    MR_TRY(rope_kind(&k, &out->kind));
+    MR_TRY(rope_kind(&k, &out->kind, &dynamic));
+    if (dynamic) {
+        info->most = info->max_positions;
+        MR_TRY(rope_num(&k, "factor", NULL, least, &out->factor));
+    }
     MR_TRY(rope_num(&k, "rope_theta", &theta, 1, &out->theta));
     if (out->kind == MR_ROPE_LLAMA3 || out->kind == MR_ROPE_YARN)
-        MR_TRY(rope_orig(o, &k, max_positions, &out->orig));
+        MR_TRY(rope_orig(o, &k, info->max_positions, &out->orig));
     if (out->kind != MR_ROPE_NONE) {
         /* yarn's may be null, then the lengths say it */
-        double ratio = out->kind == MR_ROPE_YARN ? (double)max_positions / out->orig : 0;
+        double ratio = out->kind == MR_ROPE_YARN ? (double)info->max_positions / out->orig : 0;
         bool null = ratio > 0 && mr_jtype(rope_key(&k, "factor")) == MR_JNULL;
         MR_TRY(rope_num(&k, "factor", null ? &ratio : NULL, least, &out->factor));
         if (out->factor < least)
@@ -417,7 +442,7 @@ static mr_err rope_truncate(mr_jval params, mr_rope_spec *out)
 
 /* The reference reads rope_scaling and, if there is none, rope_parameters.  A file with both is
  * taken only if they say the same. */
-mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_rope_spec *out,
+mr_err mr_cfg_rope(mr_jval o, double default_theta, mr_model_info *info, mr_rope_spec *out,
                    double *mscale_all_dim)
 {
     mr_jval scaling = mr_jget(o, "rope_scaling"), params = mr_jget(o, "rope_parameters"),
@@ -428,12 +453,12 @@ mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_ro
     MR_TRY(mr_cfg_num_in(o, "rope_theta", default_theta, 1, huge, &theta));
     bool both = mr_jcount(scaling) && mr_jcount(params);
     mr_jval first = mr_jcount(scaling) ? scaling : params;
-    MR_TRY(mr_cfg_rope_object(o, first, none, theta, max_positions, out, mscale_all_dim));
+    MR_TRY(mr_cfg_rope_object(o, first, none, theta, info, out, mscale_all_dim));
     MR_TRY(rope_truncate(first, out));
     if (both) {
         mr_rope_spec other;
         double all_dim;
-        MR_TRY(mr_cfg_rope_object(o, params, none, theta, max_positions, &other, &all_dim));
+        MR_TRY(mr_cfg_rope_object(o, params, none, theta, info, &other, &all_dim));
         MR_TRY(rope_truncate(params, &other));
         if (other.kind != out->kind || other.theta != out->theta || other.factor != out->factor ||
             other.orig != out->orig || other.low != out->low || other.high != out->high ||
@@ -470,11 +495,11 @@ mr_err mr_cfg_whole_heads(mr_jval o, const mr_rope_spec *r)
                          "this family rotates whole heads");
 }
 
-mr_err mr_cfg_rope_part(mr_jval o, double def, int64_t head_dim, int64_t max_positions,
+mr_err mr_cfg_rope_part(mr_jval o, double def, int64_t head_dim, mr_model_info *info,
                         mr_rope_spec *out)
 {
     double partial;
-    MR_TRY(mr_cfg_rope(o, 1e4, max_positions, out, NULL));
+    MR_TRY(mr_cfg_rope(o, 1e4, info, out, NULL));
     MR_TRY(mr_cfg_partial(o, def, &partial));
     out->dim = (int64_t)((double)head_dim * partial);
     bool odd = out->dim % 2;
@@ -484,10 +509,10 @@ mr_err mr_cfg_rope_part(mr_jval o, double def, int64_t head_dim, int64_t max_pos
     return MR_OK;
 }
 
-mr_err mr_cfg_rope_whole(mr_jval o, int64_t dim, int64_t max_positions, mr_rope_spec *out,
+mr_err mr_cfg_rope_whole(mr_jval o, int64_t dim, mr_model_info *info, mr_rope_spec *out,
                          double *mscale_all_dim)
 {
-    MR_TRY(mr_cfg_rope(o, 1e4, max_positions, out, mscale_all_dim));
+    MR_TRY(mr_cfg_rope(o, 1e4, info, out, mscale_all_dim));
     if (dim % 2)
         return mr_jfail(mr_jget(o, "head_dim"), "%lld is odd", (long long)dim);
     out->dim = dim;

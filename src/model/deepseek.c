@@ -39,13 +39,11 @@ static const deepseek_line v3 = {.score = "sigmoid",
 static mr_err only(mr_jval o, const char *key, const char *a, const char *b, bool *is_b)
 {
     mr_jval v = mr_jget(o, key);
-    mr_str raw = mr_jraw(v);
-    *is_b = b && mr_jhas(v) && mr_jis(v, b);
+    *is_b = b && mr_jis(v, b);
     if (!mr_jhas(v) || mr_jis(v, a) || *is_b)
         return MR_OK;
-    return mr_cfg_refuse(v, "%.*s is not supported, only \"%s\"%s%s%s",
-                         raw.len > 60 ? 60 : (int)raw.len, raw.data, a, b ? " and \"" : "",
-                         b ? b : "", b ? "\"" : "");
+    return b ? mr_cfg_refuse(v, "is neither \"%s\" nor \"%s\"", a, b)
+             : mr_cfg_refuse(v, "is not \"%s\"", a);
 }
 
 /* On unless said otherwise; null is false to the reference. */
@@ -77,7 +75,7 @@ static mr_err attention_config(mr_jval o, const deepseek_line *l, deepseek *c)
 /* V2 always turns neighbours. */
 static mr_err rope_config(mr_jval o, const deepseek_line *l, deepseek *c)
 {
-    MR_TRY(mr_cfg_rope_whole(o, c->rope_dim, c->info.max_positions, &c->rope, &c->all_dim));
+    MR_TRY(mr_cfg_rope_whole(o, c->rope_dim, &c->info, &c->rope, &c->all_dim));
     c->rope.interleaved = true;
     if (l->v3)
         MR_TRY(on_or_null(o, "rope_interleave", &c->rope.interleaved));
@@ -103,19 +101,16 @@ static mr_err router_config(mr_jval o, const deepseek_line *l, deepseek *c)
 
 static mr_err moe_config(mr_jval o, const deepseek_line *l, deepseek *c)
 {
-    int64_t freq, shared;
-    mr_jval every = mr_jget(o, "moe_layer_freq"), n_shared = mr_jget(o, "n_shared_experts");
+    int64_t shared;
+    mr_jval n_shared = mr_jget(o, "n_shared_experts");
     MR_TRY(
         mr_cfg_int_or(o, "first_k_dense_replace", l->dense_layers, 0, INT32_MAX, &c->dense_layers));
-    if (mr_jtype(every) == MR_JARRAY)
-        return mr_cfg_refuse(every, "a list is not supported, only 1");
-    MR_TRY(mr_cfg_int_or(o, "moe_layer_freq", 1, 1, INT32_MAX, &freq));
-    if (freq != 1)
-        return mr_cfg_refuse(every, "%lld is not supported, only 1", (long long)freq);
+    MR_TRY(mr_cfg_int_or(o, "moe_layer_freq", 1, 1, INT32_MAX, &c->sparse_every));
     const char *experts = mr_jhas(mr_jget(o, l->experts_too)) ? l->experts_too : "n_routed_experts";
     MR_TRY(mr_cfg_int_or(o, "moe_intermediate_size", l->moe_inter, 1, MR_CFG_WIDTH, &c->moe_inter));
     MR_TRY(mr_cfg_int_or(o, experts, l->experts, 1, MR_CFG_EXPERTS, &c->experts));
-    MR_TRY(router_config(o, l, c));
+    if (c->dense_layers < c->info.layers) /* else nothing is routed */
+        MR_TRY(router_config(o, l, c));
     MR_TRY(mr_cfg_int_or(o, "n_shared_experts", n_shared.doc ? 0 : l->shared, 0, 1024, &shared));
     c->shared = shared * c->moe_inter;
     return mr_cfg_num_in(o, "routed_scaling_factor", l->scale, 1e-9, 1e9, &c->routed_scale);
@@ -147,15 +142,26 @@ static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void 
     MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
     MR_TRY(mr_cfg_act(o, "hidden_act", "silu", &c->act));
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
+    *info = c->info;
     *cfg = c;
     return MR_OK;
 }
 
 /* ---- graph ---- */
 
+/* Of the layers behind the first ones, those that are no multiples of moe_layer_freq are dense to the
+ * published code; this reference does not read the key.  The file says which of them wrote it. */
+static bool is_dense(mr_flow *f, const deepseek *c, const char *prefix, int i)
+{
+    const char *gate = mr_flow_name(f, "%s.gate_proj.weight", prefix);
+    if (i < c->dense_layers || i % c->sparse_every == 0)
+        return i < c->dense_layers;
+    return mr_flow_weight_try(f, gate, 2, (int64_t[]){c->inter, c->info.hidden}) != MR_NO_VAL;
+}
+
 static mr_val feed_forward(mr_flow *f, const deepseek *c, mr_val x, const char *prefix, int i)
 {
-    if (i < c->dense_layers) {
+    if (is_dense(f, c, prefix, i)) {
         mr_mlp_spec mlp = {.prefix = prefix, .width = c->inter, .fn = c->act, .bias = c->mlp_bias};
         return mr_flow_mlp(f, x, &mlp);
     }

@@ -17,10 +17,11 @@ typedef struct deepseek {
     mr_model_info info;
     const deepseek_line *line;
     int64_t inter, moe_inter, shared, heads, dense_layers, experts;
+    int64_t sparse_every; /* of the layers behind the dense ones */
     int64_t q_lora, kv_lora, nope, rope_dim, v_dim;
     mr_cfg_route route;
     double eps, scale, routed_scale, all_dim; /* the latter: YaRN's mscale_all_dim; 0: none */
-    mr_op act;
+    mr_act act;
     bool tied, bias, mlp_bias, norm_topk;
     mr_rope_spec rope;
 } deepseek;

@@ -44,7 +44,7 @@ static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void 
     both = mr_jget(o, "use_bidirectional_attention");
     c->vision = mr_jhas(both) && mr_jis(both, "vision");
     if (!c->vision)
-        MR_TRY(mr_cfg_off(o, "use_bidirectional_attention"));
+        MR_TRY(mr_cfg_causal(o));
     info->images = c->vision;
     *cfg = c;
     return MR_OK;

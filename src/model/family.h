@@ -23,6 +23,7 @@ typedef struct mr_model_info {
     const char *family;     /* "llama" */
     const char *model_type; /* as written in the config */
     int64_t vocab, hidden, layers, max_positions;
+    int64_t most; /* positions that the rope holds for; 0: any */
     bool diffusion;
     int64_t block_length;        /* diffusion: default block */
     const char *decoder;         /* diffusion: its own (run/decoder.h) */
@@ -153,7 +154,7 @@ mr_err mr_cfg_num_in(mr_jval o, const char *key, double def, double min, double 
 mr_err mr_cfg_bool(mr_jval o, const char *key, bool *out); /* required */
 mr_err mr_cfg_bool_or(mr_jval o, const char *key, bool def, bool *out);
 mr_err mr_cfg_act(mr_jval o, const char *key, const char *def,
-                  mr_op *out); /* names of activations; unknown: refused */
+                  mr_act *out); /* names of activations; unknown: refused */
 /* Ids of config.json: an int, a list or null. */
 mr_err mr_cfg_id(mr_jval o, const char *key, int32_t def, int32_t *out);
 mr_err mr_cfg_eos(mr_jval o, mr_model_info *info);
@@ -161,23 +162,25 @@ mr_err mr_cfg_eos(mr_jval o, mr_model_info *info);
 mr_err mr_cfg_refuse(mr_jval v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Refuses `key` unless it is absent, null or false: a switch that this family does not have. */
 mr_err mr_cfg_off(mr_jval o, const char *key);
+/* Refuses a use_bidirectional_attention under which text rows see later ones (embedding models). */
+mr_err mr_cfg_causal(mr_jval o);
 /* rope_theta / rope_scaling / rope_parameters, old and new, into a spec (dim, interleaved set by the caller).
  * mscale_all_dim (may be NULL): that key of a scaled rope, else 0. */
-mr_err mr_cfg_rope(mr_jval o, double default_theta, int64_t max_positions, mr_rope_spec *out,
+mr_err mr_cfg_rope(mr_jval o, double default_theta, mr_model_info *info, mr_rope_spec *out,
                    double *mscale_all_dim);
 /* One rope object by hand: keys are read from a, then from b (either may be absent); o holds
  * original_max_position_embeddings where that is no key of them. */
-mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, int64_t max_positions,
+mr_err mr_cfg_rope_object(mr_jval o, mr_jval a, mr_jval b, double theta, mr_model_info *info,
                           mr_rope_spec *out, double *mscale_all_dim);
 /* partial_rotary_factor of the rope's object or of o; def if absent. */
 mr_err mr_cfg_partial(mr_jval o, double def, double *out);
 /* For families whose reference reads that key in scaled ropes alone, and cannot run them with a part of a head. */
 mr_err mr_cfg_whole_heads(mr_jval o, const mr_rope_spec *r);
 /* mr_cfg_rope for heads so wide: dim is what partial_rotary_factor says of head_dim (absent: def). */
-mr_err mr_cfg_rope_part(mr_jval o, double def, int64_t head_dim, int64_t max_positions,
+mr_err mr_cfg_rope_part(mr_jval o, double def, int64_t head_dim, mr_model_info *info,
                         mr_rope_spec *out);
 /* The same for a family that rotates whole heads, or another width that is no part of them. */
-mr_err mr_cfg_rope_whole(mr_jval o, int64_t dim, int64_t max_positions, mr_rope_spec *out,
+mr_err mr_cfg_rope_whole(mr_jval o, int64_t dim, mr_model_info *info, mr_rope_spec *out,
                          double *mscale_all_dim);
 /* 0.1 * by * ln(factor) + 1, and 1 for factors up to 1: yarn's attention factor. */
 double mr_yarn_mscale(double factor, double by);

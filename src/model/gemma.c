@@ -12,7 +12,7 @@ typedef struct gemma {
     mr_model_info info;
     int64_t inter, heads, kv_heads, head_dim, window;
     double eps, scale, cap, logit_cap; /* caps: 0 is none */
-    mr_op act;
+    mr_act act;
     bool tied, bias, sandwich;
     bool *global; /* per layer: sees everything */
     mr_rope_spec rope;
@@ -39,8 +39,8 @@ static mr_err shape(mr_jval o, int64_t heads, int64_t kv_heads, gemma *c)
     MR_TRY(mr_cfg_num_in(o, "rms_norm_eps", 1e-6, 0, 1, &c->eps));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", true, &c->tied));
-    MR_TRY(mr_cfg_off(o, "use_bidirectional_attention"));
-    return mr_cfg_rope_whole(o, c->head_dim, c->info.max_positions, &c->rope, NULL);
+    MR_TRY(mr_cfg_causal(o));
+    return mr_cfg_rope_whole(o, c->head_dim, &c->info, &c->rope, NULL);
 }
 
 static mr_err begin(mr_jval o, mr_arena *a, mr_model_info *info, gemma **out)
@@ -68,10 +68,11 @@ static mr_err config1(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **
     MR_TRY(shape(o, 16, 16, c));
     MR_TRY(mr_cfg_act(o, "hidden_act", "gelu_pytorch_tanh", &c->act));
     if (mr_jis(mr_jget(o, "hidden_act"), "gelu")) /* a legacy value of the published files */
-        c->act = MR_OP_GELU_TANH;
+        c->act = MR_ACT_GELU_TANH;
     for (int64_t i = 0; i < info->layers; i++)
         c->global[i] = true;
     c->scale = 1 / sqrt((double)c->head_dim);
+    *info = c->info;
     *cfg = c;
     return MR_OK;
 }
@@ -92,6 +93,7 @@ static mr_err config2(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **
     MR_TRY(mr_cfg_window(o, 4096, &c->window));
     c->scale = 1 / sqrt(scalar);
     c->sandwich = true;
+    *info = c->info;
     *cfg = c;
     return MR_OK;
 }

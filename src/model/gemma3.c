@@ -13,7 +13,7 @@ typedef struct gemma3 {
     mr_model_info info;
     int64_t inter, heads, kv_heads, head_dim, window;
     double eps, scale, softcap;
-    mr_op act;
+    mr_act act;
     bool tied, bias;
     bool *global; /* per layer: sees everything */
     mr_rope_spec rope_global, rope_local;
@@ -39,7 +39,7 @@ static mr_err one_rope(mr_jval o, mr_jval over, mr_jval params, const char *thet
 {
     const mr_jval none = {0};
     MR_TRY(mr_cfg_num_in(o, theta_key, theta, 1e-9, 1e18, &theta));
-    MR_TRY(mr_cfg_rope_object(none, over, params, theta, c->info.max_positions, out, NULL));
+    MR_TRY(mr_cfg_rope_object(none, over, params, theta, &c->info, out, NULL));
     out->dim = c->head_dim;
     MR_TRY(mr_cfg_whole_heads(params, out));
     return mr_cfg_whole_heads(over, out);
@@ -109,11 +109,12 @@ static mr_err config(mr_jval root, const mr_model_opts *opts, mr_arena *a, void 
     MR_TRY(mr_cfg_act(o, "hidden_activation", "gelu_pytorch_tanh", &c->act));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
     MR_TRY(mr_cfg_bool_or(root, "tie_word_embeddings", true, &c->tied));
-    MR_TRY(mr_cfg_off(o, "use_bidirectional_attention"));
+    MR_TRY(mr_cfg_causal(o));
     if (!nested)
         MR_TRY(mr_cfg_num_in(o, "final_logit_softcapping", 0, 1e-6, 1e9, &c->softcap));
     MR_TRY(layer_types(o, a, c));
     MR_TRY(ropes(o, c));
+    *info = c->info;
     *cfg = c;
     return MR_OK;
 }

@@ -27,7 +27,7 @@ typedef struct gemma4 {
     mr_model_info info;
     int64_t inter, heads, window, first_shared, ple, ple_vocab, experts, top_k, expert_inter;
     double eps, softcap;
-    mr_op act;
+    mr_act act;
     bool tied, bias, k_eq_v, double_wide, vision;
     bool *global; /* per layer */
     layer_kind kind[2];

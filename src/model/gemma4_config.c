@@ -106,8 +106,7 @@ static mr_err one_rope(mr_jval o, mr_jval params, bool global, gemma4 *c)
     if (!mr_jhas(type))
         type = mr_jget(params, "type");
     if (mr_jhas(params) ? !mr_jis(type, "proportional") : !global) {
-        MR_TRY(
-            mr_cfg_rope_object(none, none, params, theta, c->info.max_positions, &k->rope, NULL));
+        MR_TRY(mr_cfg_rope_object(none, none, params, theta, &c->info, &k->rope, NULL));
         k->rope.dim = k->head_dim;
         return mr_cfg_whole_heads(params, &k->rope);
     }
@@ -230,7 +229,8 @@ mr_err mr_gemma4_config(mr_jval root, const mr_model_opts *opts, mr_arena *a, vo
     mr_jval both = mr_jget(o, "use_bidirectional_attention");
     c->vision = both.doc ? mr_jis(both, "vision") : unified;
     if (!c->vision)
-        MR_TRY(mr_cfg_off(o, "use_bidirectional_attention"));
+        MR_TRY(mr_cfg_causal(o));
+    *info = c->info;
     *cfg = c;
     return MR_OK;
 }

@@ -18,7 +18,7 @@ typedef struct llada2 {
     int64_t experts, top_k, groups, keep;
     int64_t route_block, capacity; /* 2.2; else 0 */
     double eps, routed_scale;
-    mr_op act;
+    mr_act act;
     bool tied, qkv_bias, o_bias, qk_norm;
     mr_rope_spec rope;
 } llada2;
@@ -82,7 +82,7 @@ static mr_err attention_config(mr_jval o, llada2 *c)
     MR_TRY(mr_cfg_partial(o, -1, &partial));
     if (partial < 0)
         return mr_jnum(mr_jget(o, "partial_rotary_factor"), &partial);
-    return mr_cfg_rope_part(o, partial, c->head_dim, c->info.max_positions, &c->rope);
+    return mr_cfg_rope_part(o, partial, c->head_dim, &c->info, &c->rope);
 }
 
 static mr_err moe_config(mr_jval o, llada2 *c)
@@ -135,6 +135,7 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
     MR_TRY(mr_cfg_bool_or(o, "use_rmsnorm", true, &rms));
     if (!rms)
         return mr_cfg_refuse(mr_jget(o, "use_rmsnorm"), "false is not supported");
+    *info = c->info;
     *cfg = c;
     return MR_OK;
 }

@@ -9,7 +9,7 @@ typedef struct llama {
     int64_t inter;
     mr_cfg_head head;
     double eps;
-    mr_op act;
+    mr_act act;
     bool tied, attention_bias, mlp_bias;
     mr_rope_spec rope;
 } llama;
@@ -30,7 +30,7 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->attention_bias));
     MR_TRY(mr_cfg_bool_or(o, "mlp_bias", false, &c->mlp_bias));
     MR_TRY(mr_cfg_off(o, "rope_interleaved"));
-    MR_TRY(mr_cfg_rope_whole(o, c->head.head_dim, info->max_positions, &c->rope, NULL));
+    MR_TRY(mr_cfg_rope_whole(o, c->head.head_dim, info, &c->rope, NULL));
     if (c->rope.kind != MR_ROPE_LLAMA3) /* which a GGUF file keeps as divisors */
         c->rope.factors = "rope_freqs.weight";
     c->info = *info;

@@ -493,7 +493,7 @@ mr_err mr_model_lookup(void *ctx, const char *name, mr_stored *out)
     const mr_winfo *t = mr_weights_at(m->weights, at);
     mr_fmt fmt = {
         .dtype = t->dtype, .bits = t->bits, .group = t->group, .scale_dtype = t->scale_dtype};
-    *out = (mr_stored){.handle = t, .fmt = fmt, .rows = mr_weights_rows(t)};
+    *out = (mr_stored){.handle = t, .fmt = fmt, .rows = mr_weights_rows(t), .matrix = t->rank > 1};
     out->k = t->rank ? t->dim[t->rank - 1] : 1;
     return MR_OK;
 }

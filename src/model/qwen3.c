@@ -11,7 +11,7 @@ typedef struct qwen3 {
     mr_cfg_head head;
     int64_t experts, top_k, moe_inter;
     double eps;
-    mr_op act;
+    mr_act act;
     bool tied, bias, norm_topk;
     bool *sparse, *slides; /* per layer: holds experts; sees `window` positions */
     mr_rope_spec rope;
@@ -85,7 +85,7 @@ static mr_err config(mr_jval o, const mr_model_opts *opts, mr_arena *a, void **c
     MR_TRY(mr_cfg_bool_or(o, "tie_word_embeddings", false, &c->tied));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
     MR_TRY(window_config(o, moe, c));
-    MR_TRY(mr_cfg_rope_whole(o, c->head.head_dim, info->max_positions, &c->rope, NULL));
+    MR_TRY(mr_cfg_rope_whole(o, c->head.head_dim, info, &c->rope, NULL));
     if (moe)
         MR_TRY(experts_config(o, c));
     *cfg = c;

@@ -53,7 +53,7 @@ static mr_err linear_config(mr_jval o, hybrid *c)
                         (long long)c->k_heads);
     MR_TRY(mr_cfg_int_or(o, "linear_key_head_dim", 128, 1, MR_CFG_HEAD_DIM, &c->dk));
     MR_TRY(mr_cfg_int_or(o, "linear_value_head_dim", 128, 1, MR_CFG_HEAD_DIM, &c->dv));
-    return mr_cfg_int_or(o, "linear_conv_kernel_dim", 4, 2, 64, &c->width);
+    return mr_cfg_int_or(o, "linear_conv_kernel_dim", 4, 1, 64, &c->width);
 }
 
 /* The reference has no attn_output_gate: its attention is gated whatever the key says, and a file whose
@@ -62,7 +62,7 @@ static mr_err attention_config(mr_jval o, const line *l, hybrid *c)
 {
     MR_TRY(mr_cfg_heads(o, c->info.hidden, (mr_cfg_head){16, l->kv_heads, 256}, &c->head));
     MR_TRY(mr_cfg_bool_or(o, "attention_bias", false, &c->bias));
-    return mr_cfg_rope_part(o, 0.25, c->head.head_dim, c->info.max_positions, &c->rope);
+    return mr_cfg_rope_part(o, 0.25, c->head.head_dim, &c->info, &c->rope);
 }
 
 /* Qwen3-Next has dense layers by its keys and may leave weights undivided; Qwen3.5 has neither. */

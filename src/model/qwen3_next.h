@@ -11,7 +11,7 @@ typedef struct hybrid {
     int64_t k_heads, v_heads, dk, dv, width;
     int64_t experts, top_k, moe_inter, shared;
     double eps;
-    mr_op act;
+    mr_act act;
     bool tied, bias, norm_topk;
     bool *sparse, *full; /* per layer: holds experts; is attention */
     mr_rope_spec rope;

@@ -62,7 +62,7 @@ static mr_err gemma3_keys(writing *w)
     bool global[MR_CFG_LAYERS], regular;
     int64_t pattern, layers = mr_model_facts(w->m)->layers;
     mr_rope_spec full, local;
-    MR_TRY(mr_gemma3_ropes(w->o, mr_model_facts(w->m)->max_positions, &full, &local));
+    MR_TRY(mr_gemma3_ropes(w->o, mr_model_facts(w->m), &full, &local));
     if (lacks(w, "rope_theta"))
         mr_buf_printf(w->out, "%.17g", full.theta);
     if (lacks(w, "rope_local_base_freq"))

@@ -426,6 +426,11 @@ static mr_err check_opts(const mr_engine_opts *o, const mr_model_info *m, const 
     if (o->context < 0 || o->context > MAX_CONTEXT)
         return mr_fail(MR_EUSAGE, "context: %lld is not in 1..%d", (long long)o->context,
                        MAX_CONTEXT);
+    if (m->most && o->context > m->most)
+        return mr_fail(MR_ELIMIT,
+                       "%s: a context of %lld: the model's rope is \"dynamic\", which from %lld "
+                       "positions on depends on how a text is cut; that is not supported",
+                       path, (long long)o->context, (long long)m->most);
     if (o->chunk < 0 || o->block_length < 0)
         return mr_fail(MR_EUSAGE, "chunk and block_length are not negative");
     if (o->sessions < 0 || o->sessions > MAX_SESSIONS)

@@ -128,14 +128,16 @@ static mr_err put_keys(const meta *x, const int_key *k)
 static mr_err flat_rope(const meta *x, double theta)
 {
     mr_rope_spec r;
-    int64_t most = mr_model_facts(x->m)->max_positions;
-    MR_TRY(mr_cfg_rope(x->o, theta, most, &r, NULL));
+    mr_model_info info = *mr_model_facts(x->m);
+    MR_TRY(mr_cfg_rope(x->o, theta, &info, &r, NULL));
     return mr_gguf_put_rope(&x->put, &r, mr_yarn_mscale(r.factor, 1),
                             mr_jget(x->o, "rope_scaling"));
 }
 
-mr_err mr_gemma3_ropes(mr_jval o, int64_t most, mr_rope_spec *global, mr_rope_spec *local)
+mr_err mr_gemma3_ropes(mr_jval o, const mr_model_info *facts, mr_rope_spec *global,
+                       mr_rope_spec *local)
 {
+    mr_model_info info = *facts;
     mr_jval params = mr_jget(o, "rope_parameters"), scaling = mr_jget(o, "rope_scaling"),
             none = {0};
     double theta, swa;
@@ -144,12 +146,12 @@ mr_err mr_gemma3_ropes(mr_jval o, int64_t most, mr_rope_spec *global, mr_rope_sp
     if (!mr_jhas(params) && mr_jtype(scaling) == MR_JOBJECT &&
         !mr_jhas(mr_jget(scaling, "rope_type")))
         scaling = none; /* as the reference reads it */
-    MR_TRY(mr_cfg_rope_object(o, scaling, mr_jget(params, "full_attention"), theta, most, global,
+    MR_TRY(mr_cfg_rope_object(o, scaling, mr_jget(params, "full_attention"), theta, &info, global,
                               NULL));
     MR_TRY(
-        mr_cfg_rope_object(o, none, mr_jget(params, "sliding_attention"), swa, most, local, NULL));
+        mr_cfg_rope_object(o, none, mr_jget(params, "sliding_attention"), swa, &info, local, NULL));
     bool linear = global->kind == MR_ROPE_LINEAR;
-    if (local->kind == MR_ROPE_NONE && (global->kind == MR_ROPE_NONE || linear))
+    if (!info.most && local->kind == MR_ROPE_NONE && (global->kind == MR_ROPE_NONE || linear))
         return MR_OK;
     return mr_cfg_refuse(mr_jhas(params) ? params : scaling,
                          "only linear scaling of the global layers can be written");
@@ -159,7 +161,7 @@ mr_err mr_gemma3_ropes(mr_jval o, int64_t most, mr_rope_spec *global, mr_rope_sp
 static mr_err gemma3_rope(const meta *x)
 {
     mr_rope_spec global, local;
-    MR_TRY(mr_gemma3_ropes(x->o, mr_model_facts(x->m)->max_positions, &global, &local));
+    MR_TRY(mr_gemma3_ropes(x->o, mr_model_facts(x->m), &global, &local));
     mr_gguf_put_num(&x->put, "rope.freq_base", global.theta);
     mr_gguf_put_num(&x->put, "rope.freq_base_swa", local.theta);
     if (global.kind == MR_ROPE_LINEAR) {
@@ -313,6 +315,8 @@ mr_err mr_gguf_meta(mr_gguf_writer *w, const mr_model *m, const char *arch)
     mr_jval root = mr_model_config(m), text = mr_jget(root, "text_config");
     meta x = {.put = {w, arch}, .m = m, .layers = info->layers};
     x.o = mr_jtype(text) == MR_JOBJECT ? text : root;
+    if (info->most)
+        return mr_fail(MR_EUNSUPPORTED, "%s: GGUF cannot say a dynamic rope", mr_model_path(m));
     mr_gguf_writer_str(w, "general.architecture", arch);
     mr_gguf_put_int(&x.put, "context_length", info->max_positions);
     mr_gguf_put_int(&x.put, "vocab_size", info->vocab);

@@ -22,7 +22,7 @@ void mr_gguf_meta_vocab(mr_gguf_writer *w, const mr_vocab *v);
  * them (0: none needed) into *out, which mr_free frees. */
 mr_err mr_gguf_rope_factors(const mr_model *m, float **out, int64_t *n);
 /* Gemma 3's: of global layers, and of local ones; MR_EUNSUPPORTED for scaling that GGUF has no key for. */
-mr_err mr_gemma3_ropes(mr_jval text, int64_t max_positions, mr_rope_spec *global,
+mr_err mr_gemma3_ropes(mr_jval text, const mr_model_info *info, mr_rope_spec *global,
                        mr_rope_spec *local);
 /* Every how many layers the first global one comes again; *regular: all of them do. */
 int64_t mr_pattern_period(const bool *global, int64_t layers, bool *regular);

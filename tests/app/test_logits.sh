@@ -127,9 +127,7 @@ for bad in '[]' '{}' '[1, 2' '[1.5]' '["a"]' '[[1, 2]]' '[1, -1]' '[1] 2' ''; do
     refused "bad.json" logits $G --ids-file "$tmp/bad.json" --out "$tmp/l.npy"
 done
 awk 'BEGIN {printf "[1"; for (i = 0; i < 1024; i++) printf ",5"; print "]"}' >"$tmp/long.json"
-refused "1024" logits $G --ids-file "$tmp/long.json" --out "$tmp/l.npy"
-awk 'BEGIN {printf "[1"; for (i = 0; i < 9999; i++) printf ",5"; print "]"}' >"$tmp/long.json"
-refused "1024" logits $G --ids-file "$tmp/long.json" --out "$tmp/l.npy"
+refused "dynamic" logits tests/vectors/llama-dynamic-relu2 --ids-file "$tmp/long.json" --out "$tmp/l.npy"
 refused "l.npy" logits $G --ids 1 --out "$tmp/no/l.npy"
 if [ -w /dev/full ]; then refused "/dev/full" logits $G --ids 1 --out /dev/full; fi
 is "no file was left" [ ! -e "$tmp/l.npy" ]
@@ -137,4 +135,5 @@ is "nor a temporary one" [ -z "$(find "$tmp" -name '*tmp-*')" ]
 echo kept >"$tmp/l.npy"
 refused "4096" logits $G --ids 1,4096 --out "$tmp/l.npy"
 is "what was there stays" [ "$(cat "$tmp/l.npy")" = kept ]
+go 0 logits $G --ids-file "$tmp/long.json" --out "$tmp/long.npy" # beyond its 1024 positions
 finish

@@ -128,8 +128,8 @@ static void check_double(void)
 static const int64_t sizes[] = {1, 2, 15, 16, 17, 31, 33, 64, 100, 1000};
 enum { SIZES = sizeof sizes / sizeof *sizes, MAX = 1000 };
 
-static const mr_op maps[] = {MR_OP_SCALE,     MR_OP_SOFTCAP, MR_OP_SILU,
-                             MR_OP_GELU_TANH, MR_OP_GELU,    MR_OP_SIGMOID};
+static const mr_op maps[] = {MR_OP_SCALE, MR_OP_SOFTCAP, MR_OP_SILU, MR_OP_GELU_TANH,
+                             MR_OP_GELU,  MR_OP_SIGMOID, MR_OP_RELU};
 
 static void check_elementwise(mr_isa isa, int64_t n, ck_kind kind)
 {
@@ -143,7 +143,7 @@ static void check_elementwise(mr_isa isa, int64_t n, ck_kind kind)
     v->mul(y, a, b, n);
     c->mul(z, a, b, n);
     CK(ck_same(y, z, n), "mul %s n %d", mr_isa_name(isa), (int)n);
-    for (int i = 0; i < 6; i++) {
+    for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
         v->map(maps[i], 3.7f, y, a, n);
         c->map(maps[i], 3.7f, z, a, n);
         CK(ck_same(y, z, n), "map %d %s n %d", (int)maps[i], mr_isa_name(isa), (int)n);

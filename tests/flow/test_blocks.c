@@ -85,7 +85,7 @@ static void small(void **state)
     x = mr_flow_norm(f, x, "n.weight", (mr_norm_spec){.eps = 1e-6, .offset = 1});
     x = mr_flow_norm(f, x, "n.weight", (mr_norm_spec){.eps = 1e-5, .offset = 1});
     x = mr_flow_linear(f, x, "l", 8, true);
-    mr_val y = mr_flow_act(f, mr_flow_slice(f, x, 0, 4), MR_OP_GELU);
+    mr_val y = mr_flow_act(f, mr_flow_slice(f, x, 0, 4), MR_ACT_GELU);
     y = mr_flow_mul(f, y, mr_flow_slice(f, x, 4, 4));
     y = mr_flow_add(f, y, mr_flow_heads(f, mr_flow_heads(f, y, 2), 0));
     assert_int_equal(mr_flow_weight_try(f, "none", 1, (int64_t[]){3}), MR_NO_VAL);
@@ -342,7 +342,7 @@ static void experts(void **state)
                      .norm = true,
                      .norm_eps = 1e-20,
                      .scale = 2.5,
-                     .fn = MR_OP_SILU,
+                     .fn = MR_ACT_SILU,
                      .shared_width = 12,
                      .shared = "shared"};
     (void)state;
@@ -482,7 +482,7 @@ static void sticky(void **state)
                        .keep = 1,
                        .width = 4,
                        .score = "softmax",
-                       .fn = MR_OP_SILU,
+                       .fn = MR_ACT_SILU,
                        .shared_width = 4,
                        .shared = "s"};
     mr_head_spec head = {.norm_name = "n",

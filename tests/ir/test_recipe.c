@@ -66,6 +66,7 @@ static int make_file(void **state)
     add_tensor("e.1.w", "f32", 2, 3);
     add_tensor("e.2.w", "f32", 2, 3);
     add_tensor("one", "f32", 1, 4);
+    add_tensor("row", "f32", 1, 4);
     add_tensor("h", "bf16", 12, 4);
     add_tensor("w", "affine4/32/bf16", 4, 128);
     return 0;
@@ -84,7 +85,11 @@ static mr_err lookup(void *ctx, const char *name, mr_stored *out)
     (void)ctx;
     for (int i = 0; i < n_tensors; i++)
         if (!strcmp(file[i].name, name)) {
-            *out = (mr_stored){&file[i], file[i].fmt, file[i].rows, file[i].k};
+            *out = (mr_stored){.handle = &file[i],
+                               .fmt = file[i].fmt,
+                               .rows = file[i].rows,
+                               .k = file[i].k,
+                               .matrix = strcmp(name, "row") == 0};
             return MR_OK;
         }
     return mr_fail(MR_EFORMAT, "file: tensor %s is missing", name);
@@ -392,6 +397,7 @@ static void vectors_join(void **state)
     for (int i = 12; i < 20; i++)
         aba.x[i] += 1.0f;
     delivers("n + n2 + n :plus1", "f32", aba);
+    delivers("row + row", "f32", both(whole("row"), whole("row"))); /* matrices of one row */
     free(a.x);
     free(b.x);
 }

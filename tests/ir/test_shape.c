@@ -146,6 +146,7 @@ static void rows(void **state)
         {"%y = gelu_tanh(%h)", "f32[ROWS,4,16]"},
         {"%y = gelu(%x)", "f32[ROWS,64]"},
         {"%y = sigmoid(%x)", "f32[ROWS,64]"},
+        {"%y = relu(%x)", "f32[ROWS,64]"},
     };
     static const shape_case bad[] = {
         {"%y = embed(%x, %w)",
@@ -403,7 +404,7 @@ static void recurrent(void **state)
         {"%y, %z = conv1d(%h, %wc, %sc)", "conv1d: x has rank 3"},
         {"%y, %z = conv1d(%x, %x, %sc)", "conv1d: w is not a weight"},
         {"%y, %z = conv1d(%g, %wc, %sc)", "axis 1 of x and axis 0 of w differ"},
-        {"%y, %z = conv1d(%x, %w1, %sc)", "w is of width 1: nothing to remember"},
+        {"%y, %z = conv1d(%x, %w1, %sc)", "state \"sc\" is not [1,1,64]"},
         {"%y, %z = conv1d(%x, %wc, %sd)", "state \"sd\" is not [1,3,64]"},
         {"%y, %z = conv1d(%x, %wc, %c)", "c is a cache of keys and values, not a state"},
         {"%y, %z = conv1d(%x, %wc, %x)", "c is not a state"},

@@ -121,8 +121,8 @@ static void unknown_names(void **state)
         {llama_keys, "model_type", NULL, MR_EFORMAT, "\"model_type\" is missing"},
         {llama_keys, "model_type", "7", MR_EFORMAT, "\"model_type\""},
         {llama_keys, "model_type", "\"l\\u006cama2\"", MR_EUNSUPPORTED, "\"llama2\""},
-        {llama_keys, "hidden_act", "\"relu2\"", MR_EUNSUPPORTED,
-         "\"hidden_act\": activation \"relu2\""},
+        {llama_keys, "hidden_act", "\"prelu\"", MR_EUNSUPPORTED,
+         "\"hidden_act\": activation \"prelu\""},
         {gemma_keys, "hidden_activation", "\"gelu_10\"", MR_EUNSUPPORTED, "gelu_10"},
         {gemma_keys, "use_bidirectional_attention", "true", MR_EUNSUPPORTED,
          "use_bidirectional_attention"},
@@ -147,11 +147,10 @@ static void unknown_names(void **state)
         {llama_keys, "rope_theta", "0", MR_EFORMAT, "rope_theta"},
         {llama_keys, "eos_token_id", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", MR_EFORMAT,
          "more than 16"},
-        {deepseek_keys, "topk_method", "\"greedy\"", MR_EUNSUPPORTED,
-         "\"greedy\" is not supported"},
-        {deepseek_keys, "scoring_func", "\"softmax\"", MR_EUNSUPPORTED, "\"softmax\""},
-        {deepseek_keys, "moe_layer_freq", "2", MR_EUNSUPPORTED, "moe_layer_freq"},
-        {deepseek_keys, "moe_layer_freq", "[0, 1]", MR_EUNSUPPORTED, "moe_layer_freq"},
+        {deepseek_keys, "topk_method", "\"greedy\"", MR_EUNSUPPORTED, "is not \"noaux_tc\""},
+        {deepseek_keys, "scoring_func", "\"softmax\"", MR_EUNSUPPORTED, "is not \"sigmoid\""},
+        {deepseek_keys, "moe_layer_freq", "0", MR_EFORMAT, "moe_layer_freq"},
+        {deepseek_keys, "moe_layer_freq", "[0, 1]", MR_EFORMAT, "moe_layer_freq"},
         {deepseek_keys, "n_group", "3", MR_EFORMAT, "n_group"},
         {deepseek_keys, "n_group", "16", MR_EFORMAT, "n_group"},
         {deepseek_keys, "n_group", "null", MR_EFORMAT, "n_group"},
@@ -309,6 +308,7 @@ static void rope_forms(void **state)
         {"rope_parameters", "{\"rope_type\": \"linear\", \"factor\": 4.0, \"rope_theta\": 7000}",
          "linear 7000 4 1 4 0 32 1 1 1"},
         {"rope_parameters", "{\"rope_theta\": 7000}", "none 7000 1 1 4 0 32 1 1 1"},
+        {"rope_scaling", "{\"type\": \"dynamic\", \"factor\": 4}", "none 10000 1 1 4 0 32 1 1 1"},
         /* read in scaled ropes alone */
         {"partial_rotary_factor", "0.5", "none 10000 1 1 4 0 32 1 1 1"},
         {"rope_scaling",
@@ -356,7 +356,7 @@ static void rope_refusals(void **state)
         mr_err err;
         const char *says;
     } cases[] = {
-        {"{\"rope_type\": \"dynamic\", \"factor\": 2}", MR_EUNSUPPORTED, "rope type \"dynamic\""},
+        {"{\"rope_type\": \"dynamic\"}", MR_EFORMAT, "rope_scaling.factor"},
         {"{\"rope_type\": \"longrope\"}", MR_EUNSUPPORTED, "rope type \"longrope\""},
         {"{\"type\": \"su\"}", MR_EUNSUPPORTED, "rope type \"su\""},
         {"{\"type\": \"mrope\"}", MR_EUNSUPPORTED, "rope type \"mrope\""},

@@ -193,7 +193,10 @@ static inline mr_err case_lookup(void *ctx, const char *name, mr_stored *out)
     op_case *c = ctx;
     for (int i = 0; i < c->n_tensors; i++)
         if (!strcmp(c->tensor[i].name, name)) {
-            *out = (mr_stored){&c->tensor[i], c->tensor[i].fmt, c->tensor[i].rows, c->tensor[i].k};
+            *out = (mr_stored){.handle = &c->tensor[i],
+                               .fmt = c->tensor[i].fmt,
+                               .rows = c->tensor[i].rows,
+                               .k = c->tensor[i].k};
             return MR_OK;
         }
     return mr_fail(MR_EFORMAT, "case %s: tensor %s is missing", c->name, name);

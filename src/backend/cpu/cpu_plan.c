@@ -21,6 +21,7 @@ static const mr_cpu_fn runners[MR_OP_COUNT] = {
     [MR_OP_GELU_TANH] = mr_run_map,
     [MR_OP_GELU] = mr_run_map,
     [MR_OP_SIGMOID] = mr_run_map,
+    [MR_OP_RELU] = mr_run_map,
     [MR_OP_CONCAT] = mr_run_concat,
     [MR_OP_ROPE_TABLE] = mr_run_rope_table,
     [MR_OP_ROPE] = mr_run_rope,

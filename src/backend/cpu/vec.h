@@ -17,7 +17,7 @@
 typedef struct mr_vec_kernels {
     void (*add)(float *y, const float *a, const float *b, int64_t n);
     void (*mul)(float *y, const float *a, const float *b, int64_t n);
-    /* scale (p: by), softcap (p: cap), silu, gelu_tanh, gelu, sigmoid */
+    /* scale (p: by), softcap (p: cap), silu, gelu_tanh, gelu, sigmoid, relu */
     void (*map)(mr_op fn, float p, float *y, const float *x, int64_t n);
     /* y = (x inv) (w + offset), inv = 1 / sqrt(mean(x^2) + eps); w NULL: y = x inv */
     void (*rmsnorm)(float *y, const float *x, const float *w, float eps, float offset, int64_t n);

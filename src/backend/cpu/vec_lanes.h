@@ -55,6 +55,7 @@ static void map(mr_op fn, float p, float *y, const float *x, int64_t len)
 #define SILU(n) store(y + i, v16f_silu(load(x + i, n)), n)
 #define GELU_TANH(n) store(y + i, v16f_gelu_tanh(load(x + i, n)), n)
 #define GELU(n) store(y + i, v16f_gelu(load(x + i, n)), n)
+#define RELU(n) store(y + i, v16f_max(v16f_zero(), load(x + i, n)), n) /* NaN stays */
 #define SIGMOID(n) store(y + i, v16f_sigmoid(load(x + i, n)), n)
     switch (fn) {
     case MR_OP_SCALE:
@@ -71,6 +72,9 @@ static void map(mr_op fn, float p, float *y, const float *x, int64_t len)
         break;
     case MR_OP_GELU:
         EACH_VECTOR(len, GELU);
+        break;
+    case MR_OP_RELU:
+        EACH_VECTOR(len, RELU);
         break;
     default:
         EACH_VECTOR(len, SIGMOID);

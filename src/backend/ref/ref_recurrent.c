@@ -36,6 +36,8 @@ mr_err mr_ref_CONV1D(const mr_ref_step *s)
                 sum += (double)w->data[i * w->k + j] * last[j * n + i];
             mr_ref_row(y, r, 0)[i] = (float)(sum + (double)w->data[i * w->k + past] * now[i]);
         }
+        if (!past)
+            continue;
         memmove(last, last + n, (size_t)((past - 1) * n) * sizeof *last);
         memcpy(last + (past - 1) * n, now, (size_t)n * sizeof *last);
     }

@@ -198,6 +198,12 @@ static double sigmoid(double x, double unused)
     return 1 / (1 + exp(-x));
 }
 
+static double relu(double x, double unused)
+{
+    (void)unused;
+    return 0 > x ? 0 : x;
+}
+
 mr_err mr_ref_ADD(const mr_ref_step *s)
 {
     return pairs(s, add);
@@ -236,6 +242,11 @@ mr_err mr_ref_GELU(const mr_ref_step *s)
 mr_err mr_ref_SIGMOID(const mr_ref_step *s)
 {
     return each(s, sigmoid, 0);
+}
+
+mr_err mr_ref_RELU(const mr_ref_step *s)
+{
+    return each(s, relu, 0);
 }
 
 /* ---- views and concat ---- */
