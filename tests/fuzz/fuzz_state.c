@@ -1,8 +1,8 @@
 /* Fuzz target: any bytes as the head of a saved state.
  *
  * What must hold beside not crashing: an error has one line; an accepted head says the size it was
- * given and writes back as it was read.  The rest of a state is raw rows behind a checksum, whose
- * damage tests/run/test_state.c does byte by byte.
+ * given and writes back as it was read.  The rest of a state is raw rows behind a checksum, which
+ * tests/run/test_state.c damages byte by byte and test_state_walk.c with a checksum that is right.
  */
 #include <stdint.h>
 #include <stdio.h>
