@@ -109,7 +109,8 @@ mr_err mr_gguf_add(mr_weights *w, const char *path)
         MR_TRY(add_parts(w, path, &part));
     else
         MR_TRY(add_file(w, path, NULL, 0));
-    return mr_weights_sort(w);
+    MR_TRY(mr_weights_sort(w));
+    return mr_gguf_join(w);
 }
 
 static mr_err open_metadata(mr_gguf **out, const char *path)

@@ -206,11 +206,22 @@ static mr_err join(const mr_weights *w, mr_winfo *t, const mr_winfo *scales, con
             "%s: tensor \"%." MR_WNAME_SHOWN "s\": rows of %" PRId64 " words and %" PRId64
             " scales are not %" PRId64 " bits in groups of %" PRId64,
             mr_weights_file(w, t->data.file), t->name, t->dim[last], groups, s->bits, s->group);
+    int64_t k = groups * s->group;
+    if (mode && k % mr_row_unit(MR_FP, mode->bits, mode->group)) { /* an odd number of 16 */
+        t->wide = (mr_wide){.dtype = MR_FP, .bits = mode->bits, .stride = t->dim[last] * 4};
+        t->block_cols = mode->group;
+        t->block_scale = mode->scale;
+        t->dtype = MR_F32;
+        t->dim[last] = k;
+        t->scales = scales->data;
+        t->bytes += scales->bytes;
+        return MR_OK;
+    }
     t->dtype = mode ? MR_FP : MR_AFFINE;
     t->bits = (int)s->bits;
     t->group = (int)s->group;
     t->scale_dtype = mode ? mode->scale : scales->dtype;
-    t->dim[last] = groups * s->group;
+    t->dim[last] = k;
     t->scales = scales->data;
     t->bytes += scales->bytes;
     if (biases) {

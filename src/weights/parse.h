@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "tensor/codes.h"
 #include "weights/weights.h"
 
 #define MR_WNAME_SHOWN "160"
@@ -68,6 +69,8 @@ mr_err mr_shards_add(mr_weights *w, const char *dir, const char *index_path);
 /* Joins what quantised modules store apart into one row each, as the config says; the table is
  * sorted, before and after. */
 mr_err mr_quant_join(mr_weights *w, mr_jval quantization);
+/* The same for a GGUF file's NVFP4. */
+mr_err mr_gguf_join(mr_weights *w);
 /* "FILE: tensor "NAME": what". */
 mr_err mr_wmisfit(const mr_weights *w, const mr_winfo *t, const char *what);
 /* The row whose name is that of t with its last `cut` bytes replaced by `suffix`, or NULL. */
@@ -81,9 +84,17 @@ enum { MR_WTAKEN = -1 }; /* rank of a row that another took over; dropped by mr_
  * quantization refuses what looks quantised. */
 mr_err mr_mlx_join(mr_weights *w, mr_jval quantization);
 
-/* ---- packed.c ---- */
+/* ---- fp8.c, packed.c ---- */
 mr_err mr_fp8_join(mr_weights *w, mr_jval quantization);
+/* The same for all X.weight of F8_E4M3 with scales; block {0,0}: per matrix or per row. */
+mr_err mr_fp8_join_all(mr_weights *w, const int64_t block[2]);
 mr_err mr_packed_join(mr_weights *w, mr_jval quantization);
+
+/* ---- wide.c ---- */
+/* Rows of a tensor with t->wide, as f32. */
+mr_err mr_wide_read(const mr_weights *w, const mr_winfo *t, int64_t row0, int64_t rows, float *out);
+/* The row of scales that serves row r: matrices of [.., n, k] begin a block each. */
+int64_t mr_weights_scale_row(const mr_winfo *t, int64_t r);
 
 /* ---- gguf.c, gguf_read.c, gguf_split.c ---- */
 /* STEM-00002-of-00005.gguf; false for other names. */

@@ -54,3 +54,59 @@ mr_err mr_quant_join(mr_weights *w, mr_jval q)
     drop_taken(&w->table);
     return mr_weights_sort(w);
 }
+
+/* ---- GGUF ---- */
+
+/* Gemma 4's gain of each expert stands under a name that others have for NVFP4's scale; it is the
+ * router's to apply, and what is multiplied is the same. */
+static bool is_gain(const mr_weights *w, const char *name)
+{
+    mr_str arch;
+    return mr_wsuffix(name, ".ffn_down_exps.weight") &&
+           mr_gguf_kind(w->gguf, "general.architecture") == MR_GGUF_STRING &&
+           mr_gguf_str(w->gguf, "general.architecture", &arch) == MR_OK &&
+           mr_str_is(arch, "gemma4");
+}
+
+static mr_err join_scale(const mr_weights *w, mr_winfo *t, mr_winfo *scale)
+{
+    uint64_t matrices = 1;
+    for (int i = 0; i < t->rank - 2; i++)
+        matrices *= (uint64_t)t->dim[i];
+    if (t->rank < 2 || scale->dtype != MR_F32 || scale->rank > 1 ||
+        (scale->bytes != sizeof(float) && scale->bytes / sizeof(float) != matrices))
+        return mr_wmisfit(w, scale, "is not one f32 per matrix");
+    t->wide.dtype = t->dtype;
+    t->dtype = MR_F32;
+    t->scales = scale->data;
+    t->bytes += scale->bytes;
+    scale->rank = MR_WTAKEN;
+    return MR_OK;
+}
+
+/* NVFP4 from other formats has X.scale, a number (or one per expert) that products are multiplied by,
+ * and X.input_scale for activations of 4 bits, which are floats here. */
+mr_err mr_gguf_join(mr_weights *w)
+{
+    mr_buf scratch = {0};
+    mr_err e = MR_OK;
+    bool any = false;
+    for (size_t i = 0; i < w->table.n && e == MR_OK; i++) {
+        mr_winfo *t = &w->table.at[i], *scale, *input;
+        if (t->dtype != MR_NVFP4 || !mr_wsuffix(t->name, ".weight"))
+            continue;
+        e = mr_wbeside(w, t, strlen("weight"), "scale", &scratch, &scale);
+        if (e == MR_OK)
+            e = mr_wbeside(w, t, strlen("weight"), "input_scale", &scratch, &input);
+        if (e == MR_OK && scale && !is_gain(w, t->name))
+            e = join_scale(w, t, scale);
+        if (e == MR_OK && input)
+            input->rank = MR_WTAKEN;
+        any |= e == MR_OK && (scale || input);
+    }
+    mr_buf_free(&scratch);
+    MR_TRY(e);
+    if (any)
+        drop_taken(&w->table);
+    return any ? mr_weights_sort(w) : MR_OK;
+}

@@ -136,6 +136,8 @@ static mr_err read_entry(mr_jval entry, uint64_t data_bytes, mr_buf *scratch, mr
 
 static mr_err check_metadata(mr_jval v)
 {
+    if (mr_jtype(v) == MR_JNULL) /* as MLX writes none */
+        return MR_OK;
     if (mr_jtype(v) != MR_JOBJECT)
         return mr_jfail(v, "is not an object");
     for (mr_jval c = mr_jfirst(v); c.doc; c = mr_jnext(c))

@@ -213,30 +213,27 @@ static mr_err read_part(const mr_weights *w, const mr_wpart *part, int64_t row0,
     return bytes ? mr_file_pread(&w->files[part->file], part->offset + skip, dst, bytes) : MR_OK;
 }
 
-/* The row of scales that serves row r: matrices of [.., n, k] begin a block each. */
-static int64_t scale_row(const mr_winfo *t, int64_t r)
-{
-    int64_t n = t->dim[t->rank - 2], blocks = n / t->block_rows + (n % t->block_rows != 0);
-    return r / n * blocks + r % n / t->block_rows;
-}
-
-/* A row of scales per row of data: blocks are read to the end of the buffer, then spread from its
- * start, widened to f32.  Rows behind row i hold as many blocks at most, and within a block no number
- * lies before its place, so none is overwritten unread. */
+/* A scale per group of each row: blocks are read to the end of the buffer, then spread from its
+ * start, widened to f32.  Behind group g of row i are at least as many groups as scales, so none is
+ * written over unread. */
 static mr_err read_scales(const mr_weights *w, const mr_winfo *t, int64_t row0, int64_t rows,
                           size_t row_bytes, uint8_t *dst)
 {
-    if (t->block_rows == 1 || !rows)
+    if (!t->block_cols || !rows)
         return read_part(w, &t->scales, row0, rows, row_bytes, dst);
-    int64_t first = scale_row(t, row0), n = scale_row(t, row0 + rows - 1) - first + 1;
-    size_t numbers = row_bytes / sizeof(float), size = (size_t)mr_dtype_block_bytes(t->block_scale);
+    int64_t k = row_length(t), first = mr_weights_scale_row(t, row0),
+            n = mr_weights_scale_row(t, row0 + rows - 1) - first + 1;
+    size_t groups = row_bytes / sizeof(float), size = (size_t)mr_dtype_block_bytes(t->block_scale);
+    size_t numbers = (size_t)(k / t->block_cols + (k % t->block_cols != 0));
     uint8_t *blocks = dst + (size_t)rows * row_bytes - (size_t)n * numbers * size;
     MR_TRY(read_part(w, &t->scales, first, n, numbers * size, blocks));
     for (int64_t i = 0; i < rows; i++) {
-        const uint8_t *from = blocks + (size_t)(scale_row(t, row0 + i) - first) * numbers * size;
-        for (size_t k = 0; k < numbers; k++) {
-            float s = mr_number_load(t->block_scale, from + k * size);
-            memcpy(dst + (size_t)i * row_bytes + k * sizeof s, &s, sizeof s);
+        const uint8_t *from =
+            blocks + (size_t)(mr_weights_scale_row(t, row0 + i) - first) * numbers * size;
+        for (size_t g = 0; g < groups; g++) {
+            size_t at = g * (size_t)t->group / (size_t)t->block_cols;
+            float s = mr_number_load(t->block_scale, from + at * size);
+            memcpy(dst + (size_t)i * row_bytes + g * sizeof s, &s, sizeof s);
         }
     }
     return MR_OK;
@@ -267,6 +264,10 @@ mr_err mr_weights_read(const mr_weights *w, const mr_winfo *t, int64_t row0, int
 {
     assert(row0 >= 0 && rows >= 0 && rows <= mr_weights_rows(t) - row0);
     int64_t k = row_length(t);
+    if (t->wide.dtype != MR_F32) {
+        *out = (mr_rows){.dtype = MR_F32, .n = rows, .k = k, .data = buffer};
+        return mr_wide_read(w, t, row0, rows, buffer);
+    }
     size_t data = mr_row_bytes(t->dtype, t->bits, k),
            scale = mr_row_scale_bytes(t->dtype, t->group, t->scale_dtype, k);
     uint8_t *scales = (uint8_t *)buffer + (size_t)rows * data;

@@ -19,7 +19,9 @@
  *             X.weight_shape) appears as one tensor "X.weight" of a grouped format with its logical
  *             shape [.., out, in].
  *          4. Elements and scales of 8 bits that are NaN are refused when they are read.
- *          5. GGUF dims are reversed to row-major here: dim[rank-1] is contiguous (ne[0]).
+ *          5. What no format says (blocks or groups of other sizes, zero points, blocks times one
+ *             more number) comes as F32, dequantised when it is read.
+ *          6. GGUF dims are reversed to row-major here: dim[rank-1] is contiguous (ne[0]).
  */
 #ifndef MR_WEIGHTS_WEIGHTS_H
 #define MR_WEIGHTS_WEIGHTS_H
@@ -36,14 +38,26 @@ typedef struct mr_wpart {
     uint64_t offset, bytes;
 } mr_wpart;
 
+/* How a tensor that comes as F32 is stored, where no format of tensor/ says that. */
+typedef struct mr_wide {
+    mr_dtype dtype; /* F32: as dtype says.  NVFP4: blocks, times scales; else codes: INT of `bits`,
+                       I8, F8_E4M3, FP (E2M1); biases are their zero points */
+    int bits;
+    mr_dtype zero;  /* of zero points: I8, or I32 for words of codes along the rows */
+    int64_t stride; /* bytes of a row of codes */
+} mr_wide;
+
 typedef struct mr_winfo {
     const char *name;
     mr_dtype dtype;
     int bits, group;      /* grouped formats */
     mr_dtype scale_dtype; /* grouped formats */
-    int block_rows;       /* rows of a matrix that share scales: 1, FP8 blocks 128 */
-    mr_dtype block_scale; /* FP8 blocks: what their scales are in the file, F32 once read */
-    int rank;             /* 0 (scalar) .. MR_WRANK */
+    /* Scales for blocks of a matrix, as FP8 has them: rows that share a row of scales (else 1),
+     * columns that share a scale (else 0), and the scales' type in the file (F32 once read). */
+    int64_t block_rows, block_cols;
+    mr_dtype block_scale;
+    mr_wide wide;
+    int rank; /* 0 (scalar) .. MR_WRANK */
     int64_t dim[MR_WRANK];
     uint64_t bytes; /* all parts */
     mr_wpart data, scales, biases;

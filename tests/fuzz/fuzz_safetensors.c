@@ -38,7 +38,8 @@ static void check_row(const mr_winfo *t, const uint8_t *data, size_t size)
     int64_t k = t->rank ? t->dim[t->rank - 1] : 1, rows = mr_weights_rows(t);
     check_part(&t->data, size);
     require(rows >= 0 && k >= 0);
-    require(t->block_rows > 1 || mr_weights_rows_bytes(t, rows) == t->bytes);
+    bool plain = !t->block_cols && t->wide.dtype == MR_F32;
+    require(!plain || mr_weights_rows_bytes(t, rows) == t->bytes);
     mr_rows r = {.dtype = t->dtype, .n = rows, .k = k, .data = data + t->data.offset};
     if (mr_dtype_is_grouped(t->dtype)) {
         check_part(&t->scales, size);
@@ -51,7 +52,7 @@ static void check_row(const mr_winfo *t, const uint8_t *data, size_t size)
         check_part(&t->biases, size);
         r.biases = data + t->biases.offset;
     }
-    if (!rows || !k || k > 4096 || t->block_rows > 1 || !mr_dtype_is_weight(t->dtype, t->bits) ||
+    if (!rows || !k || k > 4096 || !plain || !mr_dtype_is_weight(t->dtype, t->bits) ||
         k % mr_row_unit(t->dtype, t->bits, t->group))
         return;
     float values[4096];

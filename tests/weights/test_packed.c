@@ -57,28 +57,40 @@ static void fp8_refused(void **state)
         {"F8_E4M3 2,3", "F32 1,1", "F32 4", FP8(BLOCK), NULL, MR_OK},
         {"F8_E4M3 2,129,3", "F32 2,2,1", NULL, FP8(BLOCK ",\"activation_scheme\":\"dynamic\""),
          NULL, MR_OK},
-        {"F8_E4M3 2,3", NULL, NULL, FP8(BLOCK), NULL, MR_OK}, /* unused or refused by the model */
-        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(""), "has no weight_block_size", MR_EFORMAT},
+        {"F8_E4M3 2,3", NULL, NULL, FP8(BLOCK), NULL, MR_OK},   /* unused or refused by the model */
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(""), NULL, MR_OK}, /* one for all */
+        {"F8_E4M3 2,3", "F32", NULL, FP8(",\"weight_block_size\":null"), NULL, MR_OK},
+        {"F8_E4M3 2,3", "F32 2,1", NULL, FP8(""), NULL, MR_OK}, /* one per row */
+        {"F8_E4M3 2,3", "F32 3", NULL, FP8(""), "neither one per matrix nor one per row",
+         MR_EFORMAT},
+        {"F8_E4M3 2,2,3", "F32 1", NULL, FP8(""), "neither one per matrix", MR_EFORMAT},
+        {"F8_E4M3 0,3", "F32", NULL, FP8(""), "has scales but no numbers", MR_EFORMAT},
         {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(",\"weight_block_size\":[128]"),
-         "has no weight_block_size of two numbers", MR_EFORMAT},
-        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(",\"weight_block_size\":[128,64]"),
-         "only blocks of 128 are supported", MR_EFORMAT},
+         "two numbers are needed", MR_EFORMAT},
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(",\"weight_block_size\":[0,64]"), "[0]", MR_EFORMAT},
+        {"F8_E4M3 2,66", "F32 1,2", NULL, FP8(",\"weight_block_size\":[128,64]"), NULL, MR_OK},
+        {"F8_E4M3 2,66", "F32 1,1", NULL, FP8(",\"weight_block_size\":[128,64]"),
+         "one per block of the config", MR_EFORMAT},
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(BLOCK ",\"expert_dtype\":\"fp4\""),
+         "expert_dtype\": only fp8", MR_EUNSUPPORTED},
         {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(",\"weight_block_size\":[128,\"x\"]"), "[1]",
          MR_EFORMAT},
         {"F8_E4M3 2,3", "F32 1,1", NULL,
          "{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\",\"weight_block_size\":[128,128]}",
          "only e4m3 is supported", MR_EFORMAT},
-        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(BLOCK ",\"activation_scheme\":\"static\""),
-         "only dynamic", MR_EFORMAT},
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(BLOCK ",\"activation_scheme\":\"static\""), NULL,
+         MR_OK},
+        {"F8_E4M3 2,3", "F32 1,1", NULL, FP8(BLOCK ",\"activation_scheme\":\"loose\""),
+         "neither dynamic nor static", MR_EFORMAT},
         {NULL, "F32 1,1", NULL, FP8(BLOCK), "\"m.weight_scale_inv\": has no matrix", MR_EFORMAT},
         {"BF16 2,3", "F32 1,1", NULL, FP8(BLOCK), "is not an f8_e4m3 matrix", MR_EFORMAT},
         {"F8_E4M3 3", "F32 1", NULL, FP8(BLOCK), "is not an f8_e4m3 matrix", MR_EFORMAT},
         {"F8_E4M3 2,3", "BF16 1,1", NULL, FP8(BLOCK), NULL, MR_OK},
         {"F8_E4M3 2,3", "U8 1,1", NULL, FP8(BLOCK), "scale_inv\": is not f32", MR_EFORMAT},
-        {"F8_E4M3 2,129", "F32 1,1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
-        {"F8_E4M3 129,2", "F32 1,1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
-        {"F8_E4M3 2,2", "F32 1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
-        {"F8_E4M3 3,2,2", "F32 2,1,1", NULL, FP8(BLOCK), "one number per 128 x 128", MR_EFORMAT},
+        {"F8_E4M3 2,129", "F32 1,1", NULL, FP8(BLOCK), "one per block of the config", MR_EFORMAT},
+        {"F8_E4M3 129,2", "F32 1,1", NULL, FP8(BLOCK), "one per block of the config", MR_EFORMAT},
+        {"F8_E4M3 2,2", "F32 1", NULL, FP8(BLOCK), "one per block of the config", MR_EFORMAT},
+        {"F8_E4M3 3,2,2", "F32 2,1,1", NULL, FP8(BLOCK), "one per block of the config", MR_EFORMAT},
     };
     (void)state;
     check_cases(cases, sizeof cases / sizeof *cases, fp8_names);
@@ -181,7 +193,8 @@ static void packed_refused(void **state)
         {"U32 2,8", "BF16 2,2", "I32 2", WEIGHTS(INT4), "is not an i32 matrix", MR_EFORMAT},
         {"I32 16", "BF16 2,2", "I32 2", WEIGHTS(INT4), "is not an i32 matrix", MR_EFORMAT},
         {"I32 2,8", "U8 2,2", "I32 2", WEIGHTS(INT4), "is not a matrix of f32", MR_EFORMAT},
-        {"I32 2,8", "BF16 4", "I32 2", WEIGHTS(INT4), "is not a matrix of f32", MR_EFORMAT},
+        {"I32 2,8", "BF16 1,2,2", "I32 2", WEIGHTS(INT4), "is not a matrix of f32", MR_EFORMAT},
+        {"I32 2,8", "BF16 4", "I32 2", WEIGHTS(INT4), "fit no group of the config", MR_EFORMAT},
         {"I32 2,8", "BF16 2,2", "I32 3", WEIGHTS(INT4), "is not two integers", MR_EFORMAT},
         {"I32 2,8", "BF16 2,2", "F32 2", WEIGHTS(INT4), "is not two integers", MR_EFORMAT},
         /* the shape's bytes are 72, 73 ... */
@@ -190,8 +203,12 @@ static void packed_refused(void **state)
         {NULL, NULL, NULL, "{\"quant_method\":\"compressed-tensors\"}", "has no format",
          MR_EFORMAT},
         {NULL, NULL, NULL,
-         "{\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\"}",
-         "\"float-quantized\" is not supported", MR_EUNSUPPORTED},
+         "{\"quant_method\":\"compressed-tensors\",\"format\":\"nvfp4-pack-quantized\"}",
+         "\"nvfp4-pack-quantized\" is not supported", MR_EUNSUPPORTED},
+        {NULL, NULL, NULL,
+         "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\","
+         "\"config_groups\":{},\"sparsity_config\":{\"format\":\"sparse-24-bitmask\"}}",
+         "sparsity_config\": is not supported", MR_EUNSUPPORTED},
         {NULL, NULL, NULL,
          "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"}",
          "has no object \"config_groups\"", MR_EFORMAT},
@@ -201,27 +218,31 @@ static void packed_refused(void **state)
          "has no object \"weights\"", MR_EFORMAT},
         {NULL, NULL, NULL,
          "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\","
-         "\"config_groups\":{},\"kv_cache_scheme\":{}}",
+         "\"config_groups\":{},\"kv_cache_scheme\":{\"num_bits\":8}}",
          "kv_cache_scheme\": is not supported", MR_EUNSUPPORTED},
-        {NULL, NULL, NULL, WEIGHTS("\"num_bits\":4,\"type\":\"float\""),
-         "\"float\" is not supported", MR_EUNSUPPORTED},
-        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\""), "has no strategy", MR_EFORMAT},
-        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\",\"strategy\":\"channel\""),
-         "\"channel\" is not supported", MR_EUNSUPPORTED},
-        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\",\"strategy\":\"group\""), "zero points",
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"odd\""), "\"odd\" is not supported",
          MR_EUNSUPPORTED},
-        {NULL, NULL, NULL,
-         WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"symmetric\":true,\"num_bits\":4"),
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\""), "has no strategy", MR_EFORMAT},
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"float\",\"strategy\":\"tensor\",\"num_bits\":4"),
+         "floats of 4 bits are not supported", MR_EUNSUPPORTED},
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"float\",\"strategy\":\"block\",\"num_bits\":8"),
+         "has no block_structure", MR_EFORMAT},
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\",\"strategy\":\"tensor_group\""),
+         "\"tensor_group\" is not supported", MR_EUNSUPPORTED},
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"num_bits\":4"),
          "has no group_size", MR_EFORMAT},
-        {NULL, NULL, NULL,
-         WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"symmetric\":true,\"group_size\":32"),
+        {NULL, NULL, NULL, WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"group_size\":32"),
          "has no num_bits", MR_EFORMAT},
         {NULL, NULL, NULL,
-         WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"symmetric\":true,\"num_bits\":3,"
-                 "\"group_size\":32"),
-         "3 bits in groups of 32 are not supported", MR_EUNSUPPORTED},
-        {NULL, NULL, NULL, WEIGHTS("\"actorder\":\"group\""), "actorder\": is not supported",
-         MR_EUNSUPPORTED},
+         WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"num_bits\":1,\"group_size\":32"),
+         "1 bits in groups of 32 are not supported", MR_EUNSUPPORTED},
+        {"I32 2,8", "BF16 2,2", "I32 2",
+         WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"num_bits\":4,\"group_size\":32,"
+                 "\"symmetric\":false"),
+         "fit no group of the config", MR_EFORMAT}, /* and no zero points */
+        {NULL, NULL, NULL,
+         WEIGHTS("\"type\":\"int\",\"strategy\":\"group\",\"actorder\":\"group\""),
+         "actorder\": is not supported", MR_EUNSUPPORTED},
     };
     (void)state;
     check_cases(cases, sizeof cases / sizeof *cases, packed_names);
@@ -279,13 +300,94 @@ static void packed_values(void **state)
     files_clear();
 }
 
+/* ---- what their own packages make of them ---- */
+
+/* tools/packed_weights.py: X.weight is to be what want.X says, read by rows of all and one by one. */
+static void check_tensor(const mr_weights *w, const mr_winfo *t, const mr_winfo *want)
+{
+    int64_t n = mr_weights_rows(want), k = want->dim[want->rank - 1];
+    assert_true(t->rank == want->rank && !memcmp(t->dim, want->dim, sizeof t->dim));
+    float *right = mr_alloc(MR_MEM_OTHER, (size_t)(n * k) * 4),
+          *got = mr_alloc(MR_MEM_OTHER, (size_t)k * 4);
+    void *buffer = mr_alloc(MR_MEM_OTHER, mr_weights_rows_bytes(t, n));
+    mr_rows rows;
+    assert_int_equal(mr_weights_read(w, want, 0, n, right, &rows), MR_OK);
+    for (int64_t step = 1; step <= n; step += n > 1 ? n - 1 : 1)
+        for (int64_t r = 0; r + step <= n; r += step) {
+            assert_int_equal(mr_weights_read(w, t, r, step, buffer, &rows), MR_OK);
+            for (int64_t j = 0; j < step; j++) {
+                mr_dequant_row(&rows, j, got);
+                assert_memory_equal(got, right + (r + j) * k, (size_t)k * 4);
+            }
+        }
+    mr_free(right);
+    mr_free(got);
+    mr_free(buffer);
+}
+
+/* Tensors beside X.weight and want.X: `others`. */
+static void check_folder(const char *name, int others)
+{
+    char dir[128], config[160];
+    char *text = NULL;
+    size_t len;
+    mr_json *doc = NULL;
+    int checked = 0;
+    snprintf(dir, sizeof dir, "tests/weights/data/packed/%s", name);
+    snprintf(config, sizeof config, "%s/config.json", dir);
+    if (mr_file_exists(config)) {
+        assert_int_equal(mr_file_read_all(config, 1 << 20, MR_MEM_OTHER, &text, &len), MR_OK);
+        assert_int_equal(mr_json_parse(&doc, config, text, len), MR_OK);
+    }
+    mr_jval q = doc ? mr_json_root(doc) : (mr_jval){0};
+    mr_weights *w = open_ok(dir, q);
+    for (int i = 0; i < mr_weights_count(w); i++) {
+        char other[64];
+        const mr_winfo *want = mr_weights_at(w, i), *t;
+        if (strncmp(want->name, "want.", 5) != 0)
+            continue;
+        snprintf(other, sizeof other, "%s.weight", want->name + 5);
+        assert_non_null(t = mr_weights_find(w, other));
+        check_tensor(w, t, want);
+        checked++;
+    }
+    assert_int_equal(mr_weights_count(w), 2 * checked + others);
+    assert_true(checked > 0);
+    mr_weights_close(w);
+    check_no_memory(dir, q, 1);
+    check_no_reads(dir, q);
+    mr_json_free(doc);
+    mr_free(text);
+}
+
+static void packages(void **state)
+{
+    static const char *const folders[] = {"ints",
+                                          "bytes",
+                                          "mixed",
+                                          "floats-tensor",
+                                          "floats-channel",
+                                          "floats-block",
+                                          "floats-small-block",
+                                          "fp8-tensor",
+                                          "fp8-row",
+                                          "fp8-16x64",
+                                          "fp8-32x128",
+                                          "fp8-1x256",
+                                          "mlx-nvfp4",
+                                          "gguf-nvfp4"};
+    (void)state;
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+        check_folder(folders[i], 0);
+    check_folder("gguf-nvfp4-gains", 1); /* of experts, for the router */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fp8_refused),
-        cmocka_unit_test(fp8_values),
-        cmocka_unit_test(packed_refused),
-        cmocka_unit_test(packed_values),
+        cmocka_unit_test(fp8_refused),    cmocka_unit_test(fp8_values),
+        cmocka_unit_test(packed_refused), cmocka_unit_test(packed_values),
+        cmocka_unit_test(packages),
     };
     return cmocka_run_group_tests(tests, files_setup, files_teardown);
 }
