@@ -52,7 +52,7 @@ ifeq ($(WERROR),1)
 CFLAGS_ALL += -Werror
 endif
 ISA_avx2 := -mavx2 -mfma -mf16c
-ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vnni -mavx2 -mfma -mf16c
+ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vnni -mgfni -mavx2 -mfma -mf16c
 ISA_neon := -march=armv8.2-a+dotprod
 
 # ---- sources --------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ static unsigned probe(void)
         return found;
     found |= 1u << MR_ISA_AVX2;
     unsigned f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31);
-    unsigned vbmi = bit(c, 1), vnni = bit(c, 11);
-    if (!saves_zmm || !(f & dq & bw & vl & vbmi & vnni))
+    unsigned vbmi = bit(c, 1), gfni = bit(c, 8), vnni = bit(c, 11);
+    if (!saves_zmm || !(f & dq & bw & vl & vbmi & gfni & vnni))
         return found;
     found |= 1u << MR_ISA_AVX512;
     if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5))

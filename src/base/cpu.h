@@ -15,7 +15,8 @@ typedef enum mr_isa { MR_ISA_C, MR_ISA_AVX2, MR_ISA_AVX512, MR_ISA_NEON, MR_ISA_
 
 const char *mr_isa_name(mr_isa isa);
 bool mr_isa_have(mr_isa isa);                      /* built in and this CPU (and OS) runs it.
-                                                      avx2: AVX2 FMA F16C; avx512: F BW DQ VL VBMI VNNI */
+                                                      avx2: AVX2 FMA F16C; avx512: F BW DQ VL VBMI
+                                                      GFNI VNNI */
 mr_err mr_isa_pick(const char *name, mr_isa *out); /* NULL: the best */
 bool mr_cpu_has_bf16(void);                        /* vdpbf16ps */
 int mr_cpu_count(void); /* CPUs this process may run on (affinity and cgroup quota) */

@@ -19,6 +19,7 @@
  *            ldexp(a, n) = a * 2^n rounded once, n whole, -150..128, a NaN if n is; |a| in 1/2..2
  *   int      set1 add sub mul (low 32 bits) and or xor shl shr (logical) sar max min,
  *            v16i_lookup(p, q): p[byte] for each byte 0..15 of q
+ *            v16i_field(a, from, bits, to): of every byte `bits` bits, moved from bit `from` to `to`
  *   change   v16i_from_f (nearest even; |x| < 2^31, else undefined), v16f_from_i,
  *            v16f_bits (int lanes as float bits), v16i_bits (the reverse)
  *   masks    v16f_lt le eq gt ge (false on NaN), v16i_eq gt, v16m_and or not, v16m_first(n),
@@ -67,6 +68,14 @@ static inline v16f v16f_keep(v16f a, int n, v16f b)
 {
     return v16f_select(v16m_first(n), a, b);
 }
+
+#ifndef LANES_HAS_FIELD
+static inline v16i v16i_field(v16i a, int from, int bits, int to)
+{
+    v16i mask = v16i_set1(((1 << bits) - 1) * 0x01010101 << to);
+    return v16i_and(from >= to ? v16i_shr(a, from - to) : v16i_shl(a, to - from), mask);
+}
+#endif
 
 #ifndef LANES_HAS_LDEXP
 /* In two factors, of which the first is exact. */

@@ -101,6 +101,18 @@ LANES_OP(v16i, v16i_mul, (v16i a, v16i b), _mm512_mullo_epi32(a.v, b.v))
 LANES_OP(v16i, v16i_and, (v16i a, v16i b), _mm512_and_si512(a.v, b.v))
 LANES_OP(v16i, v16i_lookup, (const uint8_t *p, v16i q),
          _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)), q.v))
+/* One product of each byte with a matrix of bits, whose byte i makes bit 7 - i of the result; up
+ * to 4 bits. */
+#define LANES_HAS_FIELD
+static inline v16i v16i_field(v16i a, int from, int bits, int to)
+{
+    const uint64_t row = (uint64_t)1 << (8 * (7 - to) + from), m = row | (bits > 1 ? row >> 7 : 0) |
+                                                                   (bits > 2 ? row >> 14 : 0) |
+                                                                   (bits > 3 ? row >> 21 : 0);
+    if (from == to)
+        return (v16i){_mm512_and_si512(a.v, _mm512_set1_epi8((char)(((1 << bits) - 1) << to)))};
+    return (v16i){_mm512_gf2p8affine_epi64_epi8(a.v, _mm512_set1_epi64((long long)m), 0)};
+}
 LANES_OP(v16i, v16i_or, (v16i a, v16i b), _mm512_or_si512(a.v, b.v))
 LANES_OP(v16i, v16i_xor, (v16i a, v16i b), _mm512_xor_si512(a.v, b.v))
 /* By operators: the intrinsics would keep a constant count in a register. */

@@ -17,11 +17,13 @@
 
 typedef v16i x8, x4, w8;
 
+/* As assembly: a load does it, where gcc 12 would keep the quad in a general register for its second
+ * use and then move it by way of the port that the dots need. */
 static inline x8 x_u8(const uint8_t *p)
 {
-    int32_t quad;
-    memcpy(&quad, p, 4);
-    return v16i_set1(quad);
+    __m512i quad;
+    __asm__("vpbroadcastd %1, %0" : "=v"(quad) : "m"(*(const uint8_t(*)[4])p));
+    return (x8){quad};
 }
 
 static inline x8 slot_u8(int32_t r)

@@ -21,32 +21,42 @@ static const float codes_iq4_floats[16] = {-127, -104, -83, -65, -49, -35, -22, 
 static const float codes_e2m1_floats[16] = {0, 1,  2,  3,  4,  6,  8,  12,
                                             0, -1, -2, -3, -4, -6, -8, -12};
 
-/* Bytes of quads 8g..8g+7 of lane block v, as they are or from a table. */
-INLINE void codes_32(const uint8_t *unit, size_t k_unit, int nv, int g, int v, int bits,
-                     const uint8_t *table, uint8_t *to)
+/* The planes of one block of 32 k, and bytes from line to line of one lane block. */
+typedef struct codes_at {
+    const uint8_t *fours, *pairs, *ones;
+    size_t row;
+} codes_at;
+
+INLINE codes_at codes_block(const uint8_t *unit, size_t k_unit, int nv, int bits, size_t b)
 {
-    const size_t row = 64 * (size_t)nv, outputs = 16 * (size_t)nv;
-    const uint8_t *at = unit + 64 * (size_t)v, *fours = at + 4 * (size_t)g * row;
-    const uint8_t *pairs = at + (bits > 3 ? outputs * k_unit / 2 : 0) + 2 * (size_t)g * row;
-    const uint8_t *ones = at + outputs * k_unit * (size_t)(bits - 1) / 8 + (size_t)g * row;
-    foreach (i, 8) {
-        v16i q = v16i_zero();
-        if (bits >= 4)
-            q = v16i_and(v16i_shr(load_line(fours + (size_t)(i / 2) * row), i % 2 * 4),
-                         v16i_set1(0x0f0f0f0f));
-        if (bits == 2 || bits == 3 || bits == 6) {
-            v16i pair = v16i_and(v16i_shr(load_line(pairs + (size_t)(i / 4) * row), i % 4 * 2),
-                                 v16i_set1(0x03030303));
-            q = bits == 6 ? v16i_or(q, v16i_shl(pair, 4)) : pair;
-        }
-        if (bits & 1) {
-            v16i one = v16i_and(v16i_shr(load_line(ones), i), v16i_set1(0x01010101));
-            q = v16i_or(q, v16i_shl(one, bits - 1));
-        }
-        if (table)
-            q = v16i_lookup(table, q);
-        v16i_store((int32_t *)(void *)(to + (size_t)i * row), q);
-    }
+    const size_t outputs = 16 * (size_t)nv, row = 64 * (size_t)nv;
+    return (codes_at){unit + 4 * row * b,
+                      unit + (bits > 3 ? outputs * k_unit / 2 : 0) + 2 * row * b,
+                      unit + outputs * k_unit * (size_t)(bits - 1) / 8 + row * b, row};
+}
+
+/* v16i_field; where a constant is not `known`, without a choice of the way to shift. */
+INLINE v16i codes_field(const uint8_t *line, int from, int bits, int to, bool known)
+{
+    if (known)
+        return v16i_field(load_line(line), from, bits, to);
+    v16i mask = v16i_set1(((1 << bits) - 1) * 0x01010101);
+    return v16i_shl(v16i_and(v16i_shr(load_line(line), from), mask), to);
+}
+
+/* Quad i of lane block v as bytes. */
+INLINE v16i codes_quad(const codes_at *at, int v, int i, int bits, const uint8_t *table, bool known)
+{
+    const size_t own = 64 * (size_t)v;
+    v16i q = v16i_zero();
+    if (bits >= 4)
+        q = codes_field(at->fours + at->row * (size_t)(i / 2) + own, i % 2 * 4, 4, 0, known);
+    if (bits == 2 || bits == 3 || bits == 6)
+        q = v16i_or(q, codes_field(at->pairs + at->row * (size_t)(i / 4) + own, i % 4 * 2, 2,
+                                   bits == 6 ? 4 : 0, known));
+    if (bits & 1)
+        q = v16i_or(q, codes_field(at->ones + own, i, 1, bits - 1, known));
+    return table ? v16i_lookup(table, q) : q;
 }
 
 /* All lines of a unit; panel units are `run` k long. */
@@ -57,8 +67,11 @@ INLINE void codes_lines(const mr_column *c, const uint8_t *unit, const mr_column
     for (int g = 0; g < k_unit / 32; g++) {
         uint8_t *at =
             to + (size_t)(g / groups) * panel->unit + (size_t)(g % groups) * 512 * (size_t)c->nv;
+        const codes_at from = codes_block(unit, (size_t)k_unit, c->nv, bits, (size_t)g);
         for (int v = 0; v < c->nv; v++)
-            codes_32(unit, (size_t)k_unit, c->nv, g, v, bits, table, at + 64 * v);
+            foreach (i, 8)
+                v16i_store((int32_t *)(void *)(at + from.row * (size_t)i + 64 * (size_t)v),
+                           codes_quad(&from, v, i, bits, table, true));
     }
 }
 

@@ -36,40 +36,6 @@ typedef struct codes_form {
     codes_scale kind;
 } codes_form;
 
-/* The planes of one block of 32 k. */
-typedef struct codes_at {
-    const uint8_t *fours, *pairs, *ones;
-} codes_at;
-
-INLINE codes_at codes_block(const uint8_t *unit, size_t k_unit, int bits, size_t b)
-{
-    const size_t outputs = 16 * CODES_NV;
-    return (codes_at){unit + 4 * CODES_ROW * b,
-                      unit + (bits > 3 ? outputs * k_unit / 2 : 0) + 2 * CODES_ROW * b,
-                      unit + outputs * k_unit * (size_t)(bits - 1) / 8 + CODES_ROW * b};
-}
-
-/* Quad i of lane block v as bytes. */
-INLINE v16i codes_quad(const codes_at *at, int v, int i, int bits, const uint8_t *table)
-{
-    v16i q = v16i_zero();
-    if (bits >= 4) {
-        q = v16i_shr(load_line(at->fours + CODES_ROW * (size_t)(i / 2) + 64 * (size_t)v),
-                     i % 2 * 4);
-        q = v16i_and(q, v16i_set1(0x0f0f0f0f));
-    }
-    if (bits == 2 || bits == 3 || bits == 6) {
-        v16i pair = load_line(at->pairs + CODES_ROW * (size_t)(i / 4) + 64 * (size_t)v);
-        pair = v16i_and(v16i_shr(pair, i % 4 * 2), v16i_set1(0x03030303));
-        q = bits == 6 ? v16i_or(q, v16i_shl(pair, 4)) : pair;
-    }
-    if (bits & 1) {
-        v16i one = v16i_shr(load_line(at->ones + 64 * (size_t)v), i);
-        q = v16i_or(q, v16i_shl(v16i_and(one, v16i_set1(0x01010101)), bits - 1));
-    }
-    return table ? v16i_lookup(table, q) : q;
-}
-
 INLINE void codes_ask(const codes_at *at, int bits)
 {
     foreach (v, CODES_NV) {
@@ -125,18 +91,25 @@ INLINE codes_unit codes_unit_of(codes_form f, const uint8_t *sides, uint8_t *num
     return u;
 }
 
-/* Small integer i of lane block v: of SUB and SUB16 a sub-scale, else a min if i is so high. */
-INLINE v16f codes_number(codes_form f, const codes_unit *u, int i, int v)
+/* Small integers of runs j, j+1 .. of lane block v: sub-scale j + i, i below what divides j. */
+INLINE v16f codes_sub(codes_form f, const codes_unit *u, size_t j, size_t i, size_t v)
 {
     if (f.bits == 6 || f.table)
-        return v16f_from_i(v16i_load_i8((const int8_t *)u->sides + (16 * CODES_NV * i + 16 * v)));
-    v16f n = number_u8(u->numbers + CODES_ROW * (i / 4) + 64 * v, i % 4);
+        return v16f_from_i(
+            v16i_load_i8((const int8_t *)u->sides + 16 * CODES_NV * (j + i) + 16 * v));
+    v16f n = number_u8(u->numbers + CODES_ROW * (j / 4) + j % 4 + 64 * v + i, 0);
     return f.bits == 3 ? v16f_sub(n, v16f_set1(32.0f)) : n;
 }
 
-/* Scale and bias of run j; without a bias *b is 0. */
-INLINE void codes_run(codes_form f, const mr_layout *l, const codes_unit *u, int j, int v, v16f *s,
-                      v16f *b)
+/* Min j + i: they come after 8 sub-scales, or 16. */
+INLINE v16f codes_min(codes_form f, const codes_unit *u, size_t j, size_t i, size_t v)
+{
+    return codes_sub(f, u, (f.kind == CODES_SUBMIN ? 8 : 16) + j, i, v);
+}
+
+/* Scale and bias of run j + i; without a bias *b is 0. */
+INLINE void codes_run(codes_form f, const mr_layout *l, const codes_unit *u, size_t j, size_t i,
+                      int v, v16f *s, v16f *b)
 {
     const size_t outputs = 16 * CODES_NV, o = 16 * (size_t)v;
     *b = v16f_zero();
@@ -148,13 +121,11 @@ INLINE void codes_run(codes_form f, const mr_layout *l, const codes_unit *u, int
     } else if (f.kind == CODES_E8M0) {
         *s = half_e8m0(v16i_load_u8(u->sides + o));
     } else if (f.kind == CODES_E4M3) {
-        *s = half_e4m3(v16i_load_u8(u->sides + (size_t)j * outputs + o));
+        *s = half_e4m3(v16i_load_u8(u->sides + (j + i) * outputs + o));
     } else {
-        *s = v16f_mul(u->d[v], codes_number(f, u, j, v));
-        if (f.kind == CODES_SUBMIN)
-            *b = v16f_mul(u->less[v], codes_number(f, u, j + 8, v));
-        else if (f.kind == CODES_SUBMIN16)
-            *b = v16f_mul(u->less[v], codes_number(f, u, j + 16, v));
+        *s = v16f_mul(u->d[v], codes_sub(f, u, j, i, (size_t)v));
+        if (f.kind == CODES_SUBMIN || f.kind == CODES_SUBMIN16)
+            *b = v16f_mul(u->less[v], codes_min(f, u, j, i, (size_t)v));
     }
 }
 
@@ -169,11 +140,11 @@ INLINE void codes_dots(const codes_at *at, const uint8_t *values, codes_form f, 
         if (f.u8) {
             x8 x = x_u8(values + (U8_WIDE ? 8 : 4) * i);
             foreach (v, CODES_NV)
-                acc[v] = dot_u8(acc[v], w_u8(codes_quad(at, v, i, f.bits, f.table)), x);
+                acc[v] = dot_u8(acc[v], w_u8(codes_quad(at, v, i, f.bits, f.table, true)), x);
         } else {
             x4 x = x_u4(values + 4 * i);
             foreach (v, CODES_NV)
-                acc[v] = dot_u4(acc[v], codes_quad(at, v, i, f.bits, f.table), x);
+                acc[v] = dot_u4(acc[v], codes_quad(at, v, i, f.bits, f.table, true), x);
         }
     }
 }
@@ -181,81 +152,101 @@ INLINE void codes_dots(const codes_at *at, const uint8_t *values, codes_form f, 
 /* `from` and the products of the slot's high parts; quad i of the block `at`. */
 INLINE v16i codes_slot(const codes_at *at, int v, int i, codes_form f, int r, v16i from)
 {
-    v16i q = codes_quad(at, v, i, f.bits, f.table);
+    v16i q = codes_quad(at, v, i, f.bits, f.table, false);
     return f.u8 ? dot_u8(from, w_u8(q), slot_u8(r)) : dot_u4(from, q, slot_u4(r));
 }
 
+/* What a group's record says, for all lane blocks. */
+typedef struct codes_record {
+    v16m first;           /* the slot is in the first half */
+    v16f step, sums[2];   /* 2^e; SUBMIN16: the sums of the halves */
+    v16i low, high, slot; /* where sums start */
+    int p, r;
+} codes_record;
+
+INLINE codes_record codes_record_of(codes_form f, const uint8_t *x)
+{
+    static const float powers[7] = {1, 2, 4, 8, 16, 32, 64};
+    const bool halves = f.kind >= CODES_SUB16, starts = f.kind != CODES_SUBMIN16;
+    codes_record r = {.p = RECORD(x, p), .r = RECORD(x, r)};
+    v16i low = v16i_set1(RECORD(x, start)), high = v16i_set1(RECORD(x, u.start_hi));
+    r.first = record_first(x);
+    r.step = v16f_set1(powers[RECORD(x, e)]);
+    r.sums[0] = v16f_from_i(low);
+    r.sums[1] = v16f_from_i(high);
+    r.low = starts ? low : v16i_zero();
+    r.high = starts && halves ? high : v16i_zero();
+    r.slot = halves ? v16i_set1(record_slot(x)) : v16i_zero();
+    return r;
+}
+
 /* y after a group whose runs are 32 k or more. */
-INLINE v16f codes_scaled(codes_form f, const mr_layout *l, const codes_unit *u, int j, int v,
+INLINE v16f codes_scaled(codes_form f, const mr_layout *l, const codes_unit *u, size_t j, int v,
                          const uint8_t *record, v16i sum, v16f y)
 {
     v16f s, b;
-    codes_run(f, l, u, j, v, &s, &b);
+    codes_run(f, l, u, j, 0, v, &s, &b);
     if (f.kind == CODES_SUBMIN || (f.kind == CODES_FLAT && l->bias))
         y = v16f_fma(b, v16f_set1(record_a(record)), y);
     return v16f_fma(s, v16f_from_i(shift_up(sum, RECORD(record, e))), y);
 }
 
-/* The same with two runs of 16 k; j is the first.  slot is in the half that `first` says. */
-INLINE v16f codes_scaled_16(codes_form f, const codes_unit *u, int j, int v, const uint8_t *record,
-                            v16i low, v16i high, v16i slot, bool first, v16f y)
+/* The same with two runs of 16 k; j is the first. */
+INLINE v16f codes_scaled_16(codes_form f, const codes_unit *u, size_t j, int v,
+                            const codes_record *r, v16i low, v16i high, v16i slot, v16f y)
 {
-    v16f step = v16f_set1((float)(1 << RECORD(record, e)));
-    v16f sub0 = codes_number(f, u, j, v), sub1 = codes_number(f, u, j + 1, v);
-    if (f.kind == CODES_SUBMIN16)
-        y = v16f_fma(
-            v16f_mul(u->less[v], step),
-            subs_mins(codes_number(f, u, j + 16, v), codes_number(f, u, j + 17, v), record), y);
-    return v16f_fma(v16f_mul(u->d[v], step), subs_sum(sub0, low, sub1, high, first, slot), y);
+    v16f sub0 = codes_sub(f, u, j, 0, (size_t)v), sub1 = codes_sub(f, u, j, 1, (size_t)v);
+    if (f.kind == CODES_SUBMIN16) {
+        v16f min0 = codes_min(f, u, j, 0, (size_t)v), min1 = codes_min(f, u, j, 1, (size_t)v);
+        y = v16f_fma(v16f_mul(u->less[v], r->step),
+                     v16f_fma(min0, r->sums[0], v16f_mul(min1, r->sums[1])), y);
+    }
+    return v16f_fma(v16f_mul(u->d[v], r->step), subs_sum(sub0, low, sub1, high, r->first, slot), y);
 }
 
 /* Scales that are no integers. */
-INLINE v16f codes_scaled_e4m3(codes_form f, const mr_layout *l, const codes_unit *u, int j, int v,
-                              const uint8_t *record, v16i low, v16i high, v16i slot, bool first,
-                              v16f y)
+INLINE v16f codes_scaled_e4m3(codes_form f, const mr_layout *l, const codes_unit *u, size_t j,
+                              int v, const codes_record *r, const uint8_t *record, v16i low,
+                              v16i high, v16i slot, v16f y)
 {
     const int e = RECORD(record, e);
     v16f s0, s1, b;
-    slot = v16i_shl(slot, 7);
-    low = first ? v16i_add(low, slot) : low;
-    high = first ? high : v16i_add(high, slot);
-    codes_run(f, l, u, j, v, &s0, &b);
-    codes_run(f, l, u, j + 1, v, &s1, &b);
+    slots_apart(r->first, v16i_shl(slot, 7), &low, &high);
+    codes_run(f, l, u, j, 0, v, &s0, &b);
+    codes_run(f, l, u, j, 1, v, &s1, &b);
     y = v16f_fma(s0, v16f_from_i(shift_up(low, e)), y);
     return v16f_fma(s1, v16f_from_i(shift_up(high, e)), y);
 }
 
 /* One activation group; g counts them within the unit. */
 INLINE void codes_group(codes_form f, const mr_column *c, const codes_unit *u, const uint8_t *unit,
-                        size_t g, int group, const uint8_t *x, v16f y[CODES_NV])
+                        size_t g, int group, const uint8_t *x, const codes_record *r,
+                        v16f y[CODES_NV])
 {
-    const bool halves = f.kind >= CODES_SUB16, starts = f.kind != CODES_SUBMIN16;
+    const bool halves = f.kind >= CODES_SUB16;
     const size_t k_unit = (size_t)c->layout->k_unit, blocks = (size_t)group / 32;
     const uint8_t *values = x + sizeof(mr_qgroup);
-    const unsigned p = (unsigned)RECORD(x, p);
-    const int r = RECORD(x, r);
     v16i low[CODES_NV], high[CODES_NV];
     foreach (v, CODES_NV) {
-        low[v] = starts ? v16i_set1(RECORD(x, start)) : v16i_zero();
-        high[v] = starts && halves ? v16i_set1(RECORD(x, u.start_hi)) : v16i_zero();
+        low[v] = r->low;
+        high[v] = r->high;
     }
     for (size_t b = 0; b < blocks; b++) {
-        codes_at at = codes_block(unit, k_unit, f.bits, g * blocks + b);
+        codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g * blocks + b);
         codes_ask(&at, f.bits);
         codes_dots(&at, values + 32 * b * (f.u8 && U8_WIDE ? 2 : 1), f, low, halves ? high : low);
     }
-    codes_at at = codes_block(unit, k_unit, f.bits, g * blocks + p / 8);
+    const size_t in = group == 32 ? 0 : (size_t)r->p / 8;
+    codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g * blocks + in);
     foreach (v, CODES_NV) {
-        v16i from = halves ? v16i_set1(record_slot(x)) : v16i_zero();
-        v16i slot = codes_slot(&at, v, (int)(p % 8), f, r, from);
+        v16i slot = codes_slot(&at, v, r->p % 8, f, r->r, r->slot);
         if (!halves)
-            y[v] = codes_scaled(f, c->layout, u, (int)g, v, x, v16i_add(low[v], v16i_shl(slot, 7)),
-                                y[v]);
+            y[v] =
+                codes_scaled(f, c->layout, u, g, v, x, v16i_add(low[v], v16i_shl(slot, 7)), y[v]);
         else if (f.kind == CODES_E4M3)
-            y[v] = codes_scaled_e4m3(f, c->layout, u, 2 * (int)g, v, x, low[v], high[v], slot,
-                                     p < 4, y[v]);
+            y[v] = codes_scaled_e4m3(f, c->layout, u, 2 * g, v, r, x, low[v], high[v], slot, y[v]);
         else
-            y[v] = codes_scaled_16(f, u, 2 * (int)g, v, x, low[v], high[v], slot, p < 4, y[v]);
+            y[v] = codes_scaled_16(f, u, 2 * g, v, r, low[v], high[v], slot, y[v]);
     }
 }
 
@@ -280,9 +271,11 @@ INLINE void codes_row_i8(codes_form f, const mr_column *c, int streams, int64_t 
                 row_ask(unit[s] + i);
             side[s] = codes_unit_of(f, unit[s] + own.lines, numbers[s]);
         }
-        for (size_t g = 0; g < groups; g++, x += step)
+        for (size_t g = 0; g < groups; g++, x += step) {
+            const codes_record r = codes_record_of(f, x);
             foreach (s, streams)
-                codes_group(f, &own, &side[s], unit[s], g, group, x, y[s]);
+                codes_group(f, &own, &side[s], unit[s], g, group, x, &r, y[s]);
+        }
         foreach (s, streams)
             unit[s] += next;
     }
@@ -331,16 +324,16 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
         for (size_t i = c->lines; i < c->unit; i += 64)
             row_ask(unit + i);
         for (size_t g = 0; g < blocks; g++, x += 32) {
-            codes_at at = codes_block(unit, k_unit, f.bits, g);
+            codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g);
             codes_ask(&at, f.bits);
             if (!nibbles)
                 foreach (i, 8)
                     foreach (v, CODES_NV)
                         v16i_store((int32_t *)(void *)(bytes + CODES_ROW * i + 64 * v),
-                                   codes_quad(&at, v, i, f.bits, f.table));
+                                   codes_quad(&at, v, i, f.bits, f.table, true));
             foreach (h, runs) {
                 foreach (v, CODES_NV) {
-                    codes_run(f, l, &u, runs * (int)g + h, v, &s[v], &b[v]);
+                    codes_run(f, l, &u, (size_t)runs * g, (size_t)h, v, &s[v], &b[v]);
                     if (!l->bias)
                         b[v] = v16f_mul(s[v], v16f_set1(zero));
                 }

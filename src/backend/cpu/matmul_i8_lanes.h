@@ -20,7 +20,12 @@ INLINE float record_a(const uint8_t *row)
     return a;
 }
 
-/* SUBS: where the slot's sum starts. */
+/* SUBS: whether the slot is in the first half, and where its sum starts. */
+INLINE v16m record_first(const uint8_t *row)
+{
+    return v16m_first(RECORD(row, p) < 4 ? 16 : 0);
+}
+
 INLINE int32_t record_slot(const uint8_t *row)
 {
     return load_i32(row + sizeof(mr_qgroup) + 32);
@@ -157,13 +162,20 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
     }
 }
 
+/* The slot's sum to that of its half. */
+INLINE void slots_apart(v16m first, v16i slot, v16i *low, v16i *high)
+{
+    *low = v16i_select(first, v16i_add(*low, slot), *low);
+    *high = v16i_select(first, *high, v16i_add(*high, slot));
+}
+
 /* (float)(sub0*I0 + sub1*I1).  low and high are the sums of n, below 2^16.01; the products with
  * sub-scales of 8 bits and their sum are below 2^24, so exact as floats.  The FMA that adds the slot
  * then rounds as the conversion of the integer would. */
-INLINE v16f subs_sum(v16f sub0, v16i low, v16f sub1, v16i high, bool first, v16i slot)
+INLINE v16f subs_sum(v16f sub0, v16i low, v16f sub1, v16i high, v16m first, v16i slot)
 {
     v16f sum = v16f_fma(sub0, v16f_from_i(low), v16f_mul(sub1, v16f_from_i(high)));
-    v16f by = v16f_mul(first ? sub0 : sub1, v16f_set1(128.0f));
+    v16f by = v16f_mul(v16f_select(first, sub0, sub1), v16f_set1(128.0f));
     return v16f_fma(by, v16f_from_i(slot), sum);
 }
 
@@ -207,10 +219,8 @@ INLINE void subs_group(const mr_column *c, const uint8_t *unit, int g, int v,
         foreach (r, rows) {
             float *to = out + r * MR_TILE_OUT + o;
             int e = RECORD(x[r] + at, e);
-            bool first = RECORD(x[r] + at, p) < 4;
-            v16i add = v16i_shl(slot[r], 7), a = low[r], b = high[r];
-            a = first ? v16i_add(a, add) : a;
-            b = first ? b : v16i_add(b, add);
+            v16i a = low[r], b = high[r];
+            slots_apart(record_first(x[r] + at), v16i_shl(slot[r], 7), &a, &b);
             v16f y = v16f_fma(s0, v16f_from_i(shift_up(a, e)), v16f_load(to));
             v16f_store(to, v16f_fma(s1, v16f_from_i(shift_up(b, e)), y));
         }
@@ -230,7 +240,7 @@ INLINE void subs_group(const mr_column *c, const uint8_t *unit, int g, int v,
                  min1 = v16f_from_i(v16i_load_i8(min + outputs));
             y = v16f_fma(v16f_mul(v16f_load(d + outputs), step), subs_mins(min0, min1, record), y);
         }
-        v16f sum = subs_sum(sub0, low[r], sub1, high[r], RECORD(record, p) < 4, slot[r]);
+        v16f sum = subs_sum(sub0, low[r], sub1, high[r], record_first(record), slot[r]);
         v16f_store(to, v16f_fma(v16f_mul(v16f_load(d), step), sum, y));
     }
 }
