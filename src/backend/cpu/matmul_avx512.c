@@ -87,7 +87,18 @@ static inline v16f number_byte(int bits, const uint8_t *line, int j)
     return (v16f){_mm512_permutex2var_ps(low, q, _mm512_loadu_ps(small_numbers + 16))};
 }
 
+/* 128 more than the number, of bytes below 128: it is the upper half of the float's mantissa.  Reads two
+ * bytes before the line. */
+static inline v16f number_near(const uint8_t *line, int j)
+{
+    __m512i q = _mm512_loadu_si512(line + j - 2), mask = _mm512_set1_epi32(0x007f0000);
+    return (v16f){_mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(q, mask, _mm512_set1_epi32(0x43000000), 0xea))};
+}
+
 #define NIBBLE_TABLES true
+#define NUMBER_MORE 128.0f
+#define NUMBER_NEAR number_near
 #define NUMBER_NIBBLE number_nibble
 #define NUMBER_BYTE number_byte
 

@@ -88,6 +88,8 @@ static inline v16f number_u8(const uint8_t *line, int j)
 
 #define NIBBLE_TABLES false
 #define NUMBER_NIBBLE(line, j, floats) ((void)(floats), number_u4(line, j))
+#define NUMBER_MORE 0.0f
+#define NUMBER_NEAR number_u8
 #define NUMBER_BYTE(bits, line, j) number_u8(line, j)
 
 #include "backend/cpu/matmul_lanes.h"

@@ -287,9 +287,9 @@ INLINE void codes_row_i8(codes_form f, const mr_column *c, int streams, int64_t 
 /* ---- f32 activations ---------------------------------------------------------------------- */
 
 /* Quads from..to of a block: the chain goes on.  `lines` are U8's, or U4's if `nibbles`. */
-INLINE void codes_chain(codes_form f, const uint8_t *lines, bool nibbles, int from, int to,
-                        const float *x, bool twice, const v16f s[CODES_NV], const v16f b[CODES_NV],
-                        v16f y[CODES_NV])
+INLINE void codes_chain(codes_form f, const uint8_t *lines, bool nibbles, bool near, int from,
+                        int to, const float *x, bool twice, const v16f s[CODES_NV],
+                        const v16f b[CODES_NV], v16f y[CODES_NV])
 {
     const int each = nibbles ? 8 : 4;
     for (int i = from; i < to; i += each / 4) {
@@ -298,6 +298,7 @@ INLINE void codes_chain(codes_form f, const uint8_t *lines, bool nibbles, int fr
             v16f xk = v16f_set1(x[4 * i + j]);
             foreach (v, CODES_NV) {
                 v16f n = nibbles ? NUMBER_NIBBLE(line + 64 * v, j, f.floats)
+                         : near  ? NUMBER_NEAR(line + 64 * v, j)
                                  : NUMBER_BYTE(f.bits, line + 64 * v, j);
                 v16f w = twice ? v16f_add(v16f_mul(s[v], n), b[v]) : v16f_fma(s[v], n, b[v]);
                 y[v] = v16f_fma(w, xk, y[v]);
@@ -309,10 +310,14 @@ INLINE void codes_chain(codes_form f, const uint8_t *lines, bool nibbles, int fr
 INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const float *x, bool twice,
                           float *out)
 {
-    _Alignas(64) uint8_t numbers[CODES_NUMBERS], bytes[CODES_BYTES];
+    _Alignas(64) uint8_t numbers[CODES_NUMBERS], room[64 + CODES_BYTES];
+    uint8_t *bytes = room + 64;
     const bool nibbles = f.bits == 4 && (!f.table || NIBBLE_TABLES);
+    const bool near = f.bits == 6 && f.kind == CODES_SUB16;
     const int runs = f.kind >= CODES_SUB16 ? 2 : 1; /* of a block */
-    const float zero = f.floats && nibbles ? 0.0f : (float)-c->layout->zero;
+    /* (What is added to numbers costs no rounding: Q6_K's scales are short.) */
+    const float zero =
+        f.floats && nibbles ? 0.0f : (float)-c->layout->zero - (near ? NUMBER_MORE : 0.0f);
     const size_t k_unit = (size_t)c->layout->k_unit, blocks = k_unit / 32;
     const mr_layout *l = c->layout;
     const uint8_t *unit = c->data;
@@ -337,8 +342,8 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
                     if (!l->bias)
                         b[v] = v16f_mul(s[v], v16f_set1(zero));
                 }
-                codes_chain(f, nibbles ? at.fours : bytes, nibbles, 4 * h, h + 1 == runs ? 8 : 4, x,
-                            twice, s, b, y);
+                codes_chain(f, nibbles ? at.fours : bytes, nibbles, near, 4 * h,
+                            h + 1 == runs ? 8 : 4, x, twice, s, b, y);
             }
         }
     }
