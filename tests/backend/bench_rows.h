@@ -122,9 +122,9 @@ static inline void bench_rows(mr_pool *const pools[2], const char *only, const c
                                                         : 1152,
                                    &rng);
         for (int isa = MR_ISA_C + 1; isa < MR_ISA_COUNT; isa++)
-            for (int p = MR_EXACT; p <= (format_group(fmt) ? MR_FAST : MR_EXACT); p++)
+            for (int way = 0; way < (format_group(fmt) ? 3 : 1); way++)
                 for (int rows = 1; rows <= 8 && mr_isa_have((mr_isa)isa); rows++) {
-                    mr_mm mm = {NULL, (mr_isa)isa, (mr_precision)p, false};
+                    mr_mm mm = {NULL, (mr_isa)isa, way ? MR_FAST : MR_EXACT, way == 2};
                     if (only_isa && strcmp(only_isa, mr_isa_name((mr_isa)isa)))
                         continue;
                     if (rows == (only_rows ? atoi(only_rows) : 1))

@@ -239,16 +239,12 @@ static inline float plain_group_step(const mr_code_form *f, const mr_codes *c, i
     return y;
 }
 
-static inline float plain_int8(const weights *w, int64_t row, float D, const plain_group *groups,
-                               int group, bool finite)
+/* The sum of one output, before D. */
+static inline float plain_sum(const weights *w, int64_t row, const plain_group *groups, int group)
 {
-    float y = 0.0f, nan;
-    uint32_t u = NAN_BITS;
+    float y = 0.0f;
     mr_code_form f;
     mr_codes c;
-    memcpy(&nan, &u, 4);
-    if (!finite)
-        return nan;
     mr_code_form_of(&f, w->fmt.dtype, w->fmt.bits, w->fmt.group, w->fmt.scale_dtype);
     for (int64_t k = 0; k < w->rows.k; k += group) {
         int at = (int)(k % f.block);
@@ -256,8 +252,33 @@ static inline float plain_int8(const weights *w, int64_t row, float D, const pla
             mr_codes_read(&f, &w->rows, row, k / f.block, &c);
         y = plain_group_step(&f, &c, at, group, &groups[k / group], y);
     }
-    y = D * y;
+    return y;
+}
+
+/* One output of a row in `parts` parts: those of groups, `stride` apart, with steps D. */
+static inline float plain_int8(const weights *w, int64_t row, const float *D,
+                               const plain_group *groups, int64_t stride, int parts, int group,
+                               bool finite)
+{
+    float y = 0.0f, nan;
+    uint32_t u = NAN_BITS;
+    memcpy(&nan, &u, 4);
+    if (!finite)
+        return nan;
+    for (int p = 0; p < parts; p++) {
+        float sum = plain_sum(w, row, groups + p * stride, group);
+        y = p ? fmaf(D[p], sum, y) : D[p] * sum;
+    }
     return y == y ? y : nan;
+}
+
+/* What is left of a row. */
+static inline void plain_rest(const plain_group *groups, int group, float D, float *x, int64_t k)
+{
+    for (int64_t i = 0; i < k; i++) {
+        const plain_group *g = &groups[i / group];
+        x[i] = fmaf(-(float)g->v[i % group], ldexpf(D, g->e), x[i]);
+    }
 }
 
 /* ---- activations ---- */

@@ -7,7 +7,7 @@
  *   test_matmul --bench-experts [format]   grouped experts (bench_matmul.h)
  *   test_matmul --bench-rows [format [rows [isa]]]   few rows from memory (bench_rows.h)
  */
-#include "backend/cpu/matmul_core.h"
+#include "backend/cpu/matmul_job.h"
 #include "backend/cpu/vec.h"
 #include "base/pool.h"
 #include "bench_matmul.h"
@@ -96,42 +96,52 @@ static void check_exact(const weights *w, const float *x, int64_t rows, const fl
     free(row);
 }
 
-/* `fast`: against the formula, and loosely against a double sum. */
-static void check_int8(const weights *w, const float *x, int64_t rows, const float *y)
+/* `fast`: against the formula, and loosely against a double sum; with several parts, closely. */
+static void check_int8(const weights *w, const float *x, int64_t rows, int parts, const float *y)
 {
     int64_t n = w->rows.n, k = w->rows.k;
     mr_code_form form;
     mr_code_form_of(&form, w->fmt.dtype, w->fmt.bits, w->fmt.group, w->fmt.scale_dtype);
     int group = form.run < 64 ? 32 : 64;
-    plain_group *groups = malloc(sizeof *groups * (size_t)(k / group));
-    float *row = malloc(4 * (size_t)k);
+    plain_group *groups = malloc(sizeof *groups * (size_t)(k / group * parts));
+    float *row = malloc(4 * (size_t)k), *rest = malloc(4 * (size_t)k), D[MR_ACT_PARTS] = {0};
     for (int64_t r = 0; r < rows; r++) {
         bool finite = row_finite(x + r * k, k);
-        float D = finite ? plain_quantise(x + r * k, k, group, groups) : 0.0f;
+        memcpy(rest, x + r * k, 4 * (size_t)k);
+        for (int p = 0; finite && p < parts; p++) {
+            plain_group *part = groups + p * (k / group);
+            D[p] = plain_quantise(rest, k, group, part);
+            plain_rest(part, group, D[p], rest, k);
+        }
         for (int64_t o = 0; o < n; o++) {
-            float want = plain_int8(w, o, D, groups, group, finite), got = y[r * n + o];
+            float want = plain_int8(w, o, D, groups, k / group, parts, group, finite);
+            float got = y[r * n + o];
             CHECK(memcmp(&want, &got, 4) == 0, "row %d output %d: %a, formula %a", (int)r, (int)o,
                   (double)got, (double)want);
             if (r || o % 16)
                 continue;
-            double sum = 0.0,
-                   bound = 0.0; /* half a step per value, steps as the group's largest needs */
+            double sum = 0.0, size = 0.0;
+            double bound = 0.0; /* half a step per value, steps as the group's largest needs */
             mr_dequant_row(&w->rows, o, row);
             for (int64_t i = 0; i < k; i++) {
                 int64_t at = i / group;
                 sum += (double)row[i] * (double)x[i];
-                bound += fabs((double)row[i]) * 0.51 * (double)D * (double)(1 << groups[at].e);
+                size += fabs((double)row[i] * (double)x[i]);
+                bound += fabs((double)row[i]) * 0.51 * (double)D[0] * (double)(1 << groups[at].e);
             }
-            CHECK(fabs((double)got - sum) <= bound + (double)k * 0x1p-20 * fabs(sum),
-                  "output %d: %g, sum %g", (int)o, (double)got, sum);
+            bound = parts > 1 ? bound * 0x1p-14 + 0x1p-19 * size
+                              : bound + (double)k * 0x1p-20 * fabs(sum);
+            CHECK(fabs((double)got - sum) <= bound, "output %d: %g, sum %g, %g", (int)o,
+                  (double)got, sum, bound);
         }
     }
+    free(rest);
     free(row);
     free(groups);
 }
 
 /* One weight matrix, one precision: C row by row is judged, then everything must equal it. */
-static void check_linear(const weights *w, const mr_matrix *m, mr_precision precision,
+static void check_linear(const weights *w, const mr_matrix *m, mr_precision precision, bool act_f32,
                          checker_rng *rng)
 {
     static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 64};
@@ -143,12 +153,12 @@ static void check_linear(const weights *w, const mr_matrix *m, mr_precision prec
         fill_activations(x + r * k, k, r, rng);
     for (int64_t i = 0; i < n; i++)
         bias[i] = checker_float(rng);
-    mr_mm mm = {pools[0], MR_ISA_C, precision, false};
+    mr_mm mm = {pools[0], MR_ISA_C, precision, act_f32};
     for (int64_t r = 0; r < most; r++)
         run_linear(&mm, m, NULL, x + r * k, 1, base + r * n);
-    bool int8 = mr_matrix_int8(m, precision, false);
-    if (int8)
-        check_int8(w, x, 10, base);
+    int parts = mr_job_parts(&mm, &m->layout);
+    if (parts)
+        check_int8(w, x, 10, parts, base);
     else
         check_exact(w, x, 10, base);
     for (int isa = 0; isa < MR_ISA_COUNT; isa++) {
@@ -157,11 +167,15 @@ static void check_linear(const weights *w, const mr_matrix *m, mr_precision prec
         for (size_t i = 0; i < sizeof row_counts / sizeof row_counts[0] && row_counts[i] <= most;
              i++) {
             int rows = row_counts[i], threads = (int)(checker_next(rng) % 3);
-            mm = (mr_mm){pools[threads], (mr_isa)isa, precision, false};
+            mm = (mr_mm){pools[threads], (mr_isa)isa, precision, act_f32};
             run_linear(&mm, m, NULL, x, rows, y);
             CHECK(!memcmp(y, base, 4 * (size_t)(rows * n)),
                   "%s n %d k %d rows %d %s on %s, %d threads", mr_fmt_name(w->fmt, name), (int)n,
-                  (int)k, rows, int8 ? "int8" : "f32", mr_isa_name((mr_isa)isa), 1 << threads);
+                  (int)k, rows,
+                  parts > 1 ? "3 int8"
+                  : parts   ? "int8"
+                            : "f32",
+                  mr_isa_name((mr_isa)isa), 1 << threads);
         }
         mm.pool = pools[1];
         run_linear(&mm, m, bias, x, 5, y);
@@ -175,28 +189,6 @@ static void check_linear(const weights *w, const mr_matrix *m, mr_precision prec
     free(base);
     free(y);
     checker_unguard(bias, 4 * (size_t)n);
-}
-
-/* act f32 in `fast` is `exact`. */
-static void check_act_f32(const mr_matrix *m, checker_rng *rng)
-{
-    int64_t n = mr_matrix_n(m), k = mr_matrix_k(m);
-    float *x = malloc(4 * (size_t)(2 * k)), *a = malloc(8 * (size_t)n), *b = malloc(8 * (size_t)n);
-    for (int r = 0; r < 2; r++)
-        fill_activations(x + r * k, k, 10, rng);
-    for (int isa = 0; isa < MR_ISA_COUNT; isa++) {
-        if (!mr_isa_have((mr_isa)isa))
-            continue;
-        mr_mm exact = {pools[0], (mr_isa)isa, MR_EXACT, false},
-              act = {pools[0], (mr_isa)isa, MR_FAST, true};
-        run_linear(&exact, m, NULL, x, 2, a);
-        run_linear(&act, m, NULL, x, 2, b);
-        CHECK(!memcmp(a, b, 8 * (size_t)n), "act f32 differs from exact on %s",
-              mr_isa_name((mr_isa)isa));
-    }
-    free(x);
-    free(a);
-    free(b);
 }
 
 static void check_format(mr_fmt fmt, int index, checker_rng *rng)
@@ -220,10 +212,10 @@ static void check_format(mr_fmt fmt, int index, checker_rng *rng)
             mr_matrix_row(m, 0, o, b);
             CHECK(!memcmp(a, b, 4 * (size_t)k), "row %d of n %d k %d", (int)o, ns[i], (int)k);
         }
-        check_linear(&w, m, MR_EXACT, rng);
+        check_linear(&w, m, MR_EXACT, false, rng);
         if (group)
-            check_linear(&w, m, MR_FAST, rng);
-        check_act_f32(m, rng);
+            check_linear(&w, m, MR_FAST, false, rng);
+        check_linear(&w, m, MR_FAST, true, rng);
         free(a);
         free(b);
         mr_matrix_free(m);

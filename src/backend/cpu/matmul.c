@@ -16,8 +16,7 @@ size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k)
 bool mr_matmul_int8(const mr_mm *mm, mr_fmt fmt)
 {
     mr_layout l;
-    return mr_layout_of(fmt, &l) == MR_OK && mr_layout_quantised(&l) && mm->precision != MR_EXACT &&
-           !mm->act_f32;
+    return mr_layout_of(fmt, &l) == MR_OK && mr_job_parts(mm, &l) == 1;
 }
 
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
@@ -47,6 +46,7 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
                                                            ISAS("int8 q6", ""),
                                                            {NULL},
                                                            ISAS("int8 q8", "")}};
+    static const char *const parts[MR_ISA_COUNT] = ISAS("3 int8 q4", "");
 #undef ISAS
 #undef NO_DOTS
     mr_layout l;
@@ -55,7 +55,8 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
     if (!mr_layout_quantised(&l))
         return floats[mm->precision == MR_NATIVE][l.kind - MR_PACK_F32][mm->isa];
     int bits = l.kind == MR_PACK_CODES ? l.form.bits : l.kind == MR_PACK_U4 ? 4 : 8;
-    return codes[mr_matmul_int8(mm, fmt)][bits - 2][mm->isa];
+    int rows = mr_job_parts(mm, &l);
+    return rows > 1 ? parts[mm->isa] : codes[rows][bits - 2][mm->isa];
 }
 
 static mr_job job_of(const mr_mm *mm, const mr_matrix *w, const float *bias, const float *x,

@@ -8,7 +8,8 @@
  *         run:    mr_linear and its kin, with mr_matmul_scratch (mr_expert_, mr_moe_) bytes
  * Bits:   `exact` (and act f32): y = one FMA chain along k ascending, weights rounded to f32 as
  *         mr_dequant_row gives them.  `fast` on quantised weights: int8 activations with one
- *         outlier quad per group and power-of-two group scales.  docs/numerics.md has every
+ *         outlier quad per group and power-of-two group scales; act f32 on 4 bits as three of those,
+ *         which together hold an f32.  docs/numerics.md has every
  *         formula.  The same bits for any row count, tile, thread count and ISA.
  * Threads: outputs are split over the pool's threads, never k.
  */
@@ -47,7 +48,7 @@ typedef struct mr_mm {
 size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k);
 /* Name of the kernel for reports, such as "int8 q4 avx512", "f32 bf16 avx2". */
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt);
-bool mr_matmul_int8(const mr_mm *mm, mr_fmt fmt); /* runs on int8 activations */
+bool mr_matmul_int8(const mr_mm *mm, mr_fmt fmt); /* runs on activations of 8 bits */
 
 /* y[r, 0..n) = x[r] w^T (+ bias).  ldx, ldy in floats.  scratch: mr_matmul_scratch bytes, 64-byte
  * aligned. */

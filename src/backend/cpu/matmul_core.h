@@ -142,6 +142,10 @@ typedef struct mr_qgroup {
 
 enum { MR_QROW_HEADER = 64, MR_TILE_OUT = 64, MR_NAN_BITS = 0x7fc00000 };
 
+/* f32 activations that meet weights of U4 in `fast`: so many prepared rows, each of what those before
+ * it left over. */
+enum { MR_ACT_PARTS = 3 };
+
 /* How rows of k are prepared: what `quantise` is told. */
 typedef struct mr_qform {
     int64_t k;
@@ -156,14 +160,15 @@ typedef struct mr_qform {
 
 /* ---- kernels of one ISA ---- */
 
-/* What becomes of a block's sums at one column: y = sums*by (+ bias), NaN made canonical; with a fn
+/* What becomes of a block's sums at one column: y = sums*by (+ bias), NaN made canonical, where sums
+ * and by have `parts` rows for each of y: y = sum0*by0, then fma(sum1, by1, y) and so on; with a fn
  * other than MR_OP_LINEAR y = fn(that of sums[0]) * that of sums[1], or * y where sums[1] is NULL. */
 typedef struct mr_finish {
     mr_op fn;
-    int rows, n;          /* n outputs from the column's first on */
+    int rows, parts, n;   /* n outputs from the column's first on */
     int64_t first;        /* which is this one of y and the biases */
-    float *sums[2];       /* [rows][MR_TILE_OUT]; zero afterwards, up to 16s of n */
-    const float *by;      /* per row */
+    float *sums[2];       /* [rows*parts][MR_TILE_OUT]; zero afterwards, up to 16s of n */
+    const float *by;      /* [rows*parts] */
     const float *bias[2]; /* or NULL */
     float *const *y;
 } mr_finish;
@@ -179,6 +184,8 @@ typedef struct mr_mm_kernels {
      * columns of U4 and U8, on int8 of U4. */
     int direct_f32, few_f32, direct_u4;
     void (*quantise)(const float *x, const mr_qform *f, uint8_t *row);
+    /* rest = x less what `row` holds of it; rest may be x. */
+    void (*residue)(const float *x, const mr_qform *f, const uint8_t *row, float *rest);
     /* Any kind; the first k (whole units; BF16 also half a one at the end of a row) of c->data. */
     void (*tile_f32)(const mr_column *c, int64_t k, const float *const *x, int rows, float *out);
     /* The first k as f32 [k][16*nv]. */

@@ -15,10 +15,15 @@ INLINE v16f one_nan(v16f a)
 }
 
 /* Outputs i.. of a row, up to 16 of `left`; the sums become zero. */
-INLINE v16f finished(float *sums, float by, const float *bias, int i, int left)
+INLINE v16f finished(float *sums, const float *by, int parts, const float *bias, int i, int left)
 {
-    v16f t = v16f_mul(v16f_load(sums + i), v16f_set1(by));
+    v16f t = v16f_mul(v16f_load(sums + i), v16f_set1(by[0]));
     v16f_store(sums + i, v16f_zero());
+    for (int p = 1; p < parts; p++) {
+        sums += MR_TILE_OUT;
+        t = v16f_fma(v16f_load(sums + i), v16f_set1(by[p]), t);
+        v16f_store(sums + i, v16f_zero());
+    }
     if (bias)
         t = v16f_add(t, v16f_loadn(bias + i, left));
     return one_nan(t);
@@ -33,11 +38,12 @@ INLINE v16f gate(mr_op fn, v16f a)
 
 INLINE void finish_16(const mr_finish *f, mr_op fn, int r, int i, int left)
 {
-    size_t at = (size_t)r * MR_TILE_OUT;
+    size_t at = (size_t)(r * f->parts) * MR_TILE_OUT;
+    const float *by = f->by + r * f->parts;
     float *y = f->y[r] + f->first + i;
-    v16f t = finished(f->sums[0] + at, f->by[r], f->bias[0], i, left);
+    v16f t = finished(f->sums[0] + at, by, f->parts, f->bias[0], i, left);
     if (fn != MR_OP_LINEAR) {
-        v16f u = f->sums[1] ? finished(f->sums[1] + at, f->by[r], f->bias[1], i, left)
+        v16f u = f->sums[1] ? finished(f->sums[1] + at, by, f->parts, f->bias[1], i, left)
                             : v16f_loadn(y, left);
         t = v16f_mul(gate(fn, t), u);
     }

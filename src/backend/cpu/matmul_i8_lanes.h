@@ -273,9 +273,11 @@ typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const u
     }
 I8_ROWS(u8_rows1, 1, MR_PACK_U8)
 I8_ROWS(u8_rows2, 2, MR_PACK_U8)
+I8_ROWS(u8_rows3, 3, MR_PACK_U8)
 I8_ROWS(u8_rows4, 4, MR_PACK_U8)
 I8_ROWS(u4_rows1, 1, MR_PACK_U4)
 I8_ROWS(u4_rows2, 2, MR_PACK_U4)
+I8_ROWS(u4_rows3, 3, MR_PACK_U4)
 I8_ROWS(u4_rows4, 4, MR_PACK_U4)
 #ifdef EIGHT_ROWS_I8
 I8_ROWS(u8_rows8, 8, MR_PACK_U8)
@@ -296,6 +298,7 @@ static void eight_rows(const mr_column *c, int64_t units, const mr_qform *f,
 #endif
 I8_ROWS(bytes_rows1, 1, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows2, 2, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_rows3, 3, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows4, 4, MR_PACK_U4_BYTES)
 
 #define SUBS_ROWS(name, rows)                                                                      \
@@ -311,15 +314,16 @@ I8_ROWS(bytes_rows4, 4, MR_PACK_U4_BYTES)
     }
 SUBS_ROWS(subs_rows1, 1)
 SUBS_ROWS(subs_rows2, 2)
+SUBS_ROWS(subs_rows3, 3)
 SUBS_ROWS(subs_rows4, 4)
 
 static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
                     int rows, float *out)
 {
-    static i8_fn *const fns[4][3] = {{u4_rows1, u4_rows2, u4_rows4},
-                                     {u8_rows1, u8_rows2, u8_rows4},
-                                     {bytes_rows1, bytes_rows2, bytes_rows4},
-                                     {subs_rows1, subs_rows2, subs_rows4}};
+    static i8_fn *const fns[4][4] = {{u4_rows1, u4_rows2, u4_rows3, u4_rows4},
+                                     {u8_rows1, u8_rows2, u8_rows3, u8_rows4},
+                                     {bytes_rows1, bytes_rows2, bytes_rows3, bytes_rows4},
+                                     {subs_rows1, subs_rows2, subs_rows3, subs_rows4}};
     if (c->layout->kind == MR_PACK_CODES) {
         codes_tile_i8(c, units, f, x, rows, out);
         return;
@@ -333,9 +337,7 @@ static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const 
     i8_fn *const *fn = fns[c->layout->kind - MR_PACK_U4];
     int r = I8_MANY_ROWS(c, units, f, x, rows, out);
     for (; r + 4 <= rows; r += 4)
-        fn[2](c, units, f, x + r, out + r * MR_TILE_OUT);
-    for (; r + 2 <= rows; r += 2)
-        fn[1](c, units, f, x + r, out + r * MR_TILE_OUT);
+        fn[3](c, units, f, x + r, out + r * MR_TILE_OUT);
     if (r < rows)
-        fn[0](c, units, f, x + r, out + r * MR_TILE_OUT);
+        fn[rows - r - 1](c, units, f, x + r, out + r * MR_TILE_OUT);
 }

@@ -58,9 +58,13 @@ mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k
     return f;
 }
 
-static bool runs_int8(const mr_mm *mm, const mr_layout *l)
+int mr_job_parts(const mr_mm *mm, const mr_layout *l)
 {
-    return mr_layout_quantised(l) && mm->precision != MR_EXACT && !mm->act_f32;
+    if (!mr_layout_quantised(l) || mm->precision == MR_EXACT)
+        return 0;
+    if (mm->act_f32)
+        return l->kind == MR_PACK_U4 ? MR_ACT_PARTS : 0;
+    return 1;
 }
 
 static size_t round_line(size_t bytes)
@@ -77,21 +81,32 @@ static size_t worker_bytes(int64_t rows)
     return 2 * (size_t)block * MR_TILE_OUT * sizeof(float) + PANEL_BYTES;
 }
 
+/* Of a worker, for what a part left over. */
+static size_t rest_bytes(int64_t k)
+{
+    return round_line((size_t)k * sizeof(float));
+}
+
 size_t mr_job_scratch(const mr_mm *mm, const mr_layout *l, int64_t vectors, int64_t rows, int64_t k)
 {
-    size_t bytes = worker_bytes(rows) * (size_t)mr_pool_threads(mm->pool);
-    if (runs_int8(mm, l))
-        bytes += round_line(mr_qform_of(mr_mm_kernels_for(mm->isa), l, k).stride * (size_t)vectors);
+    const size_t threads = (size_t)mr_pool_threads(mm->pool);
+    const int parts = mr_job_parts(mm, l);
+    size_t bytes = worker_bytes(parts > 1 ? rows * parts : rows) * threads;
+    if (parts > 0)
+        bytes += round_line(mr_qform_of(mr_mm_kernels_for(mm->isa), l, k).stride *
+                            (size_t)(vectors * parts));
+    if (parts > 1)
+        bytes += rest_bytes(k) * threads;
     return bytes;
 }
 
 bool mr_job_same_form(const mr_mm *mm, const mr_matrix *a, const mr_matrix *b)
 {
     const mr_mm_kernels *kernels = mr_mm_kernels_for(mm->isa);
-    bool int8 = runs_int8(mm, &a->layout);
-    if (int8 != runs_int8(mm, &b->layout) || a->k != b->k || a->n != b->n)
+    int parts = mr_job_parts(mm, &a->layout);
+    if (parts != mr_job_parts(mm, &b->layout) || a->k != b->k || a->n != b->n)
         return false;
-    if (!int8)
+    if (parts == 0)
         return true;
     mr_qform fa = mr_qform_of(kernels, &a->layout, a->k),
              fb = mr_qform_of(kernels, &b->layout, b->k);
@@ -103,7 +118,7 @@ bool mr_job_same_form(const mr_mm *mm, const mr_matrix *a, const mr_matrix *b)
 
 typedef struct quantise_task {
     const mr_job *job;
-    uint8_t *to;
+    uint8_t *to, *rests;   /* a rest per worker */
     int64_t vectors, each; /* vectors per task */
 } quantise_task;
 
@@ -116,11 +131,17 @@ static void quantise_some(void *ctx, int task, int worker)
 {
     const quantise_task *t = ctx;
     const mr_job *job = t->job;
-    (void)worker;
+    const mr_qform *form = &job->form;
+    float *rest = (float *)(void *)(t->rests + (size_t)worker * rest_bytes(form->k));
     for (int64_t i = task * t->each; i < (task + 1) * t->each && i < t->vectors; i++) {
         int64_t r = job->x_choice ? i / job->choices : i, j = job->x_choice ? i % job->choices : 0;
-        job->kernels->quantise(job->x + r * job->x_row + j * job->x_choice, &job->form,
-                               t->to + (size_t)i * job->form.stride);
+        const float *x = job->x + r * job->x_row + j * job->x_choice;
+        uint8_t *to = t->to + (size_t)(i * job->parts) * form->stride;
+        job->kernels->quantise(x, form, to);
+        for (int part = 1; part < job->parts; part++, to += form->stride) {
+            job->kernels->residue(part == 1 ? x : rest, form, to, rest);
+            job->kernels->quantise(rest, form, to + form->stride);
+        }
     }
 }
 
@@ -130,19 +151,25 @@ void mr_job_prepare(mr_job *job)
     uint8_t *at = job->scratch;
     job->kernels = mr_mm_kernels_for(mm->isa);
     job->form = (mr_qform){0};
-    job->memory_bytes = worker_bytes(job->together);
-    if (runs_int8(mm, &job->w[0]->layout)) {
+    job->parts = mr_job_parts(mm, &job->w[0]->layout);
+    const bool prepared = job->parts > 0;
+    job->parts = prepared ? job->parts : 1;
+    job->memory_bytes = worker_bytes(job->together * job->parts);
+    if (prepared) {
         int64_t vectors = job_vectors(job);
-        quantise_task t = {job, at, vectors,
+        quantise_task t = {job, at, NULL, vectors,
                            (vectors + mr_pool_threads(mm->pool) * 2 - 1) /
                                (mr_pool_threads(mm->pool) * 2)};
         job->form = mr_qform_of(job->kernels, &job->w[0]->layout, job->w[0]->k);
         job->prepared = at;
+        at += round_line(job->form.stride * (size_t)(vectors * job->parts));
+        t.rests = at;
+        if (job->parts > 1)
+            at += rest_bytes(job->form.k) * (size_t)mr_pool_threads(mm->pool);
         if (vectors > 1)
             mr_pool_run(mm->pool, (int)((vectors + t.each - 1) / t.each), quantise_some, &t);
         else if (vectors == 1)
             quantise_some(&t, 0, 0);
-        at += round_line(job->form.stride * (size_t)vectors);
     }
     job->memory = at;
 }
@@ -151,10 +178,10 @@ void mr_job_prepare(mr_job *job)
 
 typedef struct block {
     const mr_job *job;
-    int rows;
+    int rows, vectors;            /* of y; of x: job->parts for each */
     const uint8_t *x[BLOCK_ROWS]; /* floats, or prepared rows */
     float *y[BLOCK_ROWS];
-    float by[BLOCK_ROWS]; /* what a row's sums are multiplied by: D, or 1 */
+    float by[BLOCK_ROWS]; /* what a vector's sums are multiplied by: D, or 1 */
     float *sums[2];       /* zero between columns */
     uint8_t *panel;
 } block;
@@ -194,19 +221,19 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
                                   mr_layout_lines(&bytes, c->nv), c->nv};
     int64_t each = c->layout->k_unit / bytes.k_unit,
             most = PANEL_BYTES / (int64_t)panel.unit / each;
-    for (int r = 0; r < b->rows; r++)
+    for (int r = 0; r < b->vectors; r++)
         x[r] = b->x[r] + MR_QROW_HEADER;
-    if (b->rows <= job->kernels->direct_u4 || bytes.kind == c->layout->kind ||
+    if (b->vectors <= job->kernels->direct_u4 || bytes.kind == c->layout->kind ||
         (c->layout->kind == MR_PACK_U4 && c->nv == 4 && job->kernels->takes_u4)) {
-        job->kernels->tile_i8(c, units, &job->form, x, b->rows, sums);
+        job->kernels->tile_i8(c, units, &job->form, x, b->vectors, sums);
         return;
     }
     for (int64_t u = 0; u < units; u += most) {
         int64_t len = units - u < most ? units - u : most;
         job->kernels->unpack_bytes(&part, len, b->panel);
-        job->kernels->tile_i8(&panel, len * each, &job->form, x, b->rows, sums);
+        job->kernels->tile_i8(&panel, len * each, &job->form, x, b->vectors, sums);
         part.data += (size_t)len * c->unit;
-        for (int r = 0; r < b->rows; r++)
+        for (int r = 0; r < b->vectors; r++)
             x[r] += (size_t)(len * (c->layout->k_unit / job->form.group)) * job->form.step;
     }
 }
@@ -217,6 +244,7 @@ static void finish_rows(const block *b, float *const *sums, int rows, int64_t fi
     const mr_job *job = b->job;
     mr_finish f = {.fn = job->fn,
                    .rows = rows,
+                   .parts = job->parts,
                    .n = n,
                    .first = first,
                    .sums = {sums[0], job->w[1] ? sums[1] : NULL},
@@ -288,6 +316,7 @@ static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
     const mr_job *job = s->job;
     int64_t left = rows_of(job, e) - row0;
     b->rows = (int)(left < s->block_rows ? left : s->block_rows);
+    b->vectors = b->rows * job->parts;
     for (int i = 0; i < b->rows; i++) {
         int64_t r = row0 + i, j = e;
         if (job->pairs) {
@@ -296,12 +325,14 @@ static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
             j = pair % job->choices;
         }
         b->y[i] = job->y + r * job->y_row + j * job->y_choice;
-        b->by[i] = 1.0f;
-        if (job->form.k) {
-            int64_t vector = job->x_choice ? r * job->choices + j : r;
-            b->x[i] = job->prepared + (size_t)vector * job->form.stride;
-            memcpy(&b->by[i], b->x[i], sizeof b->by[i]);
-        } else {
+        for (int v = i * job->parts; job->form.k && v < (i + 1) * job->parts; v++) {
+            int64_t vector =
+                (job->x_choice ? r * job->choices + j : r) * job->parts + v % job->parts;
+            b->x[v] = job->prepared + (size_t)vector * job->form.stride;
+            memcpy(&b->by[v], b->x[v], sizeof b->by[v]);
+        }
+        if (!job->form.k) {
+            b->by[i] = 1.0f;
             b->x[i] = (const uint8_t *)(job->x + r * job->x_row + j * job->x_choice);
         }
     }
@@ -355,9 +386,10 @@ static void run_items(void *ctx, int task, int worker)
     if (s->job->memory_bytes) {
         uint8_t *own = s->job->memory + (size_t)worker * s->job->memory_bytes;
         b.sums[0] = (float *)(void *)own;
-        b.sums[1] = b.sums[0] + s->block_rows * MR_TILE_OUT;
+        const int64_t sums = s->block_rows * s->job->parts * MR_TILE_OUT;
+        b.sums[1] = b.sums[0] + sums;
         b.panel = own + s->job->memory_bytes - PANEL_BYTES;
-        memset(own, 0, 2 * (size_t)s->block_rows * MR_TILE_OUT * sizeof(float));
+        memset(own, 0, 2 * (size_t)sums * sizeof(float));
     }
     while (item < end) {
         int64_t here = blocks_of(s, e) * s->columns;
@@ -369,7 +401,7 @@ static void run_items(void *ctx, int task, int worker)
         int64_t row_block = (item - base) / s->columns, column = (item - base) % s->columns;
         block_rows(s, e, row_block * s->block_rows, &b);
         int64_t left = s->columns - column < end - item ? s->columns - column : end - item;
-        if (b.rows == 1)
+        if (b.vectors == 1)
             run_row(&b, e, base + row_block * s->columns, &home, item, left);
         else
             for (int64_t i = 0; i < left; i++)
@@ -388,11 +420,13 @@ static int64_t even_rows(int64_t rows, int64_t blocks)
 void mr_job_run(const mr_job *job)
 {
     int64_t threads = mr_pool_threads(job->mm->pool), largest = 0;
-    schedule s = {.job = job, .columns = mr_matrix_columns(job->w[0]), .block_rows = BLOCK_ROWS};
+    schedule s = {.job = job,
+                  .columns = mr_matrix_columns(job->w[0]),
+                  .block_rows = BLOCK_ROWS / job->parts / TILE_ROWS * TILE_ROWS};
     for (int64_t e = 0; e < job->w[0]->e; e++)
         largest = rows_of(job, e) > largest ? rows_of(job, e) : largest;
     if (largest > 0)
-        s.block_rows = even_rows(largest, (largest + BLOCK_ROWS - 1) / BLOCK_ROWS);
+        s.block_rows = even_rows(largest, (largest + s.block_rows - 1) / s.block_rows);
     do {
         s.items = 0;
         for (int64_t e = 0; e < job->w[0]->e; e++)
@@ -401,7 +435,8 @@ void mr_job_run(const mr_job *job)
             break;
         s.block_rows = even_rows(s.block_rows, 2);
     } while (true);
-    int64_t most = threads * (s.block_rows > FEW_ROWS ? LONG_TASKS_PER_THREAD : TASKS_PER_THREAD);
+    int64_t most =
+        threads * (s.block_rows * job->parts > FEW_ROWS ? LONG_TASKS_PER_THREAD : TASKS_PER_THREAD);
     s.tasks = (int)(threads == 1 ? 1 : s.items < most ? s.items : most);
     if (s.tasks > 0)
         mr_pool_run(job->mm->pool, s.tasks, run_items, &s);

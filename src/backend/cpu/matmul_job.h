@@ -29,11 +29,15 @@ typedef struct mr_job {
     /* made by mr_job_prepare */
     const mr_mm_kernels *kernels;
     mr_qform form; /* k 0: runs on floats */
+    int parts;     /* prepared rows of one row of x: 1, or MR_ACT_PARTS of f32 activations */
     const uint8_t *prepared;
     uint8_t *memory; /* per worker */
     size_t memory_bytes;
 } mr_job;
 
+/* Prepared rows that one row of activations becomes; 0: it runs on floats.  Of 4 bits the kernels on
+ * floats are bound by arithmetic, and three int8 products cost less; of others they do not. */
+int mr_job_parts(const mr_mm *mm, const mr_layout *l);
 /* Scratch of a job on `vectors` distinct rows of activations, at most `rows` of which meet one
  * matrix. */
 size_t mr_job_scratch(const mr_mm *mm, const mr_layout *l, int64_t vectors, int64_t rows,

@@ -92,6 +92,7 @@ const mr_mm_kernels LANES_FN(mr_mm_kernels) = {
     .few_f32 = FEW_F32,
     .direct_u4 = DIRECT_U4,
     .quantise = quantise,
+    .residue = residue,
     .tile_f32 = tile_f32,
     .unpack_f32 = unpack_f32,
     .tile_i8 = tile_i8,

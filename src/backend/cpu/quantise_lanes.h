@@ -39,6 +39,36 @@ static inline bool row_step(float largest, v16i most, const mr_qform *f, uint8_t
     return finite;
 }
 
+static const int8_t quad_of_element[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+
+/* 16 values of a group in steps of 1/inv; quad holds their quads' numbers. */
+static inline v16i rounded(v16f x, float inv, v16m in_slot)
+{
+    v16i limit = v16i_select(in_slot, v16i_set1(16319), v16i_set1(127));
+    v16i v = v16i_from_f(v16f_mul(x, v16f_set1(inv)));
+    return v16i_min(v16i_max(v, v16i_sub(v16i_zero(), limit)), limit);
+}
+
+/* rest = fma(-v, step, x); of rows that are not finite x itself. */
+static void residue(const float *x, const mr_qform *f, const uint8_t *row, float *rest)
+{
+    const uint8_t *record = row + MR_QROW_HEADER;
+    float largest;
+    memcpy(&largest, row, sizeof largest);
+    for (int64_t k = 0; k < f->k; k += f->group, record += f->step) {
+        mr_qgroup g;
+        memcpy(&g, record, sizeof g);
+        float step = largest == largest ? largest * (float)(1 << g.e) : 0.0f;
+        float inv = step == 0.0f ? 0.0f : 1.0f / step;
+        v16i quad = v16i_load_i8(quad_of_element);
+        for (int i = 0; i < f->group; i += 16, quad = v16i_add(quad, v16i_set1(4))) {
+            v16f a = v16f_load(x + k + i);
+            v16f v = v16f_from_i(rounded(a, inv, v16i_eq(quad, v16i_set1(g.p))));
+            v16f_store(rest + k + i, v16f_fma(v, v16f_set1(-step), a));
+        }
+    }
+}
+
 #ifdef QUANTISE_OWN /* the header of a faster one */
 #include QUANTISE_OWN
 #else
@@ -67,8 +97,6 @@ static inline float group_step(const float *x, int group, int32_t *p, v16i *most
     return c > a ? c : a;
 }
 
-static const int8_t quad_of_element[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
-
 #ifndef STORE_WIDE
 static inline void store_wide(uint8_t *dst, v16i v)
 {
@@ -96,9 +124,7 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
     const bool apart = f->halves && f->start_by < 0;
     for (int i = 0; i < f->group; i += 16, quad = v16i_add(quad, v16i_set1(4))) {
         v16m in_slot = v16i_eq(quad, v16i_set1(g->p));
-        v16i limit = v16i_select(in_slot, v16i_set1(16319), v16i_set1(127));
-        v16i v = v16i_from_f(v16f_mul(v16f_load(x + i), v16f_set1(inv)));
-        v = v16i_min(v16i_max(v, v16i_sub(v16i_zero(), limit)), limit);
+        v16i v = rounded(v16f_load(x + i), inv, in_slot);
         v16i high = v16i_select(in_slot, v16i_sar(v16i_add(v, v16i_set1(64)), 7), v16i_zero());
         v16i low = v16i_sub(v, v16i_shl(high, 7));
         v16i_store_i8(high_bytes + i, high);
