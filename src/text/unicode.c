@@ -366,12 +366,12 @@ size_t mr_utf8_grapheme(const char *s, size_t len)
     while (at < len) {
         int k = mr_utf8_decode(s + at, len - at, &cp);
         assert(k > 0);
-        const char *newer = mr_newer_category(cp);
-        bool extends = newer && newer[0] == 'M';
-        if (!extends && utf8proc_grapheme_break_stateful((utf8proc_int32_t)before,
-                                                         (utf8proc_int32_t)cp, &state))
+        if (mr_cp_is_newer_mark(cp))
+            cp = 0x300; /* as another mark */
+        if (utf8proc_grapheme_break_stateful((utf8proc_int32_t)before, (utf8proc_int32_t)cp,
+                                             &state))
             break;
-        before = extends ? 0x300 : cp; /* as another mark */
+        before = cp;
         at += (size_t)k;
     }
     return at;

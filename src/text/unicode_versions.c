@@ -1,7 +1,7 @@
 /* Where the package and the system's libraries know different versions of Unicode.
  *
- * The `tokenizers` package (0.23) has categories of Unicode 17 in its regular expressions, normal
- * forms of Unicode 9 and punctuation of Unicode 8; PCRE2 10.42 has Unicode 14, utf8proc 2.8 has 15.
+ * The `tokenizers` package (0.23) has categories of Unicode 16 in its regular expressions, graphemes
+ * of Unicode 17, normal forms of Unicode 9 and punctuation of Unicode 8; PCRE2 10.42 has Unicode 14, utf8proc 2.8 has 15.
  * The tables were found by asking the package about every code point.  A later library that knows
  * some of `newer` itself changes nothing.
  */
@@ -65,6 +65,11 @@ static const category_range newer[] = {
     {0x2B739, 0x2B739, "Lo"}, {0x2EBF0, 0x2EE5D, "Lo"}, {0x31350, 0x323AF, "Lo"},
 };
 
+/* Marks of Unicode 17. */
+static const range newest_marks[] = {{0x1ACF, 0x1ADD},   {0x1AE0, 0x1AEB},   {0x10EFA, 0x10EFB},
+                                     {0x11B60, 0x11B67}, {0x1E6E3, 0x1E6E3}, {0x1E6E6, 0x1E6E6},
+                                     {0x1E6EE, 0x1E6EF}, {0x1E6F5, 0x1E6F5}};
+
 /* Characters that normalise or are reordered now, but did not exist in Unicode 9. */
 static const range unnormalized[] = {
     {0x07FD, 0x07FD},   {0x0898, 0x089F},   {0x08CA, 0x08D3},   {0x09FE, 0x09FE},
@@ -126,6 +131,12 @@ const char *mr_newer_category(uint32_t cp)
             hi = mid;
     }
     return lo < COUNT(newer) && newer[lo].first <= cp ? newer[lo].category : NULL;
+}
+
+bool mr_cp_is_newer_mark(uint32_t cp)
+{
+    const char *category = mr_newer_category(cp);
+    return (category && category[0] == 'M') || in_ranges(newest_marks, COUNT(newest_marks), cp);
 }
 
 bool mr_cp_is_unnormalized(uint32_t cp)

@@ -18,6 +18,8 @@ const char *mr_newer_category(uint32_t cp);
 /* The same as ranges: of a category of one or two letters; of the script Han. */
 void mr_newer_set(const char *category, mr_buf *set);
 void mr_newer_han_set(mr_buf *set);
+/* A mark that utf8proc does not know: it belongs to the character before it. */
+bool mr_cp_is_newer_mark(uint32_t cp);
 /* Normal forms leave it as it is and where it is. */
 bool mr_cp_is_unnormalized(uint32_t cp);
 /* Category P now, but not for the package's Punctuation. */

@@ -81,10 +81,8 @@ mr_err mr_unigram_put(mr_unigram *u, const char *s, size_t len, int32_t id, doub
     return MR_OK;
 }
 
-static void offer(const mr_unigram *u, mr_unigram_step *to, double sum, int32_t id, size_t start)
+static void offer(mr_unigram_step *to, double sum, int32_t id, size_t start)
 {
-    if (u->single)
-        sum = (double)(float)sum;
     if (to->start == UINT32_MAX || sum > to->score)
         *to = (mr_unigram_step){sum, id, (uint32_t)start};
 }
@@ -102,11 +100,11 @@ static void step(const mr_unigram *u, int32_t unk, mr_unigram_step *v, const cha
             break;
         if (u->id[at] < 0)
             continue;
-        offer(u, &v[i + 1], here + u->score[at], u->id[at], start);
+        offer(&v[i + 1], here + u->score[at], u->id[at], start);
         known |= i + 1 == start + one;
     }
     if (!known)
-        offer(u, &v[start + one], here + u->unk, unk, start);
+        offer(&v[start + one], here + u->unk, unk, start);
 }
 
 /* Links the path from its end to its start the other way: start is then the next end. */

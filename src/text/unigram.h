@@ -7,8 +7,8 @@
  * Threads: immutable once filled; a work belongs to one call.
  * Fails:  MR_EFORMAT when an unknown character needs an unk token that there is not;
  *         MR_EUNSUPPORTED for pieces longer than 512 bytes, which bounds the search.
- * Rules:  1. Of equal sums the piece that starts first wins, and a piece before unk.
- *         2. `single`: sums are rounded to float after each piece, as SentencePiece has them.
+ * Rules:  1. Of equal sums the piece that starts first wins, and a piece before unk.  Sums are doubles,
+ *            as those of the tokenizers and the sentencepiece (0.2.3) packages.
  */
 #ifndef MR_TEXT_UNIGRAM_H
 #define MR_TEXT_UNIGRAM_H
@@ -21,7 +21,6 @@ typedef struct mr_unigram {
     int32_t *id; /* per node: -1: no piece ends here */
     double *score;
     double unk; /* score of an unknown character */
-    bool single;
 } mr_unigram;
 
 mr_err mr_unigram_init(mr_unigram *u, size_t bytes); /* of all pieces, at most */

@@ -337,7 +337,6 @@ static mr_err read_unigram(mr_tokenizer *t, const mr_vocab *v)
         MR_TRY(mr_unigram_put(u, s.data, s.len, i, score));
     }
     u->unk = (double)(low - unk_penalty);
-    u->single = true;
     t->kind = "SentencePiece Unigram";
     return piece_steps(t, v, v->add_space_prefix != 0);
 }
