@@ -142,15 +142,22 @@ static mr_err join_inputs(listing *l, const mr_asked *a, const char *from, const
 
 /* MLX turns a convolution [C,1,K] to [C,K,1], which moves no number, and takes files where that is done
  * for files whose norms hold 1 + w. */
-static void as_mlx_saves(const listing *l, mr_mlx_tensor *t)
+static mr_err as_mlx_saves(const listing *l, mr_mlx_tensor *t)
 {
     char there[512];
     const mr_name_row *row = mr_model_gguf_name(l->m, t->asked->name, there);
     t->one_plus = row && row->modifiers && strcmp(row->modifiers, MR_ONE_PLUS_W) == 0;
     if (t->rank == 3 && mr_ends_with(t->asked->name, "conv1d.weight")) {
+        if (t->dim[2] == 1)
+            return mr_fail(
+                MR_EUNSUPPORTED,
+                "convert: \"%s\" has one tap: MLX's form, which is told by convolutions, "
+                "cannot be seen",
+                t->asked->name);
         t->dim[1] = t->dim[2];
         t->dim[2] = 1;
     }
+    return MR_OK;
 }
 
 /* ---- the list ---- */
@@ -177,7 +184,7 @@ static mr_err add_one(listing *l, const mr_asked *a)
         return MR_OK;
     mr_mlx_tensor *t = add(l, a, stacked(l, name));
     if (l->recurrent)
-        as_mlx_saves(l, t);
+        MR_TRY(as_mlx_saves(l, t));
     return named(t);
 }
 

@@ -100,6 +100,8 @@ mr_err mr_convert_same(mr_model *m, const char *path)
     mr_err e = mr_model_build(back, &is);
     if (e == MR_OK)
         e = mr_model_check_unused(back);
+    if (e == MR_EFORMAT)
+        e = mr_fail_in(MR_EUNSUPPORTED, "GGUF cannot say this model; read back");
     if (e == MR_OK)
         e = mr_model_build(m, &was);
     if (e == MR_OK)

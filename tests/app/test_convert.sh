@@ -172,6 +172,14 @@ is "and gets smaller blocks" says "blk.0.ffn_down.weight becomes q5_0: 160 is no
 go 0 run "$tmp/odd.gguf" --ids 1,2 -n 2 --print-ids
 
 # ---- refusals leave nothing ----
+refused "has one tap" convert tests/vectors/qwen3.5-conv1 "$tmp/x"
+refused "GGUF cannot say this model; read back" convert tests/vectors/dsv3-freq "$tmp/x" --format gguf
+for f in safetensors gguf; do
+    (ulimit -f 500 && exec "$M" convert $G "$tmp/x" --format $f) >"$out" 2>"$err"
+    is "a file that may not grow: exit 1: $f" [ $? = 1 ]
+    is "and that is said" says "File too large"
+    is "and nothing is left" [ -z "$(find "$tmp" -maxdepth 1 -name 'x*')" ]
+done
 usage "unknown" convert $G "$tmp/x" --quant q7
 usage "unknown" convert $G "$tmp/x" --quant int4
 usage "32, 64, 128" convert $G "$tmp/x" --quant q4 --group 48

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "weights/parse.h"
 
@@ -63,6 +65,27 @@ static void check_tensor(const mr_winfo *t, const uint8_t *data, size_t size)
         mr_dequant_row(&r, rows - 1, values);
 }
 
+/* Blocks and the numbers that they are times become one tensor, which comes as f32. */
+static void check_join(mr_wtable *t, mr_gguf *g, const uint8_t *data, size_t size)
+{
+    char path[] = "input";
+    int fd = memfd_create("input", 0);
+    require(fd >= 0 && write(fd, data, size) == (ssize_t)size);
+    mr_file files[8] = {[7] = {.fd = fd, .size = size, .path = path}};
+    mr_weights w = {.files = files, .n_files = 8, .table = *t, .gguf = g};
+    mr_err e = mr_gguf_join(&w);
+    for (size_t i = 0; e == MR_OK && i < w.table.n; i++) {
+        const mr_winfo *x = &w.table.at[i];
+        int64_t k = x->rank ? x->dim[x->rank - 1] : 1;
+        float values[4096];
+        mr_rows r;
+        if (x->wide.dtype != MR_F32 && k <= 4096)
+            require(mr_weights_read(&w, x, mr_weights_rows(x) - 1, 1, values, &r) != MR_EIO);
+    }
+    *t = w.table;
+    close(fd);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     mr_gguf *g, *half;
@@ -77,6 +100,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         read_metadata(g);
         for (size_t i = 0; i < t.n; i++)
             check_tensor(&t.at[i], data, size);
+        if (!twice)
+            check_join(&t, g, data, size);
     }
     /* From half the bytes: the same outcome, or a plain wish for more. */
     mr_err e_half = mr_gguf_parse(&half, "input", 7, data, size / 2, size, &t_half, &want_half);

@@ -2,11 +2,14 @@
  * under each of the configs below.
  *
  * What is accepted must keep the reader's promises: every part lies inside the file, sizes agree
- * with shapes, names are sorted and unique, and rows can be dequantised where they stand.
+ * with shapes, names are sorted and unique, and rows can be dequantised where they stand, or (what has
+ * scales for blocks, or comes as f32) be read.
  */
+#include <sys/mman.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "weights/parse.h"
 
@@ -20,7 +23,20 @@ static const char *const configs[] = {
     "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{"
     "\"g\":"
     "{\"weights\":{\"num_bits\":4,\"group_size\":32,\"type\":\"int\",\"strategy\":\"group\","
-    "\"symmetric\":true}}}}"};
+    "\"symmetric\":true}}}}",
+    "{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\"}",
+    "{\"quant_method\":\"fp8\",\"weight_block_size\":[3,5]}",
+    "{\"quant_method\":\"compressed-tensors\",\"format\":\"mixed-precision\",\"config_groups\":{"
+    "\"a\":{\"weights\":{\"num_bits\":3,\"group_size\":8,\"type\":\"int\",\"strategy\":\"group\","
+    "\"symmetric\":false}},"
+    "\"b\":{\"weights\":{\"num_bits\":5,\"type\":\"int\",\"strategy\":\"channel\"}},"
+    "\"c\":{\"weights\":{\"num_bits\":8,\"type\":\"int\",\"strategy\":\"channel\",\"symmetric\":"
+    "false}},"
+    "\"d\":{\"weights\":{\"num_bits\":8,\"type\":\"int\",\"strategy\":\"tensor\"}},"
+    "\"e\":{\"weights\":{\"num_bits\":4,\"group_size\":32,\"type\":\"int\",\"strategy\":\"group\","
+    "\"symmetric\":false}},"
+    "\"f\":{\"weights\":{\"num_bits\":8,\"type\":\"float\",\"strategy\":\"block\","
+    "\"block_structure\":[16,24]}}}}"};
 
 static void require(int holds)
 {
@@ -59,6 +75,21 @@ static void check_row(const mr_winfo *t, const uint8_t *data, size_t size)
     mr_dequant_row(&r, rows - 1, values);
 }
 
+/* The first and the last row through the reader. */
+static void read_rows(const mr_weights *w, const mr_winfo *t)
+{
+    int64_t rows = mr_weights_rows(t), k = t->rank ? t->dim[t->rank - 1] : 1;
+    if ((!t->block_cols && t->wide.dtype == MR_F32) || !rows || !k || k > 4096)
+        return;
+    void *buffer = malloc(mr_weights_rows_bytes(t, 1));
+    float values[4096];
+    mr_rows r;
+    for (int i = 0; i < 2; i++)
+        if (mr_weights_read(w, t, i ? rows - 1 : 0, 1, buffer, &r) == MR_OK)
+            mr_dequant_row(&r, 0, values);
+    free(buffer);
+}
+
 static void check_table(const mr_weights *w, const uint8_t *data, size_t size)
 {
     for (size_t i = 0; i < w->table.n; i++) {
@@ -66,13 +97,14 @@ static void check_table(const mr_weights *w, const uint8_t *data, size_t size)
         require(!i || strcmp(t[-1].name, t->name) < 0);
         require(mr_wtable_find(&w->table, t->name) == t);
         check_row(t, data, size);
+        read_rows(w, t);
     }
 }
 
-static void run(const uint8_t *data, size_t size, size_t len, const char *config)
+static void run(const uint8_t *data, size_t size, int fd, size_t len, const char *config)
 {
     char path[] = "input";
-    mr_file file = {.fd = -1, .size = size, .path = path};
+    mr_file file = {.fd = fd, .size = size, .path = path};
     mr_weights w = {.files = &file, .n_files = 1};
     mr_err e =
         mr_safetensors_parse_header(path, 0, (const char *)data + 8, len, size - 8 - len, &w.table);
@@ -97,7 +129,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t len;
     if (size < 8 || mr_safetensors_header_len("input", data, size, &len) != MR_OK)
         return 0;
+    int fd = memfd_create("input", 0);
+    require(fd >= 0 && write(fd, data, size) == (ssize_t)size);
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++)
-        run(data, size, len, configs[i]);
+        run(data, size, fd, len, configs[i]);
+    close(fd);
     return 0;
 }
