@@ -117,7 +117,7 @@ static mr_status read_text(job *j)
     MR_TRY(app_read_file(j->file, &text, &len));
     mr_status s = mr_engine_text(j->e, &t);
     if (!s)
-        s = mr_encode(t, text, len, true, &j->ids.id, &j->ids.n);
+        s = mr_encode(t, text, len, MR_ENCODE_SPECIAL, &j->ids.id, &j->ids.n);
     mr_memory_free(text);
     if (!s) {
         j->ids.row = mr_alloc(MR_MEM_OTHER, sizeof *j->ids.row);

@@ -176,7 +176,8 @@ static mr_status encode_prompt(job *j, const char *text, size_t len)
     else if (!s && j->chat)
         s = mr_chat(t, text, len, &chat, &len);
     if (!s)
-        s = mr_encode(t, chat ? chat : text, len, !chat && !j->load, &j->ids.id, &j->ids.n);
+        s = mr_encode(t, chat ? chat : text, len, !chat && !j->load ? MR_ENCODE_SPECIAL : 0,
+                      &j->ids.id, &j->ids.n);
     mr_memory_free(chat);
     if (!s && j->ids.n == 0)
         s = (mr_status)mr_fail(MR_EFORMAT, "the prompt is empty: it has no ids");

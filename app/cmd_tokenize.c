@@ -7,19 +7,24 @@
 
 typedef struct job {
     const char *prompt, *file, *ids_list, *lines, *messages;
-    bool no_special, decode;
+    bool no_special, plain, decode;
     mr_tokenizer *t;
     mr_buf out;
 } job;
 
-static mr_status encode_to(job *j, const char *text, size_t len, bool special)
+static mr_status encode_to(job *j, const char *text, size_t len, int flags)
 {
     int32_t *ids;
     size_t n;
-    MR_TRY(mr_encode(j->t, text, len, special, &ids, &n));
+    MR_TRY(mr_encode(j->t, text, len, flags, &ids, &n));
     app_json_ids(&j->out, ids, n);
     mr_memory_free(ids);
     return MR_STATUS_OK;
+}
+
+static int flags_of(const job *j)
+{
+    return (j->no_special ? 0 : MR_ENCODE_SPECIAL) | (j->plain ? MR_ENCODE_PLAIN : 0);
 }
 
 static mr_status decode_value(job *j, mr_jval array)
@@ -54,7 +59,7 @@ static mr_status one_line(job *j, mr_jval v, mr_buf *scratch)
     if (j->decode)
         return decode_value(j, v);
     MR_TRY(mr_jstr(v, scratch, &s));
-    return encode_to(j, s.data, s.len, !j->no_special);
+    return encode_to(j, s.data, s.len, flags_of(j));
 }
 
 static mr_status run_lines(job *j)
@@ -89,7 +94,7 @@ static mr_status encode_messages(job *j)
     MR_TRY(app_read_file(j->messages, &json, &n));
     mr_status s = mr_chat_messages(j->t, json, n, &text, &len);
     if (!s)
-        s = encode_to(j, text, len, false);
+        s = encode_to(j, text, len, 0);
     mr_memory_free(text);
     mr_free(json);
     return s;
@@ -114,7 +119,7 @@ static mr_status run_one(job *j)
     if (j->messages)
         return encode_messages(j);
     MR_TRY(app_read_text(j->prompt, j->file, &text, &len));
-    s = encode_to(j, text, len, !j->no_special);
+    s = encode_to(j, text, len, flags_of(j));
     mr_free(text);
     return s;
 }
@@ -131,6 +136,8 @@ int cmd_tokenize(int argc, char **argv)
          "a conversation, through the model's chat template", NULL},
         {"--no-special", NULL, APP_FLAG, &j.no_special, 0, 0, NULL,
          "add no special tokens (decoding: leave them out)", NULL},
+        {"--no-parse-special", NULL, APP_FLAG, &j.plain, 0, 0, NULL,
+         "special tokens written out in the text are text", NULL},
         {"--decode", NULL, APP_FLAG, &j.decode, 0, 0, NULL, "from ids to text", NULL},
         {"--ids", NULL, APP_STR, &j.ids_list, 0, 0, "LIST", "the ids to decode: 1,2,3", NULL},
         {"--lines", NULL, APP_STR, &j.lines, 0, 0, "F.json",
@@ -149,8 +156,11 @@ int cmd_tokenize(int argc, char **argv)
     if ((j.lines || j.decode) && (j.prompt || j.file))
         return app_usage("tokenize", "-p and -f do not go with %s",
                          j.lines ? "--lines" : "--decode");
-    if (j.messages && (j.prompt || j.file || j.lines || j.decode || j.no_special))
-        return app_usage("tokenize", "--messages does not go with other input or --no-special");
+    if (j.messages && (j.prompt || j.file || j.lines || j.decode || j.no_special || j.plain))
+        return app_usage("tokenize",
+                         "--messages does not go with other input or how special tokens are read");
+    if (j.decode && j.plain)
+        return app_usage("tokenize", "--no-parse-special does not go with --decode");
     mr_status s = mr_text_open(&j.t, model);
     if (!s)
         s = j.lines ? run_lines(&j) : run_one(&j);

@@ -59,7 +59,7 @@ int main(int argc, char **argv)
     if (!s && text)
         s = mr_engine_text(engine, &tokenizer); /* the engine's: not ours to close */
     if (!s)
-        s = text ? mr_encode(tokenizer, argv[2], strlen(argv[2]), true, &ids, &n)
+        s = text ? mr_encode(tokenizer, argv[2], strlen(argv[2]), MR_ENCODE_SPECIAL, &ids, &n)
                  : read_list(argv[3], &ids, &n);
     if (!s)
         s = mr_session_new(&session, engine);

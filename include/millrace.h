@@ -308,11 +308,14 @@ MR_API mr_status mr_text_open(mr_tokenizer **out, const char *model);
 MR_API void mr_text_close(mr_tokenizer *t);
 /* The engine's own, loaded at the first call. */
 MR_API mr_status mr_engine_text(mr_engine *e, mr_tokenizer **out);
-MR_API mr_status mr_encode(const mr_tokenizer *t, const char *text, size_t len, bool special,
+/* flags: MR_ENCODE_SPECIAL adds the ids that the model wants around a text; by MR_ENCODE_PLAIN special
+ * tokens written out in the text are text, for what users may not steer. */
+enum { MR_ENCODE_SPECIAL = 1, MR_ENCODE_PLAIN = 2 };
+MR_API mr_status mr_encode(const mr_tokenizer *t, const char *text, size_t len, int flags,
                            int32_t **ids, size_t *n);
 MR_API mr_status mr_decode(const mr_tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
                            char **text, size_t *len);
-/* One user turn through the model's chat template, ready for mr_encode with special false. */
+/* One user turn through the model's chat template, ready for mr_encode without flags. */
 MR_API mr_status mr_chat(const mr_tokenizer *t, const char *user, size_t len, char **text,
                          size_t *out_len);
 /* A conversation likewise.  json: {"messages": [...]} with, as the template wants, "tools",

@@ -212,13 +212,15 @@ mr_status mr_engine_text(mr_engine *e, mr_tokenizer **out)
     return MR_OK;
 }
 
-mr_status mr_encode(const mr_tokenizer *t, const char *text, size_t len, bool special,
-                    int32_t **ids, size_t *n)
+mr_status mr_encode(const mr_tokenizer *t, const char *text, size_t len, int flags, int32_t **ids,
+                    size_t *n)
 {
     mr_ids got = {0};
     *ids = NULL;
     *n = 0;
-    mr_err err = mr_tokenize(t, text, len, special ? MR_TOK_SPECIAL : 0, &got);
+    unsigned how = (flags & MR_ENCODE_SPECIAL ? MR_TOK_SPECIAL : 0) |
+                   (flags & MR_ENCODE_PLAIN ? MR_TOK_PLAIN : 0);
+    mr_err err = mr_tokenize(t, text, len, how, &got);
     if (err) {
         mr_ids_free(&got);
         return (mr_status)err;

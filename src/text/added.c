@@ -165,7 +165,7 @@ static mr_err push(mr_spans *out, size_t start, size_t end, int32_t id)
     return MR_OK;
 }
 
-mr_err mr_added_find(const mr_added *a, mr_added_when when, const char *s, size_t len,
+mr_err mr_added_find(const mr_added *a, mr_added_when when, bool plain, const char *s, size_t len,
                      mr_spans *out)
 {
     size_t covered = 0;
@@ -178,7 +178,7 @@ mr_err mr_added_find(const mr_added *a, mr_added_when when, const char *s, size_
         }
         size_t start = i, end = i + t->len;
         i = end; /* the search goes on here whatever the flags make of this match */
-        if (t->single_word && !stands_alone(s, len, start, end))
+        if ((plain && t->special) || (t->single_word && !stands_alone(s, len, start, end)))
             continue;
         if (t->lstrip) {
             start -= mr_space_suffix(s, start);

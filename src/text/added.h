@@ -61,7 +61,8 @@ typedef struct mr_spans {
     size_t n, cap;
 } mr_spans;
 void mr_spans_free(mr_spans *s);
-mr_err mr_added_find(const mr_added *a, mr_added_when when, const char *s, size_t len,
+/* plain: special tokens are text; none is looked for inside them. */
+mr_err mr_added_find(const mr_added *a, mr_added_when when, bool plain, const char *s, size_t len,
                      mr_spans *out);
 
 #endif

@@ -145,6 +145,7 @@ const char *mr_tokenizer_kind(const mr_tokenizer *t)
 
 typedef struct encoding {
     const mr_tokenizer *t;
+    bool plain;
     mr_ids *ids;
     mr_spans raw, inner;
     mr_buf normal;
@@ -190,7 +191,7 @@ static mr_err encode_between(encoding *e, const char *s, size_t len, bool first)
     if (e->normal.len > INT32_MAX)
         return mr_fail(MR_ELIMIT, "the text is too long after normalising");
     const char *n = e->normal.data;
-    MR_TRY(mr_added_find(&e->t->added, MR_ADDED_NORMALIZED, n, e->normal.len, &e->inner));
+    MR_TRY(mr_added_find(&e->t->added, MR_ADDED_NORMALIZED, e->plain, n, e->normal.len, &e->inner));
     for (size_t i = 0; i < e->inner.n; i++) {
         mr_span p = e->inner.v[i];
         if (p.id >= 0)
@@ -203,7 +204,7 @@ static mr_err encode_between(encoding *e, const char *s, size_t len, bool first)
 
 static mr_err encode_text(encoding *e, const char *text, size_t len)
 {
-    MR_TRY(mr_added_find(&e->t->added, MR_ADDED_RAW, text, len, &e->raw));
+    MR_TRY(mr_added_find(&e->t->added, MR_ADDED_RAW, e->plain, text, len, &e->raw));
     for (size_t i = 0; i < e->raw.n; i++) {
         mr_span p = e->raw.v[i];
         if (p.id >= 0)
@@ -223,7 +224,7 @@ mr_err mr_tokenize(const mr_tokenizer *t, const char *text, size_t len, unsigned
     size_t valid = len ? mr_utf8_check(text, len) : 0;
     if (valid != len)
         return mr_fail(MR_EFORMAT, "the text is not UTF-8 at byte %zu", valid);
-    encoding e = {.t = t, .ids = ids, .scan.bytes = len};
+    encoding e = {.t = t, .plain = flags & MR_TOK_PLAIN, .ids = ids, .scan.bytes = len};
     mr_err err = MR_OK;
     for (size_t i = 0; err == MR_OK && (flags & MR_TOK_SPECIAL) && i < t->prefix.n; i++)
         err = mr_ids_push(ids, t->prefix.id[i]);

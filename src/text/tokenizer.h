@@ -32,7 +32,10 @@ typedef struct mr_ids {
 mr_err mr_ids_push(mr_ids *ids, int32_t id);
 void mr_ids_free(mr_ids *ids);
 
-enum { MR_TOK_SPECIAL = 1 }; /* add bos/eos as the tokenizer says */
+enum {
+    MR_TOK_SPECIAL = 1, /* add bos/eos as the tokenizer says */
+    MR_TOK_PLAIN = 2    /* special tokens written out in the text are text */
+};
 
 /* dir: a folder with tokenizer.json (or else tokenizer.model, SentencePiece's, or tiktoken.model)
  * and, if there, tokenizer_config.json (bos_token, eos_token, add_bos_token, add_eos_token,

@@ -25,6 +25,12 @@ is "an empty text has its special tokens" [ "$(cat "$out")" = "[2]" ]
 go 0 tokenize $G -p "" --no-special
 is "or none" [ "$(cat "$out")" = "[]" ]
 
+go 0 tokenize $G -p "a<|eos|>b" --no-special
+is "a special token in the text is one" [ "$(cat "$out")" = "[70, 1, 71]" ]
+go 0 tokenize $G -p "a<|eos|>b" --no-special --no-parse-special
+is "or text (as the package has it with encode_special_tokens)" [ "$(cat "$out")" = "[70, 33, 97, 74, 880, 97, 35, 71]" ]
+go 0 tokenize $G -p "<|eos|>" --no-parse-special
+is "what the model wants around the text stays" [ "$(cut -c1-3 "$out")" = "[2," ]
 # ---- and back ----
 go 0 tokenize $G --decode --ids "$(tr -d '[] \n' <"$tmp/ids")" --no-special
 is "decoded" [ "$(cat "$out")" = "Once upon a time" ]

@@ -21,7 +21,7 @@ flags_of() {
         "--trace --mask-id --eos-id --chat --messages --logit-bias --no-pass" ;;
     logits) echo "--ids --ids-file --out --precision --chunk --threads --block-length --graph --no-pass" ;;
     perplexity) echo "-f --ids-file --ctx --against --json --precision --threads --no-pass" ;;
-    tokenize) echo "-p -f --decode --ids --lines --messages --no-special" ;;
+    tokenize) echo "-p -f --decode --ids --lines --messages --no-special --no-parse-special" ;;
     inspect) echo "--json --ctx" ;;
     graph) echo "--plan --stage --format --report --block-length --precision --threads --no-pass" ;;
     bench) echo "-p -n -r --batch --depth --profile --json --threads --precision --block-length --no-pass" ;;
@@ -101,7 +101,9 @@ usage "exclude" run $G -p x --ids 1
 usage "--chat" run $G --ids 1 --chat
 usage "exclude" run $G -p x --messages y
 usage "--messages" tokenize $G -p x --messages y
-usage "--no-special" tokenize $G --messages y --no-special
+usage "special" tokenize $G --messages y --no-special
+usage "special" tokenize $G --messages y --no-parse-special
+usage "--decode" tokenize $G --decode --ids 1 --no-parse-special
 usage "--chat and --messages" run $G --chat --messages y
 usage "--print-ids" run $G -p x --print-ids=1
 usage "--out" logits $G --ids 1

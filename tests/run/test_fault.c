@@ -39,7 +39,7 @@ static mr_status generate(mr_engine *e, const scene *c, int32_t *sum)
     if (!st && c->text)
         st = mr_engine_text(e, &t);
     if (!st && c->text)
-        st = mr_encode(t, c->text, strlen(c->text), true, &ids, &n);
+        st = mr_encode(t, c->text, strlen(c->text), MR_ENCODE_SPECIAL, &ids, &n);
     if (!st)
         st = mr_generate(s, ids ? ids : prompt, n, &o, NULL);
     mr_memory_free(ids);

@@ -151,7 +151,7 @@ static void test_text(void **state)
     assert_ok(mr_text_open(&t, model));
     assert_ok(mr_decode(t, ids, 500, false, &text, &len));
     assert_memory_equal(text, "Alice was beginning to get very tired", 37);
-    assert_ok(mr_encode(t, text, len, true, &again, &n));
+    assert_ok(mr_encode(t, text, len, MR_ENCODE_SPECIAL, &again, &n));
     assert_int_equal(n, 500);
     assert_memory_equal(again, ids, 500 * sizeof *ids);
     mr_memory_free(text);
