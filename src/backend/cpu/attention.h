@@ -19,7 +19,8 @@
 
 #include "backend/cpu/cpu_kv.h"
 
-enum { MR_ATT_PAIRS = 192, MR_ATT_BAND = 4 * MR_TILE };
+/* Pairs of a task at most, and of which it is best a multiple: whole register tiles. */
+enum { MR_ATT_PAIRS = 192, MR_ATT_UNIT = 12, MR_ATT_BAND = 4 * MR_TILE };
 
 /* The positions [lo, hi) that a row sees; none if lo >= hi. */
 typedef struct mr_range {
@@ -68,7 +69,7 @@ extern const mr_attention_kernels mr_attention_c, mr_attention_avx2, mr_attentio
     mr_attention_neon;
 
 /* Bytes per thread, of which a task's own at the start, and of the part of n pairs. */
-enum { MR_ATT_TASK_BYTES = 2048 };
+enum { MR_ATT_TASK_BYTES = 2560 };
 size_t mr_attend_scratch(int dk, int dv);
 size_t mr_att_part_bytes(int n, int dv);
 
@@ -76,7 +77,7 @@ size_t mr_att_part_bytes(int n, int dv);
  * works with stays in the second-level cache. */
 static inline int mr_att_pairs(int64_t dk, int64_t dv)
 {
-    return dk + dv <= 384 ? MR_ATT_PAIRS : MR_ATT_PAIRS / 2;
+    return dk + dv <= 640 ? MR_ATT_PAIRS : MR_ATT_PAIRS / 2;
 }
 
 static inline int64_t mr_up32(int64_t n)

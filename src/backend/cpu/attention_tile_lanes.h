@@ -3,7 +3,9 @@
  * Scores and values are both products of a few rows with panels of 32 columns whose lines lie one
  * after the other: keys [2 panels][dk][32 positions], values [dv/32 panels][64 positions][32].
  * Elements i and 16 + i of a line of bf16 are the low and the high half of its word i, so a shift
- * and a mask widen it.  Few rows take lines of bf16 in place; many take a copy widened once.
+ * and a mask widen it.  One group of rows takes a tile's lines in place; several take panels one by
+ * one, widened once and in the first-level cache: 32 positions of keys, 32 columns of a band's
+ * values.
  *
  * Every score is one FMA chain along d, every value one along the positions: which rows and columns
  * share a register tile changes no bit. */
@@ -31,44 +33,62 @@ LANES_INLINE v16f load_half(const void *p, int64_t i, int part, bool bf16)
     return v16f_bits(part ? v16i_and(w, v16i_set1((int32_t)0xffff0000)) : v16i_shl(w, 16));
 }
 
-/* S = q . K of `rows` interleaved queries with all 64 positions.  ahead: what is read next. */
-LANES_INLINE void scores_tile(int rows, const float *q, const void *k, int64_t dk, bool bf16,
-                              float *s, const char *ahead)
-{
-    const int cols = COLS_OF(rows);
-    TILE_UNROLL for (int c0 = 0; c0 < 4; c0 += cols)
-    {
-        v16f acc[TILE_ROWS][4];
-        TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
-            acc[r][c] = v16f_zero();
-        for (int64_t d = 0; d < dk; d++) {
-            v16f key[4];
-            TILE_UNROLL for (int c = 0; c < cols; c++)
-            {
-                int64_t line = (c0 + c) / 2 * dk + d;
-                key[c] = load_half(k, line * 32, (c0 + c) % 2, bf16);
-                if (bf16 && (c0 + c) % 2 == 0)
-                    __builtin_prefetch(ahead + line * 64);
-            }
-            TILE_UNROLL for (int r = 0; r < rows; r++)
-            {
-                v16f x = v16f_set1(q[d * rows + r]);
-                TILE_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
-                    v16f_fma(x, key[c], acc[r][c]);
-            }
-        }
-        TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
-            v16f_store(s + r * MR_ATT_BAND + 16 * (c0 + c), acc[r][c]);
-    }
-}
-
-/* Columns of panel v, from half `part` on: y += P V over positions [from, to). */
-LANES_INLINE void values_cols(int rows, int cols, int part, const float *s, int from, int to,
-                              const void *v, bool bf16, float *y, int64_t ldy, const char *ahead)
+/* S = q . K of `rows` interleaved queries with vectors c0 .. c0+cols-1 of positions; k: the panel
+ * of c0, which is even or the only one.  ahead: what is read next. */
+LANES_INLINE void scores_cols(int rows, int cols, int c0, const float *q, const void *k, int64_t dk,
+                              bool bf16, float *s, const char *ahead)
 {
     v16f acc[TILE_ROWS][4];
     TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
-        acc[r][c] = v16f_load(y + r * ldy + 16 * c);
+        acc[r][c] = v16f_zero();
+    for (int64_t d = 0; d < dk; d++) {
+        v16f key[4];
+        TILE_UNROLL for (int c = 0; c < cols; c++)
+        {
+            int64_t line = (c0 % 2 + c) / 2 * dk + d;
+            key[c] = load_half(k, line * 32, (c0 + c) % 2, bf16);
+            if (bf16 && (c0 + c) % 2 == 0)
+                __builtin_prefetch(ahead + line * 64);
+        }
+        TILE_UNROLL for (int r = 0; r < rows; r++)
+        {
+            v16f x = v16f_set1(q[d * rows + r]);
+            TILE_UNROLL for (int c = 0; c < cols; c++) acc[r][c] = v16f_fma(x, key[c], acc[r][c]);
+        }
+    }
+    TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
+        v16f_store(s + r * MR_ATT_BAND + 16 * (c0 + c), acc[r][c]);
+}
+
+/* Of `panels` panels one after the other, 1 or 2. */
+LANES_INLINE void scores_panels(int rows, int panels, const float *q, const void *k, int64_t dk,
+                                bool bf16, float *s, const char *ahead)
+{
+    const int64_t panel = dk * 32 * (bf16 ? 2 : 4);
+    if (COLS_OF(rows) == 4 && panels == 2) {
+        scores_cols(rows, 4, 0, q, k, dk, bf16, s, ahead);
+        return;
+    }
+    const char *p = k;
+    for (int i = 0; i < panels; i++, p += panel, ahead += dk * 64, s += 32) {
+        if (COLS_OF(rows) >= 2) {
+            scores_cols(rows, 2, 0, q, p, dk, bf16, s, ahead);
+        } else {
+            scores_cols(rows, 1, 0, q, p, dk, bf16, s, ahead);
+            scores_cols(rows, 1, 1, q, p, dk, bf16, s, ahead);
+        }
+    }
+}
+
+/* Columns of panel v, from half `part` on: y += P V over positions [from, to), or y = P V if it is
+ * fresh. */
+LANES_INLINE void values_cols(int rows, int cols, int part, const float *s, int from, int to,
+                              const void *v, bool bf16, float *y, int64_t ldy, bool fresh,
+                              const char *ahead)
+{
+    v16f acc[TILE_ROWS][4];
+    TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
+        acc[r][c] = fresh ? v16f_zero() : v16f_load(y + r * ldy + 16 * c);
     for (int64_t j = from; j < to; j++) {
         v16f val[4];
         TILE_UNROLL for (int c = 0; c < cols; c++)
@@ -88,6 +108,19 @@ LANES_INLINE void values_cols(int rows, int cols, int part, const float *s, int 
         v16f_store(y + r * ldy + 16 * c, acc[r][c]);
 }
 
+/* One panel. */
+LANES_INLINE void values_panel(int rows, const float *s, int from, int to, const void *v, bool bf16,
+                               float *y, int64_t ldy, bool fresh, const char *ahead)
+{
+    if (COLS_OF(rows) >= 2) {
+        values_cols(rows, 2, 0, s, from, to, v, bf16, y, ldy, fresh, ahead);
+    } else {
+        values_cols(rows, 1, 0, s, from, to, v, bf16, y, ldy, fresh, ahead);
+        values_cols(rows, 1, 1, s, from, to, v, bf16, y + 16, ldy, fresh, ahead);
+    }
+}
+
+/* All panels of a tile. */
 LANES_INLINE void values_tile(int rows, const float *s, int from, int to, const void *v, bool bf16,
                               float *y, int64_t ldy, const char *ahead)
 {
@@ -96,15 +129,9 @@ LANES_INLINE void values_tile(int rows, const float *s, int from, int to, const 
     int64_t d = 0;
     if (COLS_OF(rows) == 4)
         for (; d + 64 <= ldy; d += 64, p += 2 * panel, ahead += 2 * MR_TILE * 64)
-            values_cols(rows, 4, 0, s, from, to, p, bf16, y + d, ldy, ahead);
-    for (; d < ldy; d += 32, p += panel, ahead += MR_TILE * 64) {
-        if (COLS_OF(rows) >= 2) {
-            values_cols(rows, 2, 0, s, from, to, p, bf16, y + d, ldy, ahead);
-        } else {
-            values_cols(rows, 1, 0, s, from, to, p, bf16, y + d, ldy, ahead);
-            values_cols(rows, 1, 1, s, from, to, p, bf16, y + d + 16, ldy, ahead);
-        }
-    }
+            values_cols(rows, 4, 0, s, from, to, p, bf16, y + d, ldy, false, ahead);
+    for (; d < ldy; d += 32, p += panel, ahead += MR_TILE * 64)
+        values_panel(rows, s, from, to, p, bf16, y + d, ldy, false, ahead);
 }
 
 /* CALL(rows) with a constant; a case beyond the tile is never reached, and is clipped so that it
@@ -130,40 +157,54 @@ LANES_INLINE void values_tile(int rows, const float *s, int from, int to, const 
         CASE(12, CALL)                                                                             \
     }
 
-static void scores_f32(int rows, const float *q, const void *k, int64_t dk, float *s)
-{
-#define CALL(n) scores_tile(n, q, k, dk, false, s, k)
-    WITH_ROWS(rows, CALL)
-#undef CALL
-}
-
-static void scores_bf16(int rows, const float *q, const void *k, int64_t dk, float *s,
+/* A tile in place. */
+static void tile_scores(int rows, const float *q, const void *k, bool bf16, int64_t dk, float *s,
                         const char *ahead)
 {
-#define CALL(n) scores_tile(n, q, k, dk, true, s, ahead)
-    WITH_ROWS(rows, CALL)
+    if (bf16) {
+#define CALL(n) scores_panels(n, 2, q, k, dk, true, s, ahead)
+        WITH_ROWS(rows, CALL)
 #undef CALL
+    } else {
+#define CALL(n) scores_panels(n, 2, q, k, dk, false, s, ahead)
+        WITH_ROWS(rows, CALL)
+#undef CALL
+    }
 }
 
-static void values_f32(int rows, const float *s, int from, int to, const void *v, float *y,
-                       int64_t ldy)
+static void tile_values(int rows, const float *s, int from, int to, const void *v, bool bf16,
+                        float *y, int64_t ldy, const char *ahead)
 {
-#define CALL(n) values_tile(n, s, from, to, v, false, y, ldy, v)
-    WITH_ROWS(rows, CALL)
-#undef CALL
-}
-
-static void values_bf16(int rows, const float *s, int from, int to, const void *v, float *y,
-                        int64_t ldy, const char *ahead)
-{
+    if (bf16) {
 #define CALL(n) values_tile(n, s, from, to, v, true, y, ldy, ahead)
+        WITH_ROWS(rows, CALL)
+#undef CALL
+    } else {
+#define CALL(n) values_tile(n, s, from, to, v, false, y, ldy, ahead)
+        WITH_ROWS(rows, CALL)
+#undef CALL
+    }
+}
+
+/* A panel of floats. */
+static void panel_scores(int rows, const float *q, const float *k, int64_t dk, float *s)
+{
+#define CALL(n) scores_panels(n, 1, q, k, dk, false, s, NULL)
     WITH_ROWS(rows, CALL)
 #undef CALL
 }
 
-/* ---- copies of tiles ---- */
+static void panel_values(int rows, const float *s, int from, int to, const float *v, float *y,
+                         int64_t ldy, bool fresh)
+{
+#define CALL(n) values_panel(n, s, from, to, v, false, y, ldy, fresh, NULL)
+    WITH_ROWS(rows, CALL)
+#undef CALL
+}
 
-static void widen(float *y, const uint16_t *x, int64_t lines)
+/* ---- copies of panels ---- */
+
+static void widen(float *y, const void *x, int64_t lines)
 {
     for (int64_t i = 0; i < 32 * lines; i += 32) {
         v16f_store(y + i, load_half(x, i, 0, true));
@@ -171,15 +212,15 @@ static void widen(float *y, const uint16_t *x, int64_t lines)
     }
 }
 
-/* The first dv of each key as values.  A word of bf16 is moved whole and split at the end. */
-static void values_of_keys(float *y, const void *k, bool bf16, int64_t dk, int64_t dv)
+/* Columns d0 .. d0+31 of the first dv of each key of a tile as values.  A word of bf16 is moved
+ * whole and split at the end. */
+static void values_of_keys(float *y, const void *k, bool bf16, int64_t dk, int64_t dv, int64_t d0)
 {
     const float *words = k;
     int parts = bf16 ? 1 : 2;
     float t[16 * 16];
-    for (int64_t d = 0; d < dv; d += 16) {
+    for (int64_t d = d0; d < d0 + 32 && d < dv; d += 16) {
         int n = dv - d < 16 ? (int)(dv - d) : 16;
-        float *panel = y + d / 32 * MR_TILE * 32 + d % 32;
         if (n < 16)
             memset(t, 0, sizeof t);
         for (int half = 0; half < 2 * parts; half++) {
@@ -187,7 +228,7 @@ static void values_of_keys(float *y, const void *k, bool bf16, int64_t dk, int64
             const float *x = words + (half / parts * dk + d) * 16 * parts + half % parts * 16;
             v16f_transpose(t, 16, x, 16 * parts, n);
             for (int j = 0; j < 16; j++) {
-                float *to = panel + (j0 + j) * 32;
+                float *to = y + (j0 + j) * 32 + d % 32;
                 if (bf16) {
                     v16i w = v16i_load((const int32_t *)(const void *)(t + 16 * j));
                     v16f_store(to, v16f_bits(v16i_shl(w, 16)));

@@ -25,9 +25,10 @@ size_t mr_att_part_bytes(int n, int dv)
 
 size_t mr_attend_scratch(int dk, int dv)
 {
-    size_t columns = (size_t)dk + (size_t)mr_up32(dv), pairs = (size_t)mr_att_pairs(dk, dv);
-    size_t floats = pairs * ((size_t)dk + MR_ATT_BAND) + MR_TILE * columns;
-    return up64(MR_ATT_TASK_BYTES + floats * sizeof(float) + 2 * mr_att_part_bytes((int)pairs, dv));
+    size_t pairs = (size_t)mr_att_pairs(dk, dv), n16 = (pairs + 15) / 16 * 16;
+    size_t floats = (pairs + 32) * ((size_t)dk + MR_ATT_BAND) + 16 * (size_t)mr_up32(dv) + 4 * n16;
+    floats += 16 * 16; /* behind the queries */
+    return up64(MR_ATT_TASK_BYTES + floats * sizeof(float) + mr_att_part_bytes((int)pairs, dv));
 }
 
 const mr_attention_kernels *mr_attention(mr_isa isa)
@@ -177,8 +178,10 @@ static void describe(const work *w, int64_t task, mr_attend *at)
     const segment *s = &w->seg[a];
     /* Later rows see more keys: the long tasks of a segment come first. */
     int64_t i = task - s->task0, head = i % w->heads, block = s->blocks - 1 - i / w->heads;
-    int64_t pairs = s->rows * w->group;
-    int64_t first = pairs * block / s->blocks, last = pairs * (block + 1) / s->blocks;
+    int64_t pairs = s->rows * w->group, units = (pairs + MR_ATT_UNIT - 1) / MR_ATT_UNIT;
+    int64_t first = units * block / s->blocks * MR_ATT_UNIT;
+    int64_t last = units * (block + 1) / s->blocks * MR_ATT_UNIT;
+    last = last < pairs ? last : pairs;
     const mr_kv *kv = w->c->run->kv[s->slot];
     *at = (mr_attend){.cache = &kv->cache[w->cache],
                       .bf16 = kv->bf16,

@@ -8,22 +8,36 @@
 #ifndef MR_BACKEND_CPU_MATH_LANES_H
 #define MR_BACKEND_CPU_MATH_LANES_H
 
-/* e^x: x = n ln2 + r with |r| <= ln2/2, e^r = 1 + (r + r^2 q(r)), times 2^n, rounded once.  -inf and below -104 give 0, above 88.73 +inf, NaN stays. */
-static inline v16f v16f_exp(v16f x)
+/* e^x of each: x = n ln2 + r with |r| <= ln2/2, e^r = 1 + (r + r^2 q(r)), times 2^n, rounded once.
+ * -inf and below -104 give 0, NaN stays; none is above 89.  Step by step over `of`, as one chain
+ * alone waits for its own results. */
+LANES_INLINE void exp_each(v16f *x, int of)
+{
+    static const float c[] = {0x1.6d974cp-10f, 0x1.11107ep-7f, 0x1.555480p-5f, 0x1.555556p-3f,
+                              0.5f};
+    v16f n[4], r[4], q[4];
+    LANES_UNROLL for (int i = 0; i < of; i++) x[i] = v16f_max(v16f_set1(-104.0f), x[i]);
+    LANES_UNROLL for (int i = 0; i < of; i++) n[i] = v16f_mul(x[i], v16f_set1(0x1.715476p+0f));
+    LANES_UNROLL for (int i = 0; i < of; i++) n[i] = v16f_rint(n[i]);
+    LANES_UNROLL for (int i = 0; i < of; i++) r[i] =
+        v16f_fnma(n[i], v16f_set1(0x1.62e430p-1f), x[i]);
+    LANES_UNROLL for (int i = 0; i < of; i++) r[i] =
+        v16f_fnma(n[i], v16f_set1(-0x1.05c610p-29f), r[i]);
+    LANES_UNROLL for (int i = 0; i < of; i++) q[i] = v16f_set1(0x1.a1b5ccp-13f);
+    LANES_UNROLL for (int d = 0; d < 5; d++) LANES_UNROLL for (int i = 0; i < of; i++) q[i] =
+        v16f_fma(q[i], r[i], v16f_set1(c[d]));
+    LANES_UNROLL for (int i = 0; i < of; i++) x[i] = v16f_mul(r[i], r[i]);
+    LANES_UNROLL for (int i = 0; i < of; i++) x[i] = v16f_fma(q[i], x[i], r[i]);
+    LANES_UNROLL for (int i = 0; i < of; i++) x[i] = v16f_add(x[i], v16f_set1(1.0f));
+    LANES_UNROLL for (int i = 0; i < of; i++) x[i] = v16f_ldexp(x[i], n[i]);
+}
+
+/* e^x, +inf above 88.73. */
+LANES_INLINE v16f v16f_exp(v16f x)
 {
     x = v16f_min(v16f_set1(89.0f), x);
-    x = v16f_max(v16f_set1(-104.0f), x);
-    v16f n = v16f_rint(v16f_mul(x, v16f_set1(0x1.715476p+0f)));
-    v16f r = v16f_fnma(n, v16f_set1(0x1.62e430p-1f), x);
-    r = v16f_fnma(n, v16f_set1(-0x1.05c610p-29f), r);
-    v16f q = v16f_set1(0x1.a1b5ccp-13f);
-    q = v16f_fma(q, r, v16f_set1(0x1.6d974cp-10f));
-    q = v16f_fma(q, r, v16f_set1(0x1.11107ep-7f));
-    q = v16f_fma(q, r, v16f_set1(0x1.555480p-5f));
-    q = v16f_fma(q, r, v16f_set1(0x1.555556p-3f));
-    q = v16f_fma(q, r, v16f_set1(0.5f));
-    v16f y = v16f_add(v16f_fma(q, v16f_mul(r, r), r), v16f_set1(1.0f));
-    return v16f_ldexp(y, n);
+    exp_each(&x, 1);
+    return x;
 }
 
 /* Magnitude of m with the sign of s. */
