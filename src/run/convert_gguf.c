@@ -286,22 +286,62 @@ static mr_err write_tensor(convert *c, const tensor *t)
     return err;
 }
 
+static void drop_id(int32_t *id, int32_t n)
+{
+    *id = *id < n ? *id : -1;
+}
+
+/* Some tokenizers have tokens for parts of a model that this one lacks: no rows, no tokens. */
+static void cut_vocab(const convert *c, mr_vocab *v)
+{
+    int32_t rows = (int32_t)mr_model_facts(c->model)->vocab;
+    char line[96];
+    if (v->n_tokens <= rows)
+        return;
+    snprintf(line, sizeof line, "tokens %d to %d are left out: the model has %d", rows,
+             v->n_tokens - 1, rows);
+    if (c->o->note)
+        c->o->note(c->o->ctx, line);
+    v->n_tokens = rows;
+    drop_id(&v->bos, rows);
+    drop_id(&v->eos, rows);
+    drop_id(&v->unk, rows);
+}
+
+/* Whether the model's folder holds a tokenizer, readable or not. */
+static mr_err has_tokenizer(const convert *c, bool *out)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "tiktoken.model"};
+    *out = false;
+    for (size_t i = 0; i < sizeof names / sizeof *names && !*out; i++) {
+        const char *path = mr_arena_printf(c->arena, "%s/%s", mr_model_path(c->model), names[i]);
+        if (!path)
+            return MR_ENOMEM;
+        *out = mr_file_exists(path) != 0;
+    }
+    return MR_OK;
+}
+
 /* The tokenizer of the model's folder; without one the file has none and says so. */
 static mr_err write_vocab(convert *c)
 {
     mr_tokenizer *t;
     mr_vocab_copy v;
-    if (mr_tokenizer_open(&t, mr_model_path(c->model)) != MR_OK) {
+    bool any;
+    MR_TRY(has_tokenizer(c, &any));
+    if (!any) {
         if (c->o->note)
             c->o->note(c->o->ctx, "the file gets no tokenizer: the model has none");
         mr_gguf_writer_str(c->w, "tokenizer.ggml.model", MR_GGUF_NO_TOKENIZER);
         return MR_OK;
     }
+    MR_TRY(mr_tokenizer_open(&t, mr_model_path(c->model)));
     mr_err err = mr_vocab_of(t, (int32_t)mr_model_facts(c->model)->vocab, &v);
     if (err) {
         err = mr_fail_in(err, "%s", mr_model_path(c->model));
     } else {
         const mr_model_info *info = mr_model_facts(c->model);
+        cut_vocab(c, &v.v);
         if (v.v.eos < 0 && info->n_eos)
             v.v.eos = info->eos[0];
         if (v.v.bos < 0)

@@ -171,6 +171,26 @@ go 0 convert tests/vectors/llama3 "$tmp/odd.gguf" --format gguf --quant q4_k
 is "and gets smaller blocks" says "blk.0.ffn_down.weight becomes q5_0: 160 is no multiple of 256"
 go 0 run "$tmp/odd.gguf" --ids 1,2 -n 2 --print-ids
 
+# ---- tokenizers ----
+mkdir "$tmp/broken"
+for f in $G/*; do ln -s "$PWD/$f" "$tmp/broken/"; done
+rm "$tmp/broken/tokenizer.json"
+head -c 5000 $G/tokenizer.json >"$tmp/broken/tokenizer.json"
+refused "broken/tokenizer.json" convert "$tmp/broken" "$tmp/x" --format gguf
+# One token more than the model has rows, as Gemma 3 has.
+sed 's/"added_tokens": *\[/&{"id": 4096, "content": "<image>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}, /' \
+    $G/tokenizer.json >"$tmp/broken/tokenizer.json"
+go 0 tokenize "$tmp/broken" -p "a<image>b"
+is "the edit took" prints 4096
+go 0 convert "$tmp/broken" "$tmp/more.gguf" --format gguf
+is "tokens without rows are left out, and that is said" says "tokens 4096 to 4096 are left out: the model has 4096"
+go 0 tokenize "$tmp/more.gguf" -p "Once upon a time"
+keep more.ids
+go 0 tokenize $G -p "Once upon a time"
+is "the others stay" same "$out" "$tmp/more.ids"
+go 0 inspect "$tmp/more.gguf"
+is "as many tokens as rows" [ "$(grep -c 4097 "$out")" = 0 ]
+
 # ---- refusals leave nothing ----
 refused "has one tap" convert tests/vectors/qwen3.5-conv1 "$tmp/x"
 refused "GGUF cannot say this model; read back" convert tests/vectors/dsv3-freq "$tmp/x" --format gguf
