@@ -147,8 +147,9 @@ typedef struct folder {
 /* The folder's tokenizer file: the first of these that is there. */
 static mr_err find_file(folder *f, const char *dir)
 {
-    static const char *names[] = {"tokenizer.json", "tokenizer.model", "tiktoken.model"};
-    for (int i = 0; i < 3; i++) {
+    static const char *names[] = {"tokenizer.json", "tokenizer.model", "tiktoken.model",
+                                  "tekken.json" /* which its reader refuses by name */};
+    for (int i = 0; i < 4; i++) {
         mr_buf_clear(&f->file);
         mr_buf_printf(&f->file, "%s/%s", dir, names[i]);
         MR_TRY(mr_buf_check(&f->file));

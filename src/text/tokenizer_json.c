@@ -261,7 +261,12 @@ static mr_err read_model(reader *r)
 {
     r->model = mr_jget(r->root, "model");
     if (mr_jtype(r->model) != MR_JOBJECT)
-        return mr_jfail(r->root, "must have an object \"model\"");
+        return mr_jhas(mr_jget(mr_jget(r->root, "config"), "num_vocab_tokens"))
+                   ? mr_fail(
+                         MR_EUNSUPPORTED,
+                         "%s: is a Tekken file, whose form is not read; a tokenizer.json is needed",
+                         r->file)
+                   : mr_jfail(r->root, "must have an object \"model\"");
     mr_jval type = mr_jget(r->model, "type");
     if (mr_jis(type, "Unigram"))
         return read_unigram(r);

@@ -228,6 +228,8 @@ static void files(void **state)
     assert_int_equal(mr_tokenizer_open(&t, "tests/text"), MR_EIO);
     assert_non_null(strstr(mr_error(), "tests/text: has no tokenizer.json"));
     assert_int_equal(mr_tokenizer_open(&t, "no-such-folder"), MR_EIO);
+    assert_int_equal(mr_tokenizer_open(&t, DATA "models/tekken.json"), MR_EUNSUPPORTED);
+    assert_non_null(strstr(mr_error(), "tekken.json: is a Tekken file"));
     assert_int_equal(mr_tokenizer_open(&t, DATA "lines.json"), MR_EFORMAT);
     assert_null(t);
 }
