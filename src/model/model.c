@@ -93,6 +93,8 @@ static mr_err check_quantization(mr_jval q)
     if (!known)
         return mr_cfg_refuse(mode, "quantisation mode %.*s is not supported",
                              raw.len > 60 ? 60 : (int)raw.len, raw.data);
+    if (mr_jhas(mr_jget(q, "load_in_4bit")) || mr_jhas(mr_jget(q, "load_in_8bit")))
+        return mr_cfg_refuse(q, "quantisation \"bitsandbytes\" is not supported");
     if (!mr_jhas(mr_jget(q, "bits")) || !mr_jhas(mr_jget(q, "group_size")))
         return mr_cfg_refuse(q, "neither a quant_method nor bits and group_size");
     return MR_OK;

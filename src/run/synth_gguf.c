@@ -258,7 +258,10 @@ static mr_err check_family(synth *s)
     MR_TRY(mr_gguf_rope_factors(s->model, &factors, &n));
     mr_free(factors);
     if (n)
-        return mr_jfail(mr_jget(s->config, "rope_scaling"), "not written to GGUF; leave it out");
+        return mr_fail(MR_EUNSUPPORTED,
+                       "%s: its rope needs a tensor in GGUF files: synth makes safetensors of it, "
+                       "which convert takes",
+                       mr_model_path(s->model));
     if (mr_jhas(mr_jget(s->config, "text_config")))
         return mr_jfail(mr_jget(s->config, "text_config"), "give the text model's config itself");
     return MR_OK;

@@ -185,12 +185,15 @@ static void unknown_names(void **state)
 
 static void quantisations(void **state)
 {
-    static const char *const methods[] = {"gptq", "awq", "hqq", "bitsandbytes"};
+    static const char *const methods[] = {"gptq", "awq",   "hqq",     "bitsandbytes", "quanto",
+                                          "aqlm", "mxfp4", "torchao", "fbgemm_fp8",   "modelopt"};
     static const bad list[] = {
         {llama_keys, "quantization", "{\"bits\": 4, \"group_size\": 32, \"mode\": \"nf4\"}",
          MR_EUNSUPPORTED, "mode \"nf4\""},
         {llama_keys, "quantization", "4", MR_EFORMAT, "\"quantization\": an object"},
         {llama_keys, "quantization_config", "{\"load_in_8bit\": true}", MR_EUNSUPPORTED,
+         "\"bitsandbytes\""},
+        {llama_keys, "quantization_config", "{\"quant_algo\": \"NVFP4\"}", MR_EUNSUPPORTED,
          "quantization_config"}};
     mr_model *m;
     (void)state;
