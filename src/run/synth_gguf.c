@@ -259,7 +259,7 @@ static mr_err check_family(synth *s)
     mr_free(factors);
     if (n)
         return mr_fail(MR_EUNSUPPORTED,
-                       "%s: its rope needs a tensor in GGUF files: synth makes safetensors of it, "
+                       "%s: GGUF files have rope_freqs.weight: synth makes safetensors of it, "
                        "which convert takes",
                        mr_model_path(s->model));
     if (mr_jhas(mr_jget(s->config, "text_config")))
