@@ -110,7 +110,8 @@ static inline mr_buf text_of(const mr_graph *g)
     "  %vv = heads(%cv) n=4\n"                                                                     \
     "  %g0 = slice(%cv) start=0 len=4\n"                                                           \
     "  %dc = decay(%g0, %w4, %w4)\n"                                                               \
-    "  %be = sigmoid(%g0)\n"                                                                       \
+    "  %rl = relu(%g0)\n"                                                                          \
+    "  %be = sigmoid(%rl)\n"                                                                       \
     "  %dr, %s1b = delta_rule(%u, %u, %vv, %dc, %be, %s1)\n"                                       \
     "  %1 = add(%ec, %mo)\n"                                                                       \
     "  %2 = mul(%1, %gl)\n"                                                                        \
