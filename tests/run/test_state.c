@@ -1,36 +1,14 @@
 /* Saved states: going on from one gives the bytes of never having stopped, whatever the engine that
  * goes on; what is cut short, damaged or of another model is refused and changes nothing. */
-#include "run_test.h"
+#include "saved_state.h"
 
 #include <unistd.h>
 
 #include "base/mem.h"
-#include "run/session.h"
-#include "run/state.h"
 
 static const char gemma[] = "models/gemma3-stories"; /* five layers in six slide, window 64 */
 static const char deepseek[] = "models/deepseek-v3-stories";
 static const char llada[] = "models/llada2-stories";
-
-typedef struct saved {
-    uint8_t *data;
-    uint64_t bytes;
-} saved;
-
-static saved take_state(const mr_session *s)
-{
-    saved k;
-    assert_ok(mr_state_bytes(s, &k.bytes));
-    k.data = malloc(k.bytes);
-    assert_ok(mr_state_write(s, k.data, k.bytes));
-    return k;
-}
-
-static void feed(mr_session *s, const int32_t *ids, int64_t n)
-{
-    assert_ok(mr_advance(s, ids, n, MR_WANT_NONE, NULL, 0, NULL));
-    assert_ok(mr_commit(s, n));
-}
 
 /* ---- the same bits ---- */
 

@@ -1,11 +1,9 @@
 /* Random walks over every family: rows fed in any pieces, left open, kept in part, cut off, saved and
  * loaded by another engine, end in the bytes of having fed the kept rows at once.  And states whose
  * checksum is right but whose content is not are refused, or taken without harm. */
-#include "run_test.h"
+#include "saved_state.h"
 
 #include "base/crc.h"
-#include "run/session.h"
-#include "run/state.h"
 
 enum { MOST = 160, LONGEST = 9 };
 
@@ -15,26 +13,6 @@ static int64_t below(int64_t n)
 {
     seed = seed * 6364136223846793005u + 1442695040888963407u;
     return (int64_t)((seed >> 33) % (uint64_t)n);
-}
-
-typedef struct saved {
-    uint8_t *data;
-    uint64_t bytes;
-} saved;
-
-static saved take_state(const mr_session *s)
-{
-    saved k;
-    assert_ok(mr_state_bytes(s, &k.bytes));
-    k.data = malloc(k.bytes);
-    assert_ok(mr_state_write(s, k.data, k.bytes));
-    return k;
-}
-
-static void feed(mr_session *s, const int32_t *ids, int64_t n)
-{
-    assert_ok(mr_advance(s, ids, n, MR_WANT_NONE, NULL, 0, NULL));
-    assert_ok(mr_commit(s, n));
 }
 
 /* What the model says after the session's positions: of a canvas, or of the next rows. */
