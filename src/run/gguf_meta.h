@@ -4,14 +4,15 @@
  * Use:    MR_TRY(mr_gguf_arch(m, &arch)); MR_TRY(mr_gguf_meta(w, m, arch)); mr_gguf_meta_vocab(w, &v)
  * Fails:  MR_EUNSUPPORTED naming the key that GGUF's readers would not honour: a file that says less
  *         than its model is would be another model.
- * Extend: a row in the tables of gguf_meta.c for an architecture.
+ * Extend: the family's gguf_meta, or a row in the tables of gguf_meta.c; and one that names the
+ *         architecture.
  */
 #ifndef MR_RUN_GGUF_META_H
 #define MR_RUN_GGUF_META_H
 
 #include "run/engine.h"
 
-/* The architecture a model is written as: llama, gemma, gemma2, gemma3, qwen3, qwen3moe, deepseek2. */
+/* The architecture a model is written as. */
 mr_err mr_gguf_arch(const mr_model *m, const char **arch);
 mr_err mr_gguf_meta(mr_gguf_writer *w, const mr_model *m, const char *arch);
 /* tokenizer.ggml.model of a file without a tokenizer: other programs miss the key. */
