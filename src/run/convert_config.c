@@ -3,6 +3,7 @@
  * The model's own text is copied but for its quantisation.  Keys that those programs need where the
  * reference has a default, or look for in another place or spelling, are added where they are missing;
  * the text models of a multi-modal class, which some of them know as a whole only, are put inside it. */
+#include <assert.h>
 #include <string.h>
 
 #include "run/convert.h"
@@ -14,6 +15,8 @@ typedef struct writing {
     mr_jval o; /* the text part */
     const char *type;
     int members; /* of the object that is being written */
+    const char *stated[8];
+    int n_stated; /* members of the text part that were lacking */
 } writing;
 
 static bool is_text_of_qwen(const char *type)
@@ -40,13 +43,23 @@ static void key(writing *w, const char *name, size_t len)
     mr_buf_puts(w->out, ": ");
 }
 
-/* Begins a member of the text part that is missing there. */
+/* Begins a member of the text part that is missing there, or null, which is then not copied. */
 static bool lacks(writing *w, const char *name)
 {
     if (mr_jhas(mr_jget(w->o, name)))
         return false;
+    assert(w->n_stated < (int)(sizeof w->stated / sizeof *w->stated));
+    w->stated[w->n_stated++] = name;
     key(w, name, strlen(name));
     return true;
+}
+
+static bool is_stated(const writing *w, mr_str name)
+{
+    for (int i = 0; i < w->n_stated; i++)
+        if (mr_str_is(name, w->stated[i]))
+            return true;
+    return false;
 }
 
 static void zero(writing *w, const char *name)
@@ -82,11 +95,10 @@ static mr_err gemma3_keys(writing *w)
 static mr_err qwen3_5_keys(writing *w)
 {
     double theta, partial;
-    if (mr_jhas(mr_jget(w->o, "rope_parameters")))
+    if (!lacks(w, "rope_parameters"))
         return MR_OK;
     MR_TRY(mr_cfg_num_in(w->o, "rope_theta", 1e4, 1e-9, 1e18, &theta));
     MR_TRY(mr_cfg_partial(w->o, 0.25, &partial));
-    key(w, "rope_parameters", strlen("rope_parameters"));
     mr_buf_printf(w->out,
                   "{\"rope_type\": \"default\", \"rope_theta\": %.17g, "
                   "\"partial_rotary_factor\": %.17g}",
@@ -131,9 +143,9 @@ static mr_err put_text(writing *w, mr_jval object)
     int outside = w->members;
     mr_buf_putc(w->out, '{');
     w->members = 0;
-    mr_err err = copy_members(w, object, &scratch, false);
+    mr_err err = text_keys(w);
     if (!err)
-        err = text_keys(w);
+        err = copy_members(w, object, &scratch, false);
     mr_buf_putc(w->out, '}');
     w->members = outside;
     mr_buf_free(&scratch);
@@ -148,6 +160,8 @@ static mr_err copy_members(writing *w, mr_jval object, mr_buf *scratch, bool roo
         MR_TRY(mr_jkey(v, scratch, &name));
         if (is_quantisation(name) || (gemma3 && mr_str_is(name, "rope_scaling")))
             continue; /* the latter counts in one of its forms only: gemma3_keys */
+        if (mr_jtype(v) == MR_JNULL && is_stated(w, name))
+            continue;
         key(w, name.data, name.len);
         mr_str raw = mr_jraw(v);
         if (root && mr_str_is(name, "text_config") && mr_jtype(v) == MR_JOBJECT)
@@ -182,9 +196,9 @@ mr_err mr_mlx_config(const mr_model *m, int bits, int group, mr_buf *out)
                  .o = nested ? mr_jget(root, "text_config") : root,
                  .type = mr_model_facts(m)->model_type};
     mr_buf_putc(out, '{');
-    mr_err err = is_text_of_qwen(w.type) ? put_wrapped(&w) : copy_members(&w, root, &scratch, true);
-    if (!err && !mr_mlx_nested(m))
-        err = text_keys(&w);
+    mr_err err = mr_mlx_nested(m) ? MR_OK : text_keys(&w);
+    if (!err)
+        err = is_text_of_qwen(w.type) ? put_wrapped(&w) : copy_members(&w, root, &scratch, true);
     if (mr_mlx_nested(m) && (!nested || !mr_jhas(mr_jget(root, "vocab_size"))))
         mr_buf_printf(out, ",\n  \"vocab_size\": %lld", (long long)mr_model_facts(m)->vocab);
     for (int i = 0; bits && i < 2; i++)

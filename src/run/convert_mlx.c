@@ -205,8 +205,14 @@ mr_err mr_mlx_tensors(const mr_model *m, mr_arena *arena, mr_mlx_tensor **out, i
     l.list = mr_arena_alloc(arena, 2 * (size_t)asked * sizeof *l.list);
     if (!l.list)
         return MR_ENOMEM;
-    for (int i = 0; i < asked; i++)
+    bool told = !l.recurrent; /* by a convolution */
+    for (int i = 0; i < asked; i++) {
         MR_TRY(add_one(&l, mr_model_asked_at(m, i)));
+        told |= mr_ends_with(mr_model_asked_at(m, i)->name, "conv1d.weight");
+    }
+    if (!told)
+        return mr_fail(MR_EUNSUPPORTED, "convert: no layer has a convolution: MLX's form, which is "
+                                        "told by them, cannot be seen");
     *out = l.list;
     *n = l.n;
     return MR_OK;

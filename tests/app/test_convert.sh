@@ -218,6 +218,15 @@ unsaid() {
 }
 unsaid llama3 's/"silu"/"gelu"/' "has gelu, which GGUF cannot say"
 unsaid dsv3 's/"q_lora_rank"/"rope_interleave": false, "q_lora_rank"/' "rope with interleaved 0"
+# a null member that MLX's programs need said is written once
+rm -rf "$tmp/edited"
+mkdir "$tmp/edited"
+ln -s "$PWD/tests/vectors/qwen3-moe/model.safetensors" "$tmp/edited/"
+sed 's/"mlp_only_layers": \[\]/"mlp_only_layers": null/' tests/vectors/qwen3-moe/config.json >"$tmp/edited/config.json"
+go 0 convert "$tmp/edited" "$tmp/stated"
+go 0 logits "$tmp/edited" --ids 5,9,7 --out "$tmp/before.npy"
+go 0 logits "$tmp/stated" --ids 5,9,7 --out "$tmp/after.npy"
+is "null said anew" cmp -s "$tmp/before.npy" "$tmp/after.npy"
 refused "nowhere" convert "$tmp/nowhere" "$tmp/x"
 refused "no/x" convert $G "$tmp/no/x"
 cp -r tests/vectors/llama3 "$tmp/short"
