@@ -434,14 +434,29 @@ static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
         codes_fns_of(c->layout)->i8(c, 1, units, f, x[0], &out);
         return;
     }
-    size_t step = f->step * (size_t)(c->layout->k_unit / f->group);
+    const int parts = c->layout->k_unit / bytes.k_unit;
+    /* Of plain bytes tiles of more rows make a panel of their own. */
+    const int each = bytes.kind == MR_PACK_SUBS ? CODES_ROWS : 4;
+    const size_t step = f->step * (size_t)(bytes.k_unit / f->group),
+                 share = c->unit / (size_t)parts;
     for (int r0 = 0; r0 < rows; r0 += CODES_ROWS) {
         int n = rows - r0 < CODES_ROWS ? rows - r0 : CODES_ROWS;
         for (int64_t u = 0; u < units; u++) {
-            unpack_unit_codes(c, c->data + (size_t)u * c->unit, &panel, buffer);
-            for (int r = 0; r < n; r++)
-                at[r] = x[r0 + r] + (size_t)u * step;
-            tile_i8(&panel, c->layout->k_unit / bytes.k_unit, f, at, n, out + r0 * MR_TILE_OUT);
+            const uint8_t *unit = c->data + (size_t)u * c->unit;
+            unpack_unit_codes(c, unit, &panel, buffer);
+            for (int p = 0; p < parts; p++) {
+                for (size_t i = 0; parts > 1 && i < share;
+                     i += 64) /* not all at once: few can be under way */
+                    row_ask(unit + (size_t)p * share + i);
+                for (int r = 0; r < n; r++)
+                    at[r] = x[r0 + r] + ((size_t)u * (size_t)parts + (size_t)p) * step;
+                panel.data = buffer + (size_t)p * panel.unit;
+                for (int r = 0, now; r < n; r += now) {
+                    now = n - r < each ? n - r : each;
+                    tile_i8(&panel, 1, f, at + r, now, out + (r0 + r) * MR_TILE_OUT);
+                }
+            }
+            panel.data = buffer;
         }
     }
 }

@@ -38,73 +38,75 @@ INLINE v16i dots_u4(v16i acc, v16i w0, x4 x0, v16i w1, x4 x1)
 }
 #endif
 
-/* Line of quad i, as bytes. */
-INLINE v16i quad_line(const uint8_t *lines, mr_pack_kind kind, int nv, int v, int i)
-{
-    if (kind != MR_PACK_U4)
-        return load_line(lines + (size_t)(i * nv + v) * 64);
-    v16i line = load_line(lines + (size_t)(i / 2 * nv + v) * 64);
-    return v16i_and(v16i_shr(line, i % 2 * 4), v16i_set1(0x0f0f0f0f));
-}
-
 /* The start of every sum: the slot's high parts times 128, and what the values' sum makes up for.
  */
 INLINE void group_slots(const uint8_t *lines, int stride, int v0, const uint8_t *const *x,
                         size_t at, int rows, int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
 {
+    const bool u4 = kind == MR_PACK_U4;
     foreach (r, rows) {
         const uint8_t *record = x[r] + at;
-        int p = RECORD(record, p);
+        const unsigned p = (unsigned)RECORD(record, p);
+        const uint8_t *line = lines + ((size_t)(u4 ? p / 2 : p) * (size_t)stride + (size_t)v0) * 64;
         v16i start = v16i_set1(RECORD(record, start));
         foreach (v, nv) {
-            v16i line = quad_line(lines, kind, stride, v0 + v, p), zero = v16i_zero();
-            v16i slot = kind == MR_PACK_U8 ? dot_u8(zero, w_u8(line), slot_u8(RECORD(record, r)))
-                                           : dot_u4(zero, line, slot_u4(RECORD(record, r)));
+            v16i w = load_line(line + 64 * v), slot = v16i_zero();
+            if (u4)
+                w = v16i_and(v16i_shr(w, (int)(p % 2 * 4)), v16i_set1(0x0f0f0f0f));
+            slot = kind == MR_PACK_U8 ? dot_u8(slot, w_u8(w), slot_u8(RECORD(record, r)))
+                                      : dot_u4(slot, w, slot_u4(RECORD(record, r)));
             acc[r][v] = v16i_add(v16i_shl(slot, 7), start);
         }
     }
 }
 
-/* Whether a tile of so many rows is the only one to read its weights, as far as one can tell. */
-INLINE bool from_memory(int rows, mr_pack_kind kind)
+/* Panels are in a cache. */
+INLINE bool from_memory(mr_pack_kind kind)
 {
-    return rows <= 2 || rows == 8 || kind == MR_PACK_U4;
+    return kind == MR_PACK_U4 || kind == MR_PACK_U8;
 }
 
-/* Then every quad; x[r] + at are the group's values. */
+/* Then every quad; x[r] + at are the group's values.  Weights of all lane blocks first: what a row gives
+ * is then needed for no longer than it takes, so the sums find room in the registers. */
 INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, const uint8_t *const *x,
                        size_t at, int rows, int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
 {
     const uint8_t *line = lines + (size_t)v0 * 64;
-    size_t next = (size_t)stride * 64;
-    if (kind == MR_PACK_U4) {
-        for (int i = 0; i < quads; i += 2, at += 8, line += next) {
-            foreach (v, nv) {
-                v16i both = load_line(line + 64 * v), m = v16i_set1(0x0f0f0f0f);
-                if (from_memory(rows, kind))
-                    row_ask(line + 64 * v);
-                v16i low = v16i_and(both, m), high = v16i_and(v16i_shr(both, 4), m);
-                foreach (r, rows)
-                    acc[r][v] = dots_u4(acc[r][v], low, x_u4(x[r] + at), high, x_u4(x[r] + at + 4));
-            }
-        }
-    } else if (kind == MR_PACK_U4_BYTES) {
-        for (int i = 0; i < quads; i += 2, at += 8, line += 2 * next) {
-            foreach (v, nv) {
-                v16i w0 = load_line(line + 64 * v), w1 = load_line(line + next + 64 * v);
-                foreach (r, rows)
-                    acc[r][v] = dots_u4(acc[r][v], w0, x_u4(x[r] + at), w1, x_u4(x[r] + at + 4));
-            }
-        }
-    } else {
+    const bool ask = from_memory(kind), u4 = kind == MR_PACK_U4;
+    const size_t next = (size_t)stride * 64;
+    if (kind == MR_PACK_U8) {
         for (int i = 0; i < quads; i++, at += U8_WIDE ? 8 : 4, line += next) {
+            w8 w[MAX_NV];
             foreach (v, nv) {
-                w8 w = w_u8(load_line(line + 64 * v));
-                if (from_memory(rows, kind))
+                w[v] = w_u8(load_line(line + 64 * v));
+                if (ask)
                     row_ask(line + 64 * v);
-                foreach (r, rows)
-                    acc[r][v] = dot_u8(acc[r][v], w, x_u8(x[r] + at));
             }
+            foreach (r, rows) {
+                x8 quad = x_u8(x[r] + at);
+                foreach (v, nv)
+                    acc[r][v] = dot_u8(acc[r][v], w[v], quad);
+            }
+        }
+        return;
+    }
+    for (int i = 0; i < quads; i += 2, at += 8, line += u4 ? next : 2 * next) {
+        v16i low[MAX_NV], high[MAX_NV];
+        foreach (v, nv) {
+            low[v] = load_line(line + 64 * v);
+            if (u4) {
+                high[v] = v16i_field(low[v], 4, 4, 0);
+                low[v] = v16i_field(low[v], 0, 4, 0);
+            } else {
+                high[v] = load_line(line + next + 64 * v);
+            }
+            if (ask)
+                row_ask(line + 64 * v);
+        }
+        foreach (r, rows) {
+            x4 first = x_u4(x[r] + at), second = x_u4(x[r] + at + 4);
+            foreach (v, nv)
+                acc[r][v] = dots_u4(acc[r][v], low[v], first, high[v], second);
         }
     }
 }
@@ -146,7 +148,7 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
     foreach (r, rows)
         x[r] = rows_at[r];
     for (int64_t u = 0; u < units; u++, unit += next) {
-        if (from_memory(rows, kind))
+        if (from_memory(kind))
             for (size_t i = lines; i < next; i += 64)
                 row_ask(unit + i);
         for (int g = 0; g < per_unit; g++, at += step)
@@ -283,16 +285,17 @@ I8_ROWS(u4_rows4, 4, MR_PACK_U4)
 I8_ROWS(u8_rows8, 8, MR_PACK_U8)
 I8_ROWS(u4_rows8, 8, MR_PACK_U4)
 
-/* 5 to 8 rows as 8: what is missing is a copy of the first. */
-static void eight_rows(const mr_column *c, int64_t units, const mr_qform *f,
-                       const uint8_t *const *x, int rows, float *out)
+/* Three rows as four, 5 to 8 as 8: what is missing is a copy of the first. */
+static void more_rows(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                      int rows, float *out)
 {
+    static i8_fn *const fns[2][2] = {{u8_rows4, u8_rows8}, {u4_rows4, u4_rows8}};
     float sums[8 * MR_TILE_OUT] = {0};
     const uint8_t *at[8];
     for (int r = 0; r < 8; r++)
         at[r] = x[r < rows ? r : 0];
     memcpy(sums, out, (size_t)rows * MR_TILE_OUT * sizeof *out);
-    (c->layout->kind == MR_PACK_U4 ? u4_rows8 : u8_rows8)(c, units, f, at, sums);
+    fns[c->layout->kind == MR_PACK_U4][rows > 4](c, units, f, at, sums);
     memcpy(out, sums, (size_t)rows * MR_TILE_OUT * sizeof *out);
 }
 #endif
@@ -329,8 +332,8 @@ static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const 
         return;
     }
 #ifdef EIGHT_ROWS_I8
-    if (rows >= 5 && rows <= 8 && c->nv == 4 && c->layout->kind <= MR_PACK_U8) {
-        eight_rows(c, units, f, x, rows, out);
+    if ((rows == 3 || (rows >= 5 && rows <= 8)) && c->nv == 4 && from_memory(c->layout->kind)) {
+        more_rows(c, units, f, x, rows, out);
         return;
     }
 #endif
