@@ -285,17 +285,16 @@ I8_ROWS(u4_rows4, 4, MR_PACK_U4)
 I8_ROWS(u8_rows8, 8, MR_PACK_U8)
 I8_ROWS(u4_rows8, 8, MR_PACK_U4)
 
-/* Three rows as four, 5 to 8 as 8: what is missing is a copy of the first. */
-static void more_rows(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
-                      int rows, float *out)
+/* 5 to 8 rows as 8: what is missing is a copy of the first. */
+static void eight_rows(const mr_column *c, int64_t units, const mr_qform *f,
+                       const uint8_t *const *x, int rows, float *out)
 {
-    static i8_fn *const fns[2][2] = {{u8_rows4, u8_rows8}, {u4_rows4, u4_rows8}};
     float sums[8 * MR_TILE_OUT] = {0};
     const uint8_t *at[8];
     for (int r = 0; r < 8; r++)
         at[r] = x[r < rows ? r : 0];
     memcpy(sums, out, (size_t)rows * MR_TILE_OUT * sizeof *out);
-    fns[c->layout->kind == MR_PACK_U4][rows > 4](c, units, f, at, sums);
+    (c->layout->kind == MR_PACK_U4 ? u4_rows8 : u8_rows8)(c, units, f, at, sums);
     memcpy(out, sums, (size_t)rows * MR_TILE_OUT * sizeof *out);
 }
 #endif
@@ -332,8 +331,8 @@ static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const 
         return;
     }
 #ifdef EIGHT_ROWS_I8
-    if ((rows == 3 || (rows >= 5 && rows <= 8)) && c->nv == 4 && from_memory(c->layout->kind)) {
-        more_rows(c, units, f, x, rows, out);
+    if (rows >= 5 && rows <= 8 && c->nv == 4 && from_memory(c->layout->kind)) {
+        eight_rows(c, units, f, x, rows, out);
         return;
     }
 #endif
