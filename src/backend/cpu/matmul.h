@@ -9,7 +9,7 @@
  * Bits:   `exact` (and act f32): y = one FMA chain along k ascending, weights rounded to f32 as
  *         mr_dequant_row gives them.  `fast` on quantised weights: int8 activations with one
  *         outlier quad per group and power-of-two group scales; act f32 on 4 bits as three of those,
- *         which together hold an f32.  docs/numerics.md has every
+ *         which leave out 2^-21 of a group's largest value.  docs/numerics.md has every
  *         formula.  The same bits for any row count, tile, thread count and ISA.
  * Threads: outputs are split over the pool's threads, never k.
  */
