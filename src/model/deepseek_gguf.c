@@ -19,7 +19,6 @@ static void gguf_rope(mr_gguf_config *c)
         {0}};
     char type[32];
     double v;
-    int64_t n;
     mr_gguf_config_rope_type(c, type);
     if (!strcmp(type, "none"))
         return;
@@ -29,12 +28,7 @@ static void gguf_rope(mr_gguf_config *c)
     }
     mr_gguf_config_open(c, "rope_scaling");
     mr_gguf_config_raw(c, "rope_type", "\"yarn\"");
-    for (const mr_gguf_row *r = rows; r->key; r++) {
-        if (r->kind == 'i' && mr_gguf_config_get_int(c, r->gguf, &n))
-            mr_gguf_config_int(c, r->key, n);
-        else if (r->kind == 'n' && mr_gguf_config_get_num(c, r->gguf, &v))
-            mr_gguf_config_num(c, r->key, v);
-    }
+    mr_gguf_config_rows(c, rows);
     if (mr_gguf_config_get_num(c, "rope.scaling.yarn_log_multiplier", &v) && v != 0) {
         mr_gguf_config_num(c, "mscale", v * 10);
         mr_gguf_config_num(c, "mscale_all_dim", v * 10);

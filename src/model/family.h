@@ -249,6 +249,16 @@ mr_err mr_gguf_config_end(mr_gguf_config *c);
 /* ARCH.KEY of the metadata: false if absent; a wrong type sticks. A list of equal integers is one. */
 bool mr_gguf_config_get_int(mr_gguf_config *c, const char *key, int64_t *out);
 bool mr_gguf_config_get_num(mr_gguf_config *c, const char *key, double *out);
+/* ARCH.KEY for each of n layers, or one number for all: false if absent. */
+bool mr_gguf_config_get_ints(mr_gguf_config *c, const char *key, int64_t n, int64_t *out);
+/* layer_types by the list ARCH.KEY, whose true means `other`: so many layers; 0: no list.
+ * full[MR_CFG_LAYERS], which may be NULL: which have full attention. */
+int64_t mr_gguf_config_layer_types(mr_gguf_config *c, const char *key, const char *other,
+                                   bool *full);
+/* The pairs' divisors, rope_freqs.weight, into out[MR_CFG_HEAD_DIM]: how many; 0: none. */
+int64_t mr_gguf_config_rope_freqs(mr_gguf_config *c, float *out);
+/* The rows that the file has. */
+void mr_gguf_config_rows(mr_gguf_config *c, const mr_gguf_row *rows);
 /* MR_EUNSUPPORTED naming the file and ARCH.KEY. */
 void mr_gguf_config_refuse(mr_gguf_config *c, const char *key, const char *why);
 /* query_pre_attn_scalar, which the file lacks: the head's width, but hidden / heads for the one published size that is
@@ -269,6 +279,8 @@ void mr_gguf_put_bool(const mr_gguf_put *p, const char *key, bool v);
 /* Lists of n. */
 void mr_gguf_put_bools(const mr_gguf_put *p, const char *key, const bool *v, int64_t n);
 void mr_gguf_put_ints(const mr_gguf_put *p, const char *key, const int64_t *v, int64_t n);
+/* What mr_gguf_config_get_ints reads: one number if all are the same. */
+void mr_gguf_put_layers(const mr_gguf_put *p, const char *key, const int64_t *v, int64_t n);
 /* rope.freq_base and rope.scaling.*; `said` is the attention factor that readers take yarn to have.
  * `at` names the culprit where GGUF has no keys for it. */
 mr_err mr_gguf_put_rope(const mr_gguf_put *p, const mr_rope_spec *r, double said, mr_jval at);

@@ -173,25 +173,11 @@ static mr_val build(mr_flow *f, const void *cfg)
 /* A period, or a list of flags: true slides. */
 static void gguf_pattern(mr_gguf_config *c)
 {
-    static const char full[] = "gemma3.attention.sliding_window_pattern";
-    int64_t v;
-    mr_gguf_type t = mr_gguf_kind(c->g, full);
-    if (t == MR_GGUF_INT && mr_gguf_config_get_int(c, "attention.sliding_window_pattern", &v))
-        mr_gguf_config_int(c, "sliding_window_pattern", v);
-    if (t != MR_GGUF_ARRAY)
-        return;
-    mr_gguf_array a;
-    mr_err e = mr_gguf_arr(c->g, full, &a);
-    if (e == MR_OK && a.count > MR_CFG_LAYERS)
-        e = mr_fail(MR_EFORMAT, "%s: \"%s\" is too long", mr_gguf_path(c->g), full);
-    mr_gguf_config_raw(c, "layer_types", "[");
-    for (uint64_t i = 0; e == MR_OK && i < a.count; i++) {
-        e = mr_gguf_arr_int(&a, &v);
-        mr_buf_printf(c->json, "%s\"%s\"", i ? ", " : "",
-                      v ? "sliding_attention" : "full_attention");
-    }
-    mr_buf_putc(c->json, ']');
-    c->err = c->err == MR_OK ? e : c->err;
+    static const char key[] = "attention.sliding_window_pattern";
+    int64_t period;
+    if (!mr_gguf_config_layer_types(c, key, "sliding_attention", NULL) &&
+        mr_gguf_config_get_int(c, key, &period))
+        mr_gguf_config_int(c, "sliding_window_pattern", period);
 }
 
 static mr_err gguf_config(const mr_weights *w, mr_buf *json)

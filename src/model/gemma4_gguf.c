@@ -7,68 +7,29 @@
 
 #include "model/gemma4.h"
 
-/* A list of one number per layer, or one number for all; false: absent. */
-static bool gguf_per_layer(mr_gguf_config *c, const char *key, int64_t layers, int64_t *out)
-{
-    char full[160];
-    mr_gguf_array a;
-    snprintf(full, sizeof full, "gemma4.%s", key);
-    if (c->err != MR_OK || mr_gguf_kind(c->g, full) == MR_GGUF_ABSENT)
-        return false;
-    if (mr_gguf_kind(c->g, full) != MR_GGUF_ARRAY) {
-        if (!mr_gguf_config_get_int(c, key, out))
-            return false;
-        for (int64_t i = 1; i < layers; i++)
-            out[i] = out[0];
-        return true;
-    }
-    mr_err e = mr_gguf_arr(c->g, full, &a);
-    if (e == MR_OK && a.count != (uint64_t)layers)
-        e = mr_fail(MR_EFORMAT, "%s: \"%s\" has %llu entries for %lld layers", mr_gguf_path(c->g),
-                    full, (unsigned long long)a.count, (long long)layers);
-    for (int64_t i = 0; e == MR_OK && i < layers; i++)
-        e = mr_gguf_arr_int(&a, &out[i]);
-    c->err = e;
-    return e == MR_OK;
-}
-
 /* Which pairs of global layers turn: those that the stored divisors leave as they are; the others
  * are divided by something huge.  Gives their part of the whole. */
-static mr_err gguf_part(const mr_weights *w, double *part)
+static double gguf_part(mr_gguf_config *c)
 {
-    const mr_winfo *t = mr_weights_find(w, "rope_freqs.weight");
-    int64_t turning = 0, n = t ? t->dim[0] : 0;
-    mr_rows rows;
-    *part = 0.25;
-    if (!t)
-        return MR_OK;
-    if (t->rank != 1 || t->dtype != MR_F32 || n > MR_CFG_HEAD_DIM)
-        return mr_fail(MR_EUNSUPPORTED, "%s: tensor \"rope_freqs.weight\" is not f32 of a head",
-                       mr_weights_file(w, t->data.file));
-    float *f = mr_alloc(MR_MEM_COMPILE, 2 * (size_t)n * sizeof *f);
-    if (!f)
-        return MR_ENOMEM;
-    mr_err e = mr_weights_read(w, t, 0, 1, f + n, &rows);
-    if (e == MR_OK)
-        mr_dequant_row(&rows, 0, f);
-    while (e == MR_OK && turning < n && f[turning] == 1)
+    float f[MR_CFG_HEAD_DIM];
+    int64_t turning = 0, n = mr_gguf_config_rope_freqs(c, f);
+    while (turning < n && f[turning] == 1)
         turning++;
-    for (int64_t i = turning; e == MR_OK && i < n; i++)
-        if (!(f[i] >= 1e20F))
-            e = mr_fail(MR_EUNSUPPORTED, "%s: tensor \"rope_freqs.weight\" is not ones, then huge",
-                        mr_weights_file(w, t->data.file));
-    mr_free(f);
-    if (n)
-        *part = (double)turning / (double)n;
-    if (n && (int64_t)(*part * (double)n) != turning)
-        *part = ((double)turning + 0.5) / (double)n; /* the config's reader drops the half */
-    return e;
+    for (int64_t i = turning; i < n; i++)
+        if (!(f[i] >= 1e20F) && c->err == MR_OK)
+            c->err =
+                mr_fail(MR_EUNSUPPORTED, "%s: tensor \"rope_freqs.weight\" is not ones, then huge",
+                        mr_gguf_path(c->g));
+    double part = n ? (double)turning / (double)n : 0.25;
+    if (n && (int64_t)(part * (double)n) != turning)
+        part = ((double)turning + 0.5) / (double)n; /* the config's reader drops the half */
+    return part;
 }
 
 static void gguf_ropes(mr_gguf_config *c)
 {
     int64_t dim, width;
-    double theta, part;
+    double theta;
     char type[32];
     if (mr_gguf_config_get_int(c, "rope.dimension_count_swa", &dim) &&
         mr_gguf_config_get_int(c, "attention.key_length_swa", &width) && dim != width)
@@ -76,14 +37,10 @@ static void gguf_ropes(mr_gguf_config *c)
     mr_gguf_config_rope_type(c, type);
     if (strcmp(type, "none") != 0)
         mr_gguf_config_refuse(c, "rope.scaling.type", "only none is supported");
-    mr_err e = gguf_part(c->w, &part);
-    c->err = c->err == MR_OK ? e : c->err;
-    if (c->err != MR_OK)
-        return;
     mr_gguf_config_open(c, "rope_parameters");
     mr_gguf_config_open(c, "full_attention");
     mr_gguf_config_raw(c, "rope_type", "\"proportional\"");
-    mr_gguf_config_num(c, "partial_rotary_factor", part);
+    mr_gguf_config_num(c, "partial_rotary_factor", gguf_part(c));
     if (mr_gguf_config_get_num(c, "rope.freq_base", &theta))
         mr_gguf_config_num(c, "rope_theta", theta);
     mr_gguf_config_close(c);
@@ -95,14 +52,22 @@ static void gguf_ropes(mr_gguf_config *c)
     mr_gguf_config_close(c);
 }
 
-/* Keys and values of global layers, and the width of the MLPs: lists where layers differ. */
-static void gguf_layers(mr_gguf_config *c, const bool *global, int64_t layers, int64_t *list)
+static const char pattern_key[] = "attention.sliding_window_pattern";
+
+/* Types of layers, keys and values of global ones, the width of the MLPs. */
+static void gguf_layers(mr_gguf_config *c)
 {
     char name[64];
-    int64_t shared = 0;
+    bool global[MR_CFG_LAYERS];
+    int64_t shared = 0, list[MR_CFG_LAYERS],
+            layers = mr_gguf_config_layer_types(c, pattern_key, "sliding_attention", global);
+    if (!layers) {
+        mr_gguf_config_refuse(c, pattern_key, "is missing");
+        return;
+    }
     mr_gguf_config_get_int(c, "attention.shared_kv_layers", &shared);
     mr_gguf_config_int(c, "num_kv_shared_layers", shared);
-    if (gguf_per_layer(c, "attention.head_count_kv", layers, list)) {
+    if (mr_gguf_config_get_ints(c, "attention.head_count_kv", layers, list)) {
         int64_t of[2] = {0, 0};
         for (int64_t i = 0; i < layers; i++) {
             if (of[global[i]] && of[global[i]] != list[i])
@@ -112,10 +77,11 @@ static void gguf_layers(mr_gguf_config *c, const bool *global, int64_t layers, i
         mr_gguf_config_int(c, "num_key_value_heads", of[0] ? of[0] : of[1]);
         mr_gguf_config_int(c, "num_global_key_value_heads", of[1]);
     }
-    if (gguf_per_layer(c, "feed_forward_length", layers, list)) {
+    if (mr_gguf_config_get_ints(c, "feed_forward_length", layers, list)) {
         bool wide = list[layers - 1] != list[0];
         for (int64_t i = 0; i < layers; i++)
-            if (list[i] != list[0] * (wide && i >= layers - shared ? 2 : 1))
+            if (wide && i >= layers - shared ? list[i] % 2 || list[i] / 2 != list[0]
+                                             : list[i] != list[0])
                 mr_gguf_config_refuse(c, "feed_forward_length",
                                       "is neither of one width nor double in the last layers");
         mr_gguf_config_int(c, "intermediate_size", list[0]);
@@ -138,7 +104,7 @@ static void gguf_media_ids(mr_gguf_config *c)
 {
     static const char *const key[] = {"image_token_id", "video_token_id", "audio_token_id"};
     int64_t ids[3] = {mr_gemma4_media[0], mr_gemma4_media[1], mr_gemma4_media[2]};
-    gguf_per_layer(c, media_key, 3, ids);
+    mr_gguf_config_get_ints(c, media_key, 3, ids);
     for (int i = 0; i < 3; i++)
         if (ids[i] >= 0)
             mr_gguf_config_int(c, key[i], ids[i]);
@@ -176,34 +142,13 @@ mr_err mr_gemma4_gguf_config(const mr_weights *w, mr_buf *json)
                                        {0}};
     mr_gguf_config c;
     double cap;
-    int64_t layers = 0, experts = 0;
+    int64_t experts = 0;
     mr_gguf_config_begin(&c, w, "gemma4", "gemma4_text", rows, json);
-    mr_gguf_config_get_int(&c, "block_count", &layers);
     mr_gguf_config_get_int(&c, "expert_count", &experts);
     if (mr_gguf_config_get_num(&c, "final_logit_softcapping", &cap) && cap != 0)
         mr_gguf_config_num(&c, "final_logit_softcapping", cap);
     mr_gguf_config_raw(&c, "enable_moe_block", experts ? "true" : "false");
-    if (layers < 1 || layers > MR_CFG_LAYERS) {
-        mr_gguf_config_refuse(&c, "block_count", "is absent or out of range");
-        return mr_gguf_config_end(&c);
-    }
-    int64_t *list = mr_zalloc(MR_MEM_COMPILE, 2 * (size_t)layers * sizeof *list);
-    if (!list)
-        return MR_ENOMEM;
-    bool *global = (bool *)(list + layers);
-    if (gguf_per_layer(&c, "attention.sliding_window_pattern", layers, list)) {
-        mr_gguf_config_raw(&c, "layer_types", "[");
-        for (int64_t i = 0; i < layers; i++) {
-            global[i] = !list[i];
-            mr_buf_printf(c.json, "%s\"%s\"", i ? ", " : "",
-                          list[i] ? "sliding_attention" : "full_attention");
-        }
-        mr_buf_putc(c.json, ']');
-        gguf_layers(&c, global, layers, list);
-    } else {
-        mr_gguf_config_refuse(&c, "attention.sliding_window_pattern", "is missing");
-    }
-    mr_free(list);
+    gguf_layers(&c);
     gguf_media(&c);
     gguf_ropes(&c);
     return mr_gguf_config_end(&c);
@@ -217,33 +162,19 @@ const mr_rope_spec *mr_gemma4_gguf_rope(const void *cfg)
     return r->kind == MR_ROPE_PROPORTIONAL ? r : NULL;
 }
 
-/* A list where the two types of layers differ. */
-static mr_err put_layers(const gemma4 *c, const mr_gguf_put *p)
+/* Lists where layers differ. */
+static void put_layers(const gemma4 *c, const mr_gguf_put *p)
 {
-    int64_t n = c->info.layers;
-    int64_t *list = mr_alloc(MR_MEM_COMPILE, (size_t)n * sizeof *list);
-    bool *slides = mr_alloc(MR_MEM_COMPILE, (size_t)n * sizeof *slides);
-    if (list && slides) {
-        for (int64_t i = 0; i < n; i++) {
-            list[i] = c->kind[c->global[i]].kv_heads;
-            slides[i] = !c->global[i];
-        }
-        mr_gguf_put_bools(p, "attention.sliding_window_pattern", slides, n);
-        if (c->kind[0].kv_heads == c->kind[1].kv_heads)
-            mr_gguf_put_int(p, "attention.head_count_kv", c->kind[1].kv_heads);
-        else
-            mr_gguf_put_ints(p, "attention.head_count_kv", list, n);
-        for (int64_t i = 0; i < n; i++)
-            list[i] = c->inter * (i < c->first_shared ? 1 : 2);
-        if (c->double_wide)
-            mr_gguf_put_ints(p, "feed_forward_length", list, n);
-        else
-            mr_gguf_put_int(p, "feed_forward_length", c->inter);
+    int64_t n = c->info.layers, kv[MR_CFG_LAYERS], inter[MR_CFG_LAYERS];
+    bool slides[MR_CFG_LAYERS];
+    for (int64_t i = 0; i < n; i++) {
+        slides[i] = !c->global[i];
+        kv[i] = c->kind[c->global[i]].kv_heads;
+        inter[i] = c->inter * (c->double_wide && i >= c->first_shared ? 2 : 1);
     }
-    mr_err e = list && slides ? MR_OK : MR_ENOMEM;
-    mr_free(list);
-    mr_free(slides);
-    return e;
+    mr_gguf_put_bools(p, pattern_key, slides, n);
+    mr_gguf_put_layers(p, "attention.head_count_kv", kv, n);
+    mr_gguf_put_layers(p, "feed_forward_length", inter, n);
 }
 
 static void put_media(const gemma4 *c, const mr_gguf_put *p)
@@ -283,6 +214,6 @@ mr_err mr_gemma4_gguf_meta(const void *cfg, mr_jval o, const mr_gguf_put *p)
         mr_gguf_put_int(p, "expert_feed_forward_length", c->expert_inter);
     }
     put_media(c, p);
-    MR_TRY(put_layers(c, p));
+    put_layers(c, p);
     return mr_gguf_put_rope(p, &c->kind[1].rope, 1, mr_jget(o, "rope_parameters"));
 }

@@ -168,6 +168,12 @@ void mr_gguf_config_query_scalar(mr_gguf_config *c, int64_t layers_of_other)
 
 void mr_gguf_config_rope_scaling(mr_gguf_config *c)
 {
+    static const mr_gguf_row rows[] = {
+        {"factor", "rope.scaling.factor", 'n'},
+        {"original_max_position_embeddings", "rope.scaling.original_context_length", 'i'},
+        {"beta_fast", "rope.scaling.yarn_beta_fast", 'n'},
+        {"beta_slow", "rope.scaling.yarn_beta_slow", 'n'},
+        {0}};
     char type[32];
     double v;
     mr_gguf_config_rope_type(c, type);
@@ -181,15 +187,7 @@ void mr_gguf_config_rope_scaling(mr_gguf_config *c)
         mr_gguf_config_refuse(c, "rope.scaling.attn_factor", "only 1 is supported");
     mr_gguf_config_open(c, "rope_scaling");
     mr_gguf_config_raw(c, "rope_type", !strcmp(type, "yarn") ? "\"yarn\"" : "\"linear\"");
-    if (mr_gguf_config_get_num(c, "rope.scaling.factor", &v))
-        mr_gguf_config_num(c, "factor", v);
-    int64_t n;
-    if (mr_gguf_config_get_int(c, "rope.scaling.original_context_length", &n))
-        mr_gguf_config_int(c, "original_max_position_embeddings", n);
-    if (mr_gguf_config_get_num(c, "rope.scaling.yarn_beta_fast", &v))
-        mr_gguf_config_num(c, "beta_fast", v);
-    if (mr_gguf_config_get_num(c, "rope.scaling.yarn_beta_slow", &v))
-        mr_gguf_config_num(c, "beta_slow", v);
+    mr_gguf_config_rows(c, rows);
     mr_gguf_config_close(c);
 }
 
@@ -199,6 +197,81 @@ void mr_gguf_config_one_head_dim(mr_gguf_config *c)
     if (mr_gguf_config_get_int(c, "attention.key_length", &key) &&
         mr_gguf_config_get_int(c, "attention.value_length", &value) && value != key)
         mr_gguf_config_refuse(c, "attention.value_length", "differs from key_length");
+}
+
+static mr_err read_freqs(const mr_weights *w, const mr_winfo *t, float *out)
+{
+    mr_rows rows;
+    if (t->rank != 1 || t->dtype != MR_F32 || t->dim[0] > MR_CFG_HEAD_DIM)
+        return mr_fail(MR_EUNSUPPORTED, "%s: tensor \"rope_freqs.weight\" is not f32 of a head",
+                       mr_weights_file(w, t->data.file));
+    float *raw = mr_alloc(MR_MEM_COMPILE, (size_t)t->dim[0] * sizeof *raw);
+    mr_err e = raw ? mr_weights_read(w, t, 0, 1, raw, &rows) : MR_ENOMEM;
+    if (e == MR_OK)
+        mr_dequant_row(&rows, 0, out);
+    mr_free(raw);
+    return e;
+}
+
+int64_t mr_gguf_config_rope_freqs(mr_gguf_config *c, float *out)
+{
+    const mr_winfo *t = mr_weights_find(c->w, "rope_freqs.weight");
+    if (t)
+        keep(c, read_freqs(c->w, t, out));
+    return t && c->err == MR_OK ? t->dim[0] : 0;
+}
+
+/* ---- facts of each layer ---- */
+
+static mr_err open_list(const mr_gguf_config *c, const char *key, int64_t n, mr_gguf_array *a)
+{
+    MR_TRY(mr_gguf_arr(c->g, key, a));
+    return a->count == (uint64_t)n
+               ? MR_OK
+               : mr_fail(MR_EFORMAT, "%s: \"%s\" has %llu entries for %lld layers",
+                         mr_gguf_path(c->g), key, (unsigned long long)a->count, (long long)n);
+}
+
+bool mr_gguf_config_get_ints(mr_gguf_config *c, const char *key, int64_t n, int64_t *out)
+{
+    char full[160];
+    mr_gguf_array a;
+    full_key(c, key, full);
+    if (mr_gguf_kind(c->g, full) != MR_GGUF_ARRAY) {
+        bool there = mr_gguf_config_get_int(c, key, out);
+        for (int64_t i = 1; there && i < n; i++)
+            out[i] = out[0];
+        return there;
+    }
+    mr_err e = open_list(c, full, n, &a);
+    for (int64_t i = 0; e == MR_OK && i < n; i++)
+        e = mr_gguf_arr_int(&a, &out[i]);
+    keep(c, e);
+    return e == MR_OK;
+}
+
+int64_t mr_gguf_config_layer_types(mr_gguf_config *c, const char *key, const char *other,
+                                   bool *full)
+{
+    int64_t list[MR_CFG_LAYERS], blocks = 0, extra = 0;
+    char name[160];
+    full_key(c, key, name);
+    if (c->err != MR_OK || mr_gguf_kind(c->g, name) != MR_GGUF_ARRAY)
+        return 0;
+    mr_gguf_config_get_int(c, "block_count", &blocks);
+    mr_gguf_config_get_int(c, "nextn_predict_layers", &extra); /* last in the list */
+    if (blocks < 1 || blocks > MR_CFG_LAYERS)
+        mr_gguf_config_refuse(c, "block_count", "is absent or out of range");
+    if (c->err != MR_OK || !mr_gguf_config_get_ints(c, key, blocks, list))
+        return 0;
+    mr_gguf_config_raw(c, "layer_types", "[");
+    for (int64_t i = 0; i < blocks - extra; i++) {
+        mr_buf_printf(c->json, "%s\"%s\"", i ? ", " : "", list[i] ? other : "full_attention");
+        if (full)
+            full[i] = !list[i];
+    }
+    mr_buf_putc(c->json, ']');
+    return blocks - extra;
 }
 
 /* ---- what all share ---- */
@@ -223,6 +296,13 @@ static bool has_row(const mr_gguf_row *rows, const char *key)
     while (rows && rows->key && strcmp(rows->key, key) != 0)
         rows++;
     return rows && rows->key;
+}
+
+void mr_gguf_config_rows(mr_gguf_config *c, const mr_gguf_row *rows)
+{
+    for (const mr_gguf_row *r = rows; r && r->key; r++)
+        if (r->gguf)
+            put_row(c, r);
 }
 
 /* The ids that end a text: of the whole, of a turn, of a message. */
@@ -300,9 +380,7 @@ void mr_gguf_config_begin(mr_gguf_config *c, const mr_weights *w, const char *ar
     for (const mr_gguf_row *r = shared; r->key; r++)
         if (!has_row(rows, r->key))
             put_row(c, r);
-    for (const mr_gguf_row *r = rows; r && r->key; r++)
-        if (r->gguf)
-            put_row(c, r);
+    mr_gguf_config_rows(c, rows);
     int64_t blocks, extra = 0;
     if (mr_gguf_config_get_int(c, "block_count", &blocks)) {
         mr_gguf_config_get_int(c, "nextn_predict_layers", &extra); /* counted, but no layers */

@@ -52,6 +52,17 @@ void mr_gguf_put_ints(const mr_gguf_put *p, const char *key, const int64_t *v, i
         mr_gguf_writer_add_int(p->w, (int32_t)v[i]);
 }
 
+void mr_gguf_put_layers(const mr_gguf_put *p, const char *key, const int64_t *v, int64_t n)
+{
+    int64_t same = 1;
+    while (same < n && v[same] == v[0])
+        same++;
+    if (same == n)
+        mr_gguf_put_int(p, key, v[0]);
+    else
+        mr_gguf_put_ints(p, key, v, n);
+}
+
 mr_err mr_gguf_put_rope(const mr_gguf_put *p, const mr_rope_spec *r, double said, mr_jval at)
 {
     mr_gguf_put_num(p, "rope.freq_base", r->theta);

@@ -94,20 +94,11 @@ static void gguf_llama3(mr_gguf_config *c, const float *f, int64_t n)
 static void gguf_divisors(mr_gguf_config *c)
 {
     char type[32];
-    mr_rows rows;
-    const mr_winfo *t = mr_weights_find(c->w, "rope_freqs.weight");
+    float f[MR_CFG_HEAD_DIM];
     mr_gguf_config_rope_type(c, type);
-    if (!t || t->rank != 1 || t->dtype != MR_F32 || t->dim[0] > MR_CFG_HEAD_DIM || c->err ||
-        strcmp(type, "none") != 0)
-        return;
-    float *f = mr_alloc(MR_MEM_COMPILE, 2 * (size_t)t->dim[0] * sizeof *f);
-    mr_err e = f ? mr_weights_read(c->w, t, 0, 1, f + t->dim[0], &rows) : MR_ENOMEM;
-    if (!e) {
-        mr_dequant_row(&rows, 0, f);
-        gguf_llama3(c, f, t->dim[0]);
-    }
-    c->err = c->err ? c->err : e;
-    mr_free(f);
+    int64_t n = strcmp(type, "none") == 0 ? mr_gguf_config_rope_freqs(c, f) : 0;
+    if (n)
+        gguf_llama3(c, f, n);
 }
 
 static mr_err gguf_config(const mr_weights *w, mr_buf *json)

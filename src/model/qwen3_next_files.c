@@ -63,33 +63,6 @@ const mr_name_row mr_qwen3_next_forms[] = {
 
 /* ---- GGUF ---- */
 
-/* A list of layers, where the interval is not enough; blocks for drafts come last in it. */
-static void gguf_layer_types(mr_gguf_config *c)
-{
-    char key[64];
-    int64_t blocks = 0, extra = 0, recurrent;
-    mr_gguf_array a;
-    snprintf(key, sizeof key, "%s.attention.recurrent_layers", c->arch);
-    if (c->err != MR_OK || mr_gguf_kind(c->g, key) == MR_GGUF_ABSENT)
-        return;
-    mr_gguf_config_get_int(c, "block_count", &blocks);
-    mr_gguf_config_get_int(c, "nextn_predict_layers", &extra);
-    mr_err e = mr_gguf_arr(c->g, key, &a);
-    if (e == MR_OK && a.count != (uint64_t)blocks)
-        e = mr_fail(MR_EFORMAT, "%s: \"%s\" has %llu entries for %lld layers", mr_gguf_path(c->g),
-                    key, (unsigned long long)a.count, (long long)blocks);
-    if (e == MR_OK)
-        mr_gguf_config_raw(c, "layer_types", "[");
-    for (int64_t i = 0; e == MR_OK && i < blocks - extra; i++) {
-        e = mr_gguf_arr_int(&a, &recurrent);
-        mr_buf_printf(c->json, "%s\"%s\"", i ? ", " : "",
-                      recurrent ? "linear_attention" : "full_attention");
-    }
-    if (e == MR_OK)
-        mr_buf_putc(c->json, ']');
-    c->err = c->err ? c->err : e;
-}
-
 mr_err mr_qwen3_next_gguf_config(const mr_weights *w, mr_buf *json)
 {
     static const struct {
@@ -121,7 +94,7 @@ mr_err mr_qwen3_next_gguf_config(const mr_weights *w, mr_buf *json)
     if (mr_gguf_config_get_int(&c, "rope.dimension_count", &rotated) &&
         mr_gguf_config_get_int(&c, "attention.key_length", &key) && key > 0)
         mr_gguf_config_num(&c, "partial_rotary_factor", (double)rotated / (double)key);
-    gguf_layer_types(&c);
+    mr_gguf_config_layer_types(&c, "attention.recurrent_layers", "linear_attention", NULL);
     mr_gguf_config_one_head_dim(&c);
     mr_gguf_config_rope_scaling(&c);
     return mr_gguf_config_end(&c);
