@@ -1,6 +1,6 @@
 /* What the subcommands share: options, output, input, exit codes.
  *
- * Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+ * Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + number of the signal that ended it.
  * Rules:  1. Results on stdout, everything else on stderr; no escapes, no progress unless stderr is
  *            a terminal.
  *         2. A flag that is not known is said before a missing argument is.
@@ -17,7 +17,7 @@
 #include "base/str.h"
 #include "millrace.h"
 
-enum { APP_OK = 0, APP_FAILED = 1, APP_USAGE = 2, APP_INTERRUPTED = 130 };
+enum { APP_OK = 0, APP_FAILED = 1, APP_USAGE = 2, APP_SIGNAL = 128 };
 
 /* ---- options: one table a command ---- */
 
@@ -137,8 +137,10 @@ void app_engine_opts(const app_engine *a, mr_engine_opts *o);
 
 /* ---- interrupts ---- */
 
-void app_catch_interrupt(void); /* SIGINT from now on sets the flag; a second one ends at once */
-bool app_interrupted(void);
+/* SIGINT, SIGTERM and SIGHUP from now on set the flag; a second one ends at once, and unfinished
+ * files go with it. */
+void app_catch_interrupt(void);
+int app_interrupted(void); /* the exit code for it; 0: not */
 /* Progress for long writes: per cent on a terminal; ctx is an int that starts at -1.  Non-zero once
  * interrupted. */
 int app_percent(void *ctx, uint64_t done, uint64_t total);

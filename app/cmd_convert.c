@@ -25,6 +25,8 @@ int cmd_convert(int argc, char **argv)
          NULL},
         {"--group", NULL, APP_INT, &group, 1, 1024, "G",
          "group of affine integers: 32, 64 (default) or 128", NULL},
+        {"--force", NULL, APP_FLAG, &o.force, 0, 0, NULL,
+         "replace what is there: the file, or the model in the directory", NULL},
         {0},
     };
     int code = app_parse(app_command("convert"), opts, argc, argv, pos, 2);
@@ -34,5 +36,5 @@ int cmd_convert(int argc, char **argv)
     app_catch_interrupt();
     mr_status st = mr_convert(pos[0], pos[1], &o);
     code = st ? app_failed(st) : APP_OK;
-    return st == MR_STATUS_CANCELLED ? APP_INTERRUPTED : code;
+    return st == MR_STATUS_CANCELLED ? app_interrupted() : code;
 }

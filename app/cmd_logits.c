@@ -204,7 +204,7 @@ int cmd_logits(int argc, char **argv)
         st = write_logits(&j, e);
     code = st ? app_failed(st) : APP_OK;
     if (st == MR_STATUS_CANCELLED)
-        code = APP_INTERRUPTED;
+        code = app_interrupted();
     mr_engine_close(e);
     mr_free(j.embeds);
     mr_free(j.spans.span);

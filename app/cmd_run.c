@@ -411,7 +411,7 @@ static int finish(job *j, mr_session *session, mr_status s, const mr_result *r)
         return app_failed(s);
     if (j->save && (s = save_state(j, session)))
         return app_failed(s);
-    return app_out_end(app_interrupted() ? APP_INTERRUPTED : APP_OK);
+    return app_out_end(app_interrupted());
 }
 
 /* Before the weights are read: do the flags apply to this model? */

@@ -24,6 +24,8 @@ int cmd_synth(int argc, char **argv)
         {"--group", NULL, APP_INT, &group, 1, 1024, "G",
          "quantisation group: 32, 64 (default) or 128", NULL},
         {"--seed", NULL, APP_INT, &seed, 0, 9e18, "S", "of the random weights (default 0)", NULL},
+        {"--force", NULL, APP_FLAG, &o.force, 0, 0, NULL,
+         "replace what is there: the file, or the model in the directory", NULL},
         {0},
     };
     int code = app_parse(app_command("synth"), opts, argc, argv, pos, 2);
@@ -35,5 +37,5 @@ int cmd_synth(int argc, char **argv)
     app_catch_interrupt();
     mr_status st = mr_synth(pos[0], pos[1], &o);
     code = st ? app_failed(st) : APP_OK;
-    return st == MR_STATUS_CANCELLED ? APP_INTERRUPTED : code;
+    return st == MR_STATUS_CANCELLED ? app_interrupted() : code;
 }

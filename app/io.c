@@ -298,25 +298,29 @@ mr_status app_engine_open(const app_engine *a, const char *model, mr_engine_opts
 
 /* ---- interrupts ---- */
 
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted; /* the first signal */
 
 static void on_interrupt(int sig)
 {
-    (void)sig;
-    if (interrupted)
-        _exit(APP_INTERRUPTED);
-    interrupted = 1;
+    if (interrupted) {
+        mr_out_drop_all();
+        _exit(APP_SIGNAL + sig);
+    }
+    interrupted = sig;
 }
 
 void app_catch_interrupt(void)
 {
-    struct sigaction a = {.sa_handler = on_interrupt};
+    struct sigaction a = {.sa_handler = on_interrupt}, old;
     sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN) /* not under nohup */
+        sigaction(SIGHUP, &a, NULL);
 }
 
-bool app_interrupted(void)
+int app_interrupted(void)
 {
-    return interrupted;
+    return interrupted ? APP_SIGNAL + interrupted : 0;
 }
 
 int app_percent(void *ctx, uint64_t done, uint64_t total)

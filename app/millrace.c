@@ -30,7 +30,7 @@ static int help(void)
     mr_buf_puts(&b, "\n  millrace COMMAND --help    a command's options\n"
                     "  millrace --version         the version\n\n"
                     "environment: MILLRACE_CPU=c|avx2|avx512|neon restricts the instruction set\n"
-                    "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted\n");
+                    "exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N stopped by signal N\n");
     app_write(b.data, b.len);
     mr_buf_free(&b);
     return app_out_end(APP_OK);

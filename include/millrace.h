@@ -348,6 +348,8 @@ typedef struct mr_synth_opts {
     const char *quant;
     int group; /* 32 64 (default) 128 */
     uint64_t seed;
+    bool
+        force; /* replace what is there, which is refused otherwise: the file, or a directory's model */
     /* bytes; non-zero stops, as MR_STATUS_CANCELLED, and leaves nothing; may be NULL */
     int (*progress)(void *ctx, uint64_t done, uint64_t total);
     void (*note)(void *ctx, const char *line); /* a matrix that stays unquantised; may be NULL */
@@ -366,12 +368,13 @@ typedef struct mr_convert_opts {
     const char *quant;
     int group; /* of affine integers: 32 64 (default) 128 */
     /* as mr_synth_opts */
+    bool force;
     int (*progress)(void *ctx, uint64_t done, uint64_t total);
     void (*note)(void *ctx, const char *line);
     void *ctx;
 } mr_convert_opts;
-/* Writes a model's text part with its config and tokenizer: as a new directory `out`, which must not
- * exist or be empty, or as a GGUF file `out` (model types llama, gemma, gemma2, gemma3, qwen3,
+/* Writes a model's text part with its config and tokenizer: as a directory `out`, which must not
+ * exist or be empty unless forced, or as a GGUF file `out` (model types llama, gemma, gemma2, gemma3, qwen3,
  * qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2; from a GGUF file every one).  After an error nothing of
  * it is left. */
 MR_API mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o);

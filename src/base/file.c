@@ -165,6 +165,45 @@ static int standard_fd(const char *path)
     return *end == '\0' && errno == 0 && n <= INT_MAX ? (int)n : -1;
 }
 
+/* Names of all temporaries, kept where a signal handler may read them.  One whose place is given up
+ * names nothing any more: removing it again does no harm. */
+enum { LISTED = 16, LISTED_NAME = 4096 };
+static struct {
+    atomic_bool used, named;
+    char name[LISTED_NAME];
+} temporaries[LISTED];
+
+/* -1: too many, or too long a name. */
+static int list_temp(const char *name)
+{
+    size_t len = strlen(name);
+    for (int i = 0; len < LISTED_NAME && i < LISTED; i++) {
+        bool used = false;
+        if (!atomic_compare_exchange_strong(&temporaries[i].used, &used, true))
+            continue;
+        memcpy(temporaries[i].name, name, len + 1);
+        atomic_store(&temporaries[i].named, true);
+        return i;
+    }
+    return -1;
+}
+
+static void unlist_temp(mr_out *o)
+{
+    if (o->listed < 0)
+        return;
+    atomic_store(&temporaries[o->listed].named, false);
+    atomic_store(&temporaries[o->listed].used, false);
+    o->listed = -1;
+}
+
+void mr_out_drop_all(void)
+{
+    for (int i = 0; i < LISTED; i++)
+        if (atomic_load(&temporaries[i].named))
+            unlink(temporaries[i].name);
+}
+
 /* Opens a new file beside o->path with the permissions that the target has, or would get. */
 static mr_err open_temp(mr_out *o, const struct stat *old)
 {
@@ -186,6 +225,7 @@ static mr_err open_temp(mr_out *o, const struct stat *old)
         o->temp = NULL;
         return err;
     }
+    o->listed = list_temp(o->temp);
     if (old && fchmod(o->fd, old->st_mode & 0777) != 0)
         return mr_fail_errno("write", o->path);
     return MR_OK;
@@ -222,7 +262,7 @@ static mr_err open_target(mr_out *o, const char *path)
 
 mr_err mr_out_open(mr_out *o, const char *path)
 {
-    *o = (mr_out){.fd = -1};
+    *o = (mr_out){.fd = -1, .listed = -1};
     mr_err err = open_target(o, path);
     if (err == MR_OK && !(o->buffer = mr_alloc(MR_MEM_OTHER, OUT_BUFFER)))
         err = MR_ENOMEM;
@@ -286,6 +326,7 @@ mr_err mr_out_commit(mr_out *o)
         stick(o);
     mr_err err = o->err;
     if (err == MR_OK) {
+        unlist_temp(o);
         mr_free(o->temp); /* the name is gone: abort must not remove a stranger's file */
         o->temp = NULL;
     } else {
@@ -304,8 +345,9 @@ void mr_out_abort(mr_out *o)
         close(o->fd);
     if (o->temp)
         unlink(o->temp);
+    unlist_temp(o);
     mr_free(o->temp);
     mr_free(o->buffer);
     mr_free(o->path);
-    *o = (mr_out){.fd = -1, .err = MR_EIO};
+    *o = (mr_out){.fd = -1, .listed = -1, .err = MR_EIO};
 }

@@ -34,6 +34,7 @@ void mr_file_fail_after(uint64_t n);
 typedef struct mr_out {
     int fd;
     char *path, *temp;
+    int listed; /* place of temp in the list of all, or -1 */
     uint64_t written;
     char *buffer;
     size_t used;
@@ -45,5 +46,8 @@ mr_err mr_out_write(mr_out *o, const void *bytes, size_t len);
 /* Renames into place, or on any earlier error removes the temporary and reports it. */
 mr_err mr_out_commit(mr_out *o);
 void mr_out_abort(mr_out *o);
+/* Removes the temporaries of all that are open, for a process that is about to end: may be called
+ * from a signal handler. */
+void mr_out_drop_all(void);
 
 #endif

@@ -9,31 +9,14 @@
  * Rows stream from file to file.  Only a tensor's scales and biases are held until its integers are
  * out, since safetensors has them as tensors of their own.  The weights come last under their final
  * name: a directory that lacks config.json is not a model. */
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "run/convert.h"
 #include "run/gguf_meta.h"
+#include "run/model_dir.h"
 #include "tensor/affine.h"
 #include "text/tokenizer_write.h"
-
-/* Files beside the weights that belong to the tokenizer or the run. */
-static const char *const companions[] = {"tokenizer.json",
-                                         "tokenizer_config.json",
-                                         "tokenizer.model",
-                                         "tiktoken.model",
-                                         "special_tokens_map.json",
-                                         "added_tokens.json",
-                                         "vocab.json",
-                                         "merges.txt",
-                                         "chat_template.jinja",
-                                         "generation_config.json",
-                                         "preprocessor_config.json",
-                                         "processor_config.json"};
 
 enum { COMPANION_MAX = 1 << 28 };
 
@@ -47,7 +30,8 @@ typedef struct tensor {
 
 typedef struct convert {
     const mr_convert_opts *o;
-    const char *path, *outdir;
+    const char *path;
+    mr_model_dir dir;
     mr_model *model;
     mr_arena *arena;
     tensor *list;
@@ -55,7 +39,6 @@ typedef struct convert {
     mr_dtype as; /* of all floats; MR_DTYPE_COUNT: each as it is */
     uint64_t done, total;
     mr_buf weight_map;
-    bool made; /* the directory */
 } convert;
 
 /* ---- which tensors ----------------------------------------------------------------------- */
@@ -228,17 +211,11 @@ static mr_err write_tensor(convert *c, mr_st_writer *w, const tensor *t)
     return err;
 }
 
-static mr_err out_path(const convert *c, const char *name, mr_buf *path)
-{
-    mr_buf_printf(path, "%s/%s", c->outdir, name);
-    return mr_buf_check(path);
-}
-
 static mr_err write_weights(convert *c)
 {
     mr_buf path = {0};
     mr_st_writer *w = NULL;
-    mr_err err = out_path(c, "model.safetensors", &path);
+    mr_err err = mr_dir_file(&c->dir, "model.safetensors", &path);
     if (!err)
         err = mr_st_writer_open(&w, path.data, "mlx");
     for (int i = 0; !err && i < c->n; i++)
@@ -257,21 +234,6 @@ static mr_err write_weights(convert *c)
 
 /* ---- the small files --------------------------------------------------------------------- */
 
-static mr_err write_file(const convert *c, const char *name, const void *bytes, size_t len)
-{
-    mr_buf path = {0};
-    mr_out o;
-    mr_err err = out_path(c, name, &path);
-    if (!err)
-        err = mr_out_open(&o, path.data);
-    if (!err) {
-        mr_out_write(&o, bytes, len);
-        err = mr_out_commit(&o);
-    }
-    mr_buf_free(&path);
-    return err;
-}
-
 static mr_err write_index(convert *c)
 {
     mr_buf b = {0};
@@ -281,7 +243,7 @@ static mr_err write_index(convert *c)
     mr_buf_puts(&b, "\n  }\n}\n");
     mr_err err = mr_buf_check(&b);
     if (!err)
-        err = write_file(c, "model.safetensors.index.json", b.data, b.len);
+        err = mr_dir_write(&c->dir, "model.safetensors.index.json", b.data, b.len);
     mr_buf_free(&b);
     return err;
 }
@@ -291,7 +253,7 @@ static mr_err write_config(convert *c)
     mr_buf b = {0};
     mr_err err = mr_mlx_config(c->model, c->bits, c->o->group, &b);
     if (!err)
-        err = write_file(c, "config.json", b.data, b.len);
+        err = mr_dir_write(&c->dir, "config.json", b.data, b.len);
     mr_buf_free(&b);
     return err;
 }
@@ -306,7 +268,7 @@ static mr_err copy_companion(convert *c, const char *name)
     if (!err && mr_file_exists(from.data) == 1) {
         err = mr_file_read_all(from.data, COMPANION_MAX, MR_MEM_OTHER, &text, &len);
         if (!err)
-            err = write_file(c, name, text, len);
+            err = mr_dir_write(&c->dir, name, text, len);
         mr_free(text);
     }
     mr_buf_free(&from);
@@ -327,12 +289,12 @@ static mr_err write_tokenizer(convert *c)
     MR_TRY((mr_err)mr_text_open(&t, mr_gguf_path(g)));
     mr_err err = mr_tokenizer_write(t, &b);
     if (!err)
-        err = write_file(c, "tokenizer.json", b.data, b.len);
+        err = mr_dir_write(&c->dir, "tokenizer.json", b.data, b.len);
     mr_buf_clear(&b);
     if (!err)
         err = mr_tokenizer_write_config(t, &b);
     if (!err)
-        err = write_file(c, "tokenizer_config.json", b.data, b.len);
+        err = mr_dir_write(&c->dir, "tokenizer_config.json", b.data, b.len);
     mr_buf_free(&b);
     mr_text_close(t);
     return err;
@@ -342,8 +304,8 @@ static mr_err copy_companions(convert *c)
 {
     if (mr_weights_gguf(mr_model_weights(c->model)))
         return write_tokenizer(c);
-    for (size_t i = 0; i < sizeof companions / sizeof *companions; i++)
-        MR_TRY(copy_companion(c, companions[i]));
+    for (int i = 0; mr_model_companions[i]; i++)
+        MR_TRY(copy_companion(c, mr_model_companions[i]));
     return MR_OK;
 }
 
@@ -368,41 +330,11 @@ static mr_err check_opts(convert *c)
     return MR_OK;
 }
 
-/* An existing directory is used only if it is empty: nothing of a user's is written over. */
-static mr_err make_directory(convert *c)
-{
-    if (mkdir(c->outdir, 0777) == 0) {
-        c->made = true;
-        return MR_OK;
-    }
-    if (errno != EEXIST)
-        return mr_fail_errno("make", c->outdir);
-    return rmdir(c->outdir) == 0 && mkdir(c->outdir, 0777) == 0
-               ? MR_OK
-               : mr_fail(MR_EUSAGE, "%s: is there already and is no empty directory", c->outdir);
-}
-
-/* After an error: what was written goes, and the directory if it was not there before. */
-static void remove_all(convert *c)
-{
-    static const char *const own[] = {"model.safetensors", "model.safetensors.index.json",
-                                      "config.json"};
-    size_t n_own = sizeof own / sizeof *own, n = n_own + sizeof companions / sizeof *companions;
-    for (size_t i = 0; i < n; i++) {
-        mr_buf path = {0};
-        if (!out_path(c, i < n_own ? own[i] : companions[i - n_own], &path))
-            unlink(path.data);
-        mr_buf_free(&path);
-    }
-    if (c->made)
-        rmdir(c->outdir);
-}
-
-static mr_err write_directory(convert *c)
+static mr_err write_directory(convert *c, const char *path)
 {
     MR_TRY(check_opts(c));
     MR_TRY(list_tensors(c));
-    MR_TRY(make_directory(c));
+    MR_TRY(mr_dir_open(&c->dir, path, c->path, c->o->force));
     mr_err err = write_weights(c);
     if (!err)
         err = copy_companions(c);
@@ -411,11 +343,11 @@ static mr_err write_directory(convert *c)
     if (!err)
         err = write_config(c);
     if (err)
-        remove_all(c);
+        mr_dir_remove(&c->dir);
     return err;
 }
 
-static mr_err run(convert *c)
+static mr_err run(convert *c, const char *out)
 {
     mr_model_opts mo = {0};
     mr_graph *g = NULL;
@@ -430,10 +362,10 @@ static mr_err run(convert *c)
     mr_graph_free(g);
     MR_TRY(mr_model_check_unused(c->model));
     if (!gguf)
-        return write_directory(c);
-    return mr_weights_gguf(mr_model_weights(c->model))
-               ? mr_convert_requant(c->model, c->outdir, c->o)
-               : mr_convert_gguf(c->model, c->outdir, c->o);
+        return write_directory(c, out);
+    MR_TRY(mr_file_unused(out, c->o->force));
+    return mr_weights_gguf(mr_model_weights(c->model)) ? mr_convert_requant(c->model, out, c->o)
+                                                       : mr_convert_gguf(c->model, out, c->o);
 }
 
 mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o)
@@ -442,8 +374,8 @@ mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *
     full.format = o->format ? o->format : "safetensors";
     if (strcmp(full.format, "gguf") != 0 && !full.group)
         full.group = 64;
-    convert c = {.o = &full, .path = model, .outdir = out};
-    mr_err err = run(&c);
+    convert c = {.o = &full, .path = model};
+    mr_err err = run(&c, out);
     mr_buf_free(&c.weight_map);
     mr_free(c.list);
     mr_model_close(c.model);

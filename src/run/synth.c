@@ -5,15 +5,13 @@
  * that give the wanted spread, so nothing is quantised and nothing large is held.  Numbers are a
  * pure function of (seed, tensor, element). */
 #include <ctype.h>
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/rng.h"
+#include "run/model_dir.h"
 #include "run/synth.h"
 
 typedef struct tensor {
@@ -25,7 +23,8 @@ typedef struct tensor {
 
 typedef struct synth {
     const mr_synth_opts *o;
-    const char *config_path, *outdir;
+    const char *config_path;
+    mr_model_dir dir;
     mr_model *model;
     mr_arena *arena;
     tensor *list;
@@ -251,9 +250,8 @@ static mr_err write_tensor(synth *s, mr_st_writer *w, int index, uint8_t *buf)
 static mr_err write_weights(synth *s)
 {
     mr_buf path = {0};
-    mr_buf_printf(&path, "%s/model.safetensors", s->outdir);
     mr_st_writer *w = NULL;
-    mr_err err = mr_buf_check(&path);
+    mr_err err = mr_dir_file(&s->dir, "model.safetensors", &path);
     uint8_t *buf = err ? NULL : mr_alloc(MR_MEM_OTHER, CHUNK + 16);
     if (!err && !buf)
         err = MR_ENOMEM;
@@ -276,24 +274,6 @@ static mr_err write_weights(synth *s)
 
 /* ---- the small files ---- */
 
-static mr_err write_file(const char *dir, const char *name, const mr_buf *text)
-{
-    mr_buf path = {0};
-    mr_buf_printf(&path, "%s/%s", dir, name);
-    mr_out o;
-    mr_err err = mr_buf_check(text);
-    if (!err)
-        err = mr_buf_check(&path);
-    if (!err)
-        err = mr_out_open(&o, path.data);
-    if (!err) {
-        mr_out_write(&o, text->data, text->len);
-        err = mr_out_commit(&o);
-    }
-    mr_buf_free(&path);
-    return err;
-}
-
 /* The given config, with the quantisation it now has. */
 static mr_err write_config(synth *s)
 {
@@ -312,7 +292,9 @@ static mr_err write_config(synth *s)
             &out, ",\n  \"quantization\": {\"group_size\": %d, \"bits\": %d, \"mode\": \"affine\"}",
             s->o->group, s->bits);
     mr_buf_puts(&out, "\n}\n");
-    mr_err err = write_file(s->outdir, "config.json", &out);
+    mr_err err = mr_buf_check(&out);
+    if (!err)
+        err = mr_dir_write(&s->dir, "config.json", out.data, out.len);
     mr_buf_free(&out);
     mr_free(text);
     return err;
@@ -354,7 +336,9 @@ static mr_err write_tokenizer(synth *s)
         mr_buf_printf(&b, ": %lld", (long long)i);
     }
     mr_buf_puts(&b, "}, \"merges\": []}}\n");
-    mr_err err = write_file(s->outdir, "tokenizer.json", &b);
+    mr_err err = mr_buf_check(&b);
+    if (!err)
+        err = mr_dir_write(&s->dir, "tokenizer.json", b.data, b.len);
     mr_buf_free(&b);
     return err;
 }
@@ -371,30 +355,20 @@ static mr_err check_opts(synth *s)
 }
 
 /* All three files or, after an error, none of them. */
-static mr_err write_all(synth *s)
+static mr_err write_all(synth *s, const char *outdir)
 {
-    static mr_err (*const write[])(synth *) = {write_weights, write_tokenizer, write_config};
-    static const char *const name[] = {"model.safetensors", "tokenizer.json", "config.json"};
-    mr_err err = MR_OK;
-    int done = 0;
-    bool made = mkdir(s->outdir, 0777) == 0;
-    if (!made && errno != EEXIST)
-        return mr_fail_errno("make", s->outdir);
-    for (; done < 3 && !err; done += !err)
-        err = write[done](s);
-    while (err && done-- > 0) {
-        mr_buf path = {0};
-        mr_buf_printf(&path, "%s/%s", s->outdir, name[done]);
-        if (!path.failed)
-            unlink(path.data);
-        mr_buf_free(&path);
-    }
-    if (err && made)
-        rmdir(s->outdir);
+    MR_TRY(mr_dir_open(&s->dir, outdir, s->config_path, s->o->force));
+    mr_err err = write_weights(s);
+    if (!err)
+        err = write_tokenizer(s);
+    if (!err)
+        err = write_config(s);
+    if (err)
+        mr_dir_remove(&s->dir);
     return err;
 }
 
-static mr_err run(synth *s)
+static mr_err run(synth *s, const char *outdir)
 {
     mr_model_opts mo = {0};
     mr_graph *g = NULL;
@@ -409,7 +383,7 @@ static mr_err run(synth *s)
     MR_TRY(mr_model_build(s->model, &g));
     mr_graph_free(g);
     MR_TRY(list_tensors(s));
-    return write_all(s);
+    return write_all(s, outdir);
 }
 
 mr_status mr_synth(const char *config, const char *outdir, const mr_synth_opts *o)
@@ -423,8 +397,8 @@ mr_status mr_synth(const char *config, const char *outdir, const mr_synth_opts *
     if (strcmp(full.format, "safetensors") != 0)
         return (mr_status)mr_fail(MR_EUSAGE, "format \"%s\" is unknown (safetensors, gguf)",
                                   full.format);
-    synth s = {.o = &full, .config_path = config, .outdir = outdir};
-    mr_err err = run(&s);
+    synth s = {.o = &full, .config_path = config};
+    mr_err err = run(&s, outdir);
     mr_free(s.list);
     mr_model_close(s.model);
     mr_arena_free(s.arena);

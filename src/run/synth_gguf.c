@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "run/gguf_meta.h"
+#include "run/model_dir.h"
 #include "run/synth.h"
 #include "tensor/block_quantise.h"
 
@@ -279,6 +280,7 @@ static mr_err run(synth *s, const char *config, const char *path)
     MR_TRY(check_family(s));
     MR_TRY(mr_model_build(s->model, &g));
     mr_graph_free(g);
+    MR_TRY(mr_file_unused(path, s->o->force));
     return write_file(s, path);
 }
 

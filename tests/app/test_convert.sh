@@ -51,8 +51,8 @@ text="Hello there: 12,345 old   friends... \"don't\" na\303\257ve"
 for m in gemma3-mix gemma4-e qwen3moe-split dsv2-lite-q8_0 dsv3-mix kimi-k2-q4_1 qwen3next-q8_0 qwen35-mtp llama-q8_0 llama-bf16; do
     g=$(ls tests/vectors/gguf-$m/*.gguf | head -n 1)
     go 0 convert "$g" "$tmp/from" --quant f32
-    go 0 convert "$g" "$tmp/copy.gguf" --format gguf
-    go 0 convert "$g" "$tmp/wide.gguf" --format gguf --quant f32
+    go 0 convert "$g" "$tmp/copy.gguf" --format gguf --force
+    go 0 convert "$g" "$tmp/wide.gguf" --format gguf --quant f32 --force
     for d in "$g" "$tmp/from" "$tmp/copy.gguf" "$tmp/wide.gguf"; do
         go 0 logits "$d" --ids $ids --precision exact --out "$tmp/$(basename "$d").npy"
         [ $m = gemma4-e ] || go 0 tokenize "$d" -p "$text"
@@ -102,7 +102,7 @@ is "q4 is small" [ "$(wc -c <"$tmp/q4/model.safetensors")" -lt $(($(wc -c <$G/mo
 for m in llama-tied qwen3 qwen3-moe gemma1-7b gemma2-2b gemma3-4b dsv2 dsv3 kimi-k2 kimi-k25 mlx-dsv3-4bit gemma4-e2b gemma4-e4b \
     gemma4-26b-a4b gemma4-31b gemma4-12b-unified gemma4-missing-keys gemma4-text-bias-untied qwen3-next \
     qwen3.5 qwen3.5-moe qwen3.5-moe-saved qwen3.5-one-head mlx-qwen3-next-4bit mlx-qwen3.5-moe-4bit; do
-    go 0 convert tests/vectors/$m "$tmp/m.gguf" --format gguf --quant f32
+    go 0 convert tests/vectors/$m "$tmp/m.gguf" --format gguf --quant f32 --force
     is "the missing tokenizer is said: $m" says "no tokenizer"
     refused "holds no tokenizer" tokenize "$tmp/m.gguf" -p x
     go 0 logits "$tmp/m.gguf" --ids $ids --precision exact --out "$tmp/new.npy"
@@ -205,8 +205,33 @@ usage "unknown" convert $G "$tmp/x" --quant int4
 usage "32, 64, 128" convert $G "$tmp/x" --quant q4 --group 48
 usage "--quant must say" convert tests/vectors/mlx-gemma3-4bit "$tmp/x"
 usage "a model is needed" convert $G/config.json "$tmp/x"
-usage "no empty directory" convert $G "$tmp/q4"
+
+# ---- what is there already ----
+for d in q4 q4.gguf; do
+    f=safetensors
+    [ $d = q4 ] || f=gguf
+    find "$tmp/$d" -type f -exec cksum {} + >"$tmp/before"
+    usage "$d: is there already" convert $G "$tmp/$d" --format $f
+    find "$tmp/$d" -type f -exec cksum {} + >"$tmp/after"
+    is "which stays as it is" same "$tmp/before" "$tmp/after"
+done
+usage "q4.gguf: is there already and is no directory" convert $G "$tmp/q4.gguf" --force
+usage "q4: is what is read" convert "$tmp/q4" "$tmp/q4" --quant q8 --force
+cp -r "$tmp/q4" "$tmp/own"
+cp tests/vectors/llama3/config.json "$tmp/own/"
+usage "own: is what is read" synth "$tmp/own/config.json" "$tmp/own" --force
 is "which stays as it is" [ -s "$tmp/q4/model.safetensors" ]
+: >"$tmp/q4/notes"
+: >"$tmp/q4/model-00002-of-00002.safetensors"
+for d in q4 fresh; do
+    go 0 convert tests/vectors/llama3 "$tmp/$d" --force
+    go 0 logits "$tmp/$d" --ids 5,9,7 --out "$tmp/$d.npy"
+done
+is "--force replaces a model" same "$tmp/q4.npy" "$tmp/fresh.npy"
+rm "$tmp/q4/notes"
+is "all of it, and nothing else" [ "$(ls "$tmp/q4")" = "$(ls "$tmp/fresh")" ]
+go 0 convert $G "$tmp/q4.gguf" --format gguf --quant q8 --force
+is "or a file" same "$tmp/q4.gguf" "$tmp/q8.gguf"
 # What metadata cannot say is seen by reading back what was written.
 # unsaid CASE SED TEXT: the case with its config edited.
 unsaid() {

@@ -30,7 +30,7 @@ for c in $G/config.json "$tmp/mla.json" tests/vectors/llama-tied/config.json; do
     for q in f32 f16 q8_0 q4_0 q4_1 q5_0 q5_1; do
         sed 's/"hidden_size": 72/"hidden_size": 288/; s/"num_attention_heads": 9/"num_attention_heads": 9, "head_dim": 32/' \
             "$c" >"$tmp/shape.json"
-        go 0 synth "$tmp/shape.json" "$tmp/made.gguf" --format gguf --quant $q
+        go 0 synth "$tmp/shape.json" "$tmp/made.gguf" --format gguf --quant $q --force
         is "nothing is printed" [ ! -s "$out" ]
         go 0 inspect "$tmp/made.gguf" --json
         is "nothing was left over" prints '"skipped": []'
@@ -39,7 +39,7 @@ for c in $G/config.json "$tmp/mla.json" tests/vectors/llama-tied/config.json; do
     done
 done
 for q in q2_k q3_k q4_k q5_k q6_k; do
-    go 0 synth $G/config.json "$tmp/made.gguf" --format gguf --quant $q
+    go 0 synth $G/config.json "$tmp/made.gguf" --format gguf --quant $q --force
     go 0 run "$tmp/made.gguf" -p "Hi!" -n 4 --threads 1
     is "no NaN: $q" [ -s "$out" ]
 done
@@ -78,17 +78,47 @@ if (ulimit -d 65536) 2>/dev/null && [ -z "$(ldd "$M" 2>/dev/null | grep libasan)
     rm -rf "$tmp/large"
 fi
 
+# ---- signals leave nothing ----
+# stop SIGNAL: synth is stopped once its temporary file is there; the model is too large to be done by then.
+sed 's/"vocab_size": 24576/"vocab_size": 262144/' "$tmp/large.json" >"$tmp/huge.json"
+stop() {
+    "$M" synth "$tmp/huge.json" "$tmp/huge" --quant f32 </dev/null >"$out" 2>"$err" &
+    pid=$!
+    for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        [ -e "$tmp/huge" ] && [ "$(ls "$tmp/huge")" ] && break
+        sleep 0.05
+    done
+    kill -STOP $pid
+    is "a file is being written" [ "$(ls "$tmp/huge" | grep -c tmp)" = 1 ]
+    for name_of in "$@"; do
+        kill -"$name_of" $pid
+    done
+    kill -CONT $pid
+    wait $pid
+    code=$?
+}
+for s in TERM:143 INT:130 HUP:129; do
+    stop ${s%:*}
+    is "$s: exit $code" [ $code = ${s#*:} ]
+    is "nothing is left" [ ! -e "$tmp/huge" ]
+done
+stop TERM INT # whichever comes first, the other ends it at once
+is "two: exit $code" [ $((code == 143 || code == 130)) = 1 ]
+is "no file is left" [ -z "$(find "$tmp/huge" -type f 2>/dev/null)" ]
+
 # ---- refusals leave nothing ----
+usage "odd: is there already" synth $G/config.json "$tmp/odd"
+go 0 run "$tmp/odd" --ids 1,2 -n 2
 refused "nowhere" synth "$tmp/nowhere.json" "$tmp/x"
 refused "quantization" synth "$o/config.json" "$tmp/x"
 refused "no/x" synth $G/config.json "$tmp/no/x"
 usage "config.json" synth $G "$tmp/x"
 : >"$tmp/file"
-refused "file" synth $G/config.json "$tmp/file"
+usage "file: is there already" synth $G/config.json "$tmp/file"
 is "nothing was made" [ ! -e "$tmp/x" ]
 mkdir "$tmp/half"
-mkdir "$tmp/half/tokenizer.json" # cannot be replaced: the weights come before it
-refused "tokenizer.json" synth $G/config.json "$tmp/half"
+mkdir "$tmp/half/tokenizer.json" # cannot be replaced
+refused "tokenizer.json" synth $G/config.json "$tmp/half" --force
 is "all or nothing" [ "$(ls "$tmp/half")" = tokenizer.json ]
 
 # ---- bench ----

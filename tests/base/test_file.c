@@ -242,6 +242,29 @@ static void test_abort_leaves_the_old_file(void **state)
     assert_int_equal(mr_out_write(&o, "x", 1), MR_EIO);
 }
 
+static void test_drop_all(void **state)
+{
+    (void)state;
+    mr_out done, a, b;
+    put(path_a, "old");
+    assert_int_equal(mr_out_open(&done, path_b), MR_OK);
+    assert_int_equal(mr_out_commit(&done), MR_OK);
+    assert_int_equal(mr_out_open(&a, path_a), MR_OK);
+    assert_int_equal(mr_out_open(&b, path_b), MR_OK);
+    assert_int_equal(files_in_dir(), 4);
+    mr_out_drop_all();
+    assert_int_equal(files_in_dir(), 2);
+    assert_content(path_a, "old");
+    mr_out_abort(&a);
+    assert_int_equal(mr_out_commit(&b), MR_EIO);
+    mr_out many[40]; /* more than are listed */
+    for (int i = 0; i < 40; i++)
+        assert_int_equal(mr_out_open(&many[i], path_a), MR_OK);
+    for (int i = 0; i < 40; i++)
+        mr_out_abort(&many[i]);
+    assert_int_equal(files_in_dir(), 2);
+}
+
 static void test_replace_keeps_mode_and_link(void **state)
 {
     (void)state;
@@ -383,6 +406,7 @@ int main(void)
         IN_DIR(test_write_appears_on_commit),
         IN_DIR(test_write_large),
         IN_DIR(test_abort_leaves_the_old_file),
+        IN_DIR(test_drop_all),
         IN_DIR(test_replace_keeps_mode_and_link),
         IN_DIR(test_open_failures),
         IN_DIR(test_full_device),
