@@ -101,4 +101,5 @@ def main():
     json.dump(pairs, open(out + "/pairs.json", "w"), ensure_ascii=False, separators=(",", ":"))
 
 
-main()
+if __name__ == "__main__":
+    main()
