@@ -14,6 +14,7 @@
 #define TAKES_U4 0
 #define U8_WIDE 1
 #define ROW_STREAMS 1
+#define FEW_CODES 4
 #define DIRECT_F32 4
 #define FEW_F32 4
 #define DIRECT_U4 4

@@ -10,6 +10,7 @@
 #define TAKES_U4 1
 #define U8_WIDE 0
 #define ROW_STREAMS 2
+#define FEW_CODES 4
 #define DIRECT_F32 4
 #define FEW_F32 16
 #define DIRECT_U4 8

@@ -35,27 +35,18 @@ INLINE codes_at codes_block(const uint8_t *unit, size_t k_unit, int nv, int bits
                       unit + outputs * k_unit * (size_t)(bits - 1) / 8 + row * b, row};
 }
 
-/* v16i_field; where a constant is not `known`, without a choice of the way to shift. */
-INLINE v16i codes_field(const uint8_t *line, int from, int bits, int to, bool known)
-{
-    if (known)
-        return v16i_field(load_line(line), from, bits, to);
-    v16i mask = v16i_set1(((1 << bits) - 1) * 0x01010101);
-    return v16i_shl(v16i_and(v16i_shr(load_line(line), from), mask), to);
-}
-
 /* Quad i of lane block v as bytes. */
-INLINE v16i codes_quad(const codes_at *at, int v, int i, int bits, const uint8_t *table, bool known)
+INLINE v16i codes_quad(const codes_at *at, int v, int i, int bits, const uint8_t *table)
 {
     const size_t own = 64 * (size_t)v;
     v16i q = v16i_zero();
     if (bits >= 4)
-        q = codes_field(at->fours + at->row * (size_t)(i / 2) + own, i % 2 * 4, 4, 0, known);
+        q = v16i_field(load_line(at->fours + at->row * (size_t)(i / 2) + own), i % 2 * 4, 4, 0);
     if (bits == 2 || bits == 3 || bits == 6)
-        q = v16i_or(q, codes_field(at->pairs + at->row * (size_t)(i / 4) + own, i % 4 * 2, 2,
-                                   bits == 6 ? 4 : 0, known));
+        q = v16i_or(q, v16i_field(load_line(at->pairs + at->row * (size_t)(i / 4) + own), i % 4 * 2,
+                                  2, bits == 6 ? 4 : 0));
     if (bits & 1)
-        q = v16i_or(q, codes_field(at->ones + own, i, 1, bits - 1, known));
+        q = v16i_or(q, v16i_field(load_line(at->ones + own), i, 1, bits - 1));
     return table ? v16i_lookup(table, q) : q;
 }
 
@@ -71,7 +62,7 @@ INLINE void codes_lines(const mr_column *c, const uint8_t *unit, const mr_column
         for (int v = 0; v < c->nv; v++)
             foreach (i, 8)
                 v16i_store((int32_t *)(void *)(at + from.row * (size_t)i + 64 * (size_t)v),
-                           codes_quad(&from, v, i, bits, table, true));
+                           codes_quad(&from, v, i, bits, table));
     }
 }
 

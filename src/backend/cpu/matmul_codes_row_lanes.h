@@ -1,4 +1,4 @@
-/* One row against codes in planes: weights stream from memory, bits become bytes in registers.
+/* One row, or few, against codes in planes: weights stream from memory, bits become bytes in registers.
  *
  * Part of matmul_lanes.h, for wide columns.  A step is a block of 32 k: quad i of it has its low four
  * bits in nibbles of line i/2, a pair of bits in line i/4, a single one in the one line of the block
@@ -12,6 +12,8 @@
 
 enum {
     CODES_NV = 4,
+    CODES_FEW = FEW_CODES,                  /* rows that are read without a buffer */
+    CODES_HALVES_NV = TILE_NV == 1 ? 1 : 2, /* lane blocks of few rows, with two sums for each */
     CODES_ROW = 64 * CODES_NV,
     CODES_NUMBERS = 8 * CODES_ROW + 64, /* 32 bytes per output, and what number_u8 may read */
     CODES_BYTES = 8 * CODES_ROW + 64    /* a block of 32 k */
@@ -36,9 +38,10 @@ typedef struct codes_form {
     codes_scale kind;
 } codes_form;
 
-INLINE void codes_ask(const codes_at *at, int bits)
+/* Lines of lane blocks v0.. of a block. */
+INLINE void codes_ask(const codes_at *at, int bits, int v0, int nv)
 {
-    foreach (v, CODES_NV) {
+    for (int v = v0; v < v0 + nv; v++) {
         foreach (i, 4)
             if (bits >= 4)
                 row_ask(at->fours + CODES_ROW * i + 64 * v);
@@ -131,139 +134,177 @@ INLINE void codes_run(codes_form f, const mr_layout *l, const codes_unit *u, siz
 
 /* ---- int8 activations --------------------------------------------------------------------- */
 
-/* The eight quads of a block: the first four into low, the others into high. */
-INLINE void codes_dots(const codes_at *at, const uint8_t *values, codes_form f, v16i *low,
-                       v16i *high)
+/* Bytes of a group's quads, as they were unpacked: the slots find theirs there. */
+typedef struct codes_quads {
+    _Alignas(64) uint8_t at[16][CODES_ROW];
+} codes_quads;
+
+/* The eight quads of a block for all rows, lane blocks v0.. : the first four into low, the others into
+ * high; x are the block's values. */
+INLINE void codes_dots(const codes_at *at, const uint8_t *const *x, size_t values, codes_form f,
+                       int rows, int v0, int nv, v16i low[CODES_FEW][CODES_NV],
+                       v16i high[CODES_FEW][CODES_NV], uint8_t (*quads)[CODES_ROW])
 {
     foreach (i, 8) {
-        v16i *acc = i < 4 ? low : high;
-        if (f.u8) {
-            x8 x = x_u8(values + (U8_WIDE ? 8 : 4) * i);
-            foreach (v, CODES_NV)
-                acc[v] = dot_u8(acc[v], w_u8(codes_quad(at, v, i, f.bits, f.table, true)), x);
-        } else {
-            x4 x = x_u4(values + 4 * i);
-            foreach (v, CODES_NV)
-                acc[v] = dot_u4(acc[v], codes_quad(at, v, i, f.bits, f.table, true), x);
+        v16i w[CODES_NV];
+        foreach (v, nv) {
+            w[v] = codes_quad(at, v0 + v, i, f.bits, f.table);
+            v16i_store((int32_t *)(void *)(quads[i] + 64 * (v0 + v)), w[v]);
+        }
+        foreach (r, rows) {
+            v16i *acc = i < 4 ? low[r] : high[r];
+            if (f.u8) {
+                x8 own = x_u8(x[r] + values + (U8_WIDE ? 8 : 4) * i);
+                foreach (v, nv)
+                    acc[v] = dot_u8(acc[v], w_u8(w[v]), own);
+            } else {
+                x4 own = x_u4(x[r] + values + 4 * i);
+                foreach (v, nv)
+                    acc[v] = dot_u4(acc[v], w[v], own);
+            }
         }
     }
 }
 
-/* `from` and the products of the slot's high parts; quad i of the block `at`. */
-INLINE v16i codes_slot(const codes_at *at, int v, int i, codes_form f, int r, v16i from)
-{
-    v16i q = codes_quad(at, v, i, f.bits, f.table, false);
-    return f.u8 ? dot_u8(from, w_u8(q), slot_u8(r)) : dot_u4(from, q, slot_u4(r));
-}
-
 /* What a group's record says, for all lane blocks. */
 typedef struct codes_record {
-    v16m first;           /* the slot is in the first half */
-    v16f step, sums[2];   /* 2^e; SUBMIN16: the sums of the halves */
-    v16i low, high, slot; /* where sums start */
+    v16m first;         /* the slot is in the first half */
+    v16f step, sums[2]; /* 2^e; SUBMIN16: the sums of the halves */
+    v16i slot;          /* where its sum starts */
     int p, r;
 } codes_record;
 
 INLINE codes_record codes_record_of(codes_form f, const uint8_t *x)
 {
     static const float powers[7] = {1, 2, 4, 8, 16, 32, 64};
-    const bool halves = f.kind >= CODES_SUB16, starts = f.kind != CODES_SUBMIN16;
     codes_record r = {.p = RECORD(x, p), .r = RECORD(x, r)};
-    v16i low = v16i_set1(RECORD(x, start)), high = v16i_set1(RECORD(x, u.start_hi));
     r.first = record_first(x);
     r.step = v16f_set1(powers[RECORD(x, e)]);
-    r.sums[0] = v16f_from_i(low);
-    r.sums[1] = v16f_from_i(high);
-    r.low = starts ? low : v16i_zero();
-    r.high = starts && halves ? high : v16i_zero();
-    r.slot = halves ? v16i_set1(record_slot(x)) : v16i_zero();
+    r.sums[0] = v16f_from_i(v16i_set1(RECORD(x, start)));
+    r.sums[1] = v16f_from_i(v16i_set1(RECORD(x, u.start_hi)));
+    r.slot = f.kind >= CODES_SUB16 ? v16i_set1(record_slot(x)) : v16i_zero();
     return r;
 }
 
-/* y after a group whose runs are 32 k or more. */
-INLINE v16f codes_scaled(codes_form f, const mr_layout *l, const codes_unit *u, size_t j, int v,
-                         const uint8_t *record, v16i sum, v16f y)
+/* Where the sums of the values start. */
+INLINE void codes_start(codes_form f, const uint8_t *x, int nv, v16i low[CODES_NV],
+                        v16i high[CODES_NV])
 {
-    v16f s, b;
-    codes_run(f, l, u, j, 0, v, &s, &b);
+    const bool starts = f.kind != CODES_SUBMIN16, halves = f.kind >= CODES_SUB16;
+    foreach (v, nv) {
+        low[v] = starts ? v16i_set1(RECORD(x, start)) : v16i_zero();
+        high[v] = starts && halves ? v16i_set1(RECORD(x, u.start_hi)) : v16i_zero();
+    }
+}
+
+/* r's start and the products of the slot's high parts. */
+INLINE v16i codes_slot(const uint8_t *quad, codes_form f, const codes_record *r)
+{
+    v16i q = load_line(quad);
+    return f.u8 ? dot_u8(r->slot, w_u8(q), slot_u8(r->r)) : dot_u4(r->slot, q, slot_u4(r->r));
+}
+
+/* y after a group whose runs are 32 k or more. */
+INLINE v16f codes_scaled(codes_form f, const mr_layout *l, v16f s, v16f b, const uint8_t *record,
+                         v16i sum, v16f y)
+{
     if (f.kind == CODES_SUBMIN || (f.kind == CODES_FLAT && l->bias))
         y = v16f_fma(b, v16f_set1(record_a(record)), y);
     return v16f_fma(s, v16f_from_i(shift_up(sum, RECORD(record, e))), y);
 }
 
-/* The same with two runs of 16 k; j is the first. */
-INLINE v16f codes_scaled_16(codes_form f, const codes_unit *u, size_t j, int v,
-                            const codes_record *r, v16i low, v16i high, v16i slot, v16f y)
+/* The same with two runs of 16 k, of which these are the small integers. */
+INLINE v16f codes_scaled_16(codes_form f, const codes_unit *u, int v, const v16f sub[2],
+                            const v16f min[2], const codes_record *r, v16i low, v16i high,
+                            v16i slot, v16f y)
 {
-    v16f sub0 = codes_sub(f, u, j, 0, (size_t)v), sub1 = codes_sub(f, u, j, 1, (size_t)v);
-    if (f.kind == CODES_SUBMIN16) {
-        v16f min0 = codes_min(f, u, j, 0, (size_t)v), min1 = codes_min(f, u, j, 1, (size_t)v);
+    if (f.kind == CODES_SUBMIN16)
         y = v16f_fma(v16f_mul(u->less[v], r->step),
-                     v16f_fma(min0, r->sums[0], v16f_mul(min1, r->sums[1])), y);
-    }
-    return v16f_fma(v16f_mul(u->d[v], r->step), subs_sum(sub0, low, sub1, high, r->first, slot), y);
+                     v16f_fma(min[0], r->sums[0], v16f_mul(min[1], r->sums[1])), y);
+    return v16f_fma(v16f_mul(u->d[v], r->step), subs_sum(sub[0], low, sub[1], high, r->first, slot),
+                    y);
 }
 
 /* Scales that are no integers. */
-INLINE v16f codes_scaled_e4m3(codes_form f, const mr_layout *l, const codes_unit *u, size_t j,
-                              int v, const codes_record *r, const uint8_t *record, v16i low,
-                              v16i high, v16i slot, v16f y)
+INLINE v16f codes_scaled_e4m3(const v16f s[2], const codes_record *r, const uint8_t *record,
+                              v16i low, v16i high, v16i slot, v16f y)
 {
     const int e = RECORD(record, e);
-    v16f s0, s1, b;
     slots_apart(r->first, v16i_shl(slot, 7), &low, &high);
-    codes_run(f, l, u, j, 0, v, &s0, &b);
-    codes_run(f, l, u, j, 1, v, &s1, &b);
-    y = v16f_fma(s0, v16f_from_i(shift_up(low, e)), y);
-    return v16f_fma(s1, v16f_from_i(shift_up(high, e)), y);
+    y = v16f_fma(s[0], v16f_from_i(shift_up(low, e)), y);
+    return v16f_fma(s[1], v16f_from_i(shift_up(high, e)), y);
 }
 
-/* One activation group; g counts them within the unit. */
-INLINE void codes_group(codes_form f, const mr_column *c, const codes_unit *u, const uint8_t *unit,
-                        size_t g, int group, const uint8_t *x, const codes_record *r,
-                        v16f y[CODES_NV])
+/* y of lane block v0 + v of all rows, after the sums of group g. */
+INLINE void codes_group_scale(codes_form f, const mr_layout *l, const codes_unit *u, size_t g,
+                              const uint8_t *const *x, int rows, int v0, int v,
+                              v16i low[CODES_FEW][CODES_NV], v16i high[CODES_FEW][CODES_NV],
+                              const codes_quads *quads, v16f y[CODES_FEW][CODES_NV])
 {
     const bool halves = f.kind >= CODES_SUB16;
-    const size_t k_unit = (size_t)c->layout->k_unit, blocks = (size_t)group / 32;
-    const uint8_t *values = x + sizeof(mr_qgroup);
-    v16i low[CODES_NV], high[CODES_NV];
-    foreach (v, CODES_NV) {
-        low[v] = r->low;
-        high[v] = r->high;
-    }
-    for (size_t b = 0; b < blocks; b++) {
-        codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g * blocks + b);
-        codes_ask(&at, f.bits);
-        codes_dots(&at, values + 32 * b * (f.u8 && U8_WIDE ? 2 : 1), f, low, halves ? high : low);
-    }
-    const size_t in = group == 32 ? 0 : (size_t)r->p / 8;
-    codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g * blocks + in);
-    foreach (v, CODES_NV) {
-        v16i slot = codes_slot(&at, v, r->p % 8, f, r->r, r->slot);
-        if (!halves)
-            y[v] =
-                codes_scaled(f, c->layout, u, g, v, x, v16i_add(low[v], v16i_shl(slot, 7)), y[v]);
-        else if (f.kind == CODES_E4M3)
-            y[v] = codes_scaled_e4m3(f, c->layout, u, 2 * g, v, r, x, low[v], high[v], slot, y[v]);
+    const int at = v0 + v;
+    v16f s[2] = {v16f_zero(), v16f_zero()}, b[2] = {s[0], s[0]};
+    for (int h = 0; h < (halves ? 2 : 1); h++) {
+        if (f.kind == CODES_SUB16 || f.kind == CODES_SUBMIN16)
+            s[h] = codes_sub(f, u, 2 * g, (size_t)h, (size_t)at);
         else
-            y[v] = codes_scaled_16(f, u, 2 * g, v, r, low[v], high[v], slot, y[v]);
+            codes_run(f, l, u, halves ? 2 * g : g, (size_t)h, at, &s[h], &b[h]);
+        if (f.kind == CODES_SUBMIN16)
+            b[h] = codes_min(f, u, 2 * g, (size_t)h, (size_t)at);
+    }
+    foreach (r, rows) {
+        const codes_record record = codes_record_of(f, x[r]);
+        v16i slot = codes_slot(quads->at[record.p] + 64 * at, f, &record);
+        if (!halves)
+            y[r][at] = codes_scaled(f, l, s[0], b[0], x[r], v16i_add(low[r][v], v16i_shl(slot, 7)),
+                                    y[r][at]);
+        else if (f.kind == CODES_E4M3)
+            y[r][at] = codes_scaled_e4m3(s, &record, x[r], low[r][v], high[r][v], slot, y[r][at]);
+        else
+            y[r][at] =
+                codes_scaled_16(f, u, at, s, b, &record, low[r][v], high[r][v], slot, y[r][at]);
     }
 }
 
-INLINE void codes_row_i8(codes_form f, const mr_column *c, int streams, int64_t units,
-                         const mr_qform *q, const uint8_t *x, float *const *out)
+/* One activation group, lane blocks v0..; g counts them within the unit, x[r] are its records. */
+INLINE void codes_group(codes_form f, const mr_column *c, const codes_unit *u, const uint8_t *unit,
+                        size_t g, int group, const uint8_t *const *x, int rows, int v0, int nv,
+                        v16f y[CODES_FEW][CODES_NV])
+{
+    const size_t k_unit = (size_t)c->layout->k_unit, blocks = (size_t)group / 32;
+    v16i low[CODES_FEW][CODES_NV], high[CODES_FEW][CODES_NV];
+    codes_quads quads;
+    foreach (r, rows)
+        codes_start(f, x[r], nv, low[r], high[r]);
+    for (size_t b = 0; b < blocks; b++) {
+        codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g * blocks + b);
+        codes_ask(&at, f.bits, v0, nv);
+        codes_dots(&at, x, sizeof(mr_qgroup) + 32 * b * (f.u8 && U8_WIDE ? 2 : 1), f, rows, v0, nv,
+                   low, f.kind >= CODES_SUB16 ? high : low, quads.at + 8 * b);
+    }
+    foreach (v, nv)
+        codes_group_scale(f, c->layout, u, g, x, rows, v0, v, low, high, &quads, y);
+}
+
+/* One row of one or two columns, or 2 to CODES_FEW rows of one; out[s] are a column's. */
+INLINE void codes_rows_i8(codes_form f, const mr_column *c, int streams, int rows, int64_t units,
+                          const mr_qform *q, const uint8_t *const *rows_at, float *const *out)
 {
     _Alignas(64) uint8_t numbers[2][CODES_NUMBERS];
-    v16f y[2][CODES_NV];
+    v16f y[2][CODES_FEW][CODES_NV];
     codes_unit side[2];
-    const uint8_t *unit[2];
-    const int group = f.kind == CODES_FLAT ? q->group : 32;
+    const uint8_t *unit[2], *x[CODES_FEW];
+    const int group = f.kind == CODES_FLAT ? q->group : 32,
+              nv = f.kind >= CODES_SUB16 ? CODES_HALVES_NV : TILE_NV; /* of few rows */
     const size_t groups = (size_t)(c->layout->k_unit / group), step = q->step, next = c->unit;
     const mr_column own = *c;
+    foreach (r, rows)
+        x[r] = rows_at[r];
     foreach (s, streams) {
         unit[s] = c[s].data;
-        foreach (v, CODES_NV)
-            y[s][v] = v16f_load(out[s] + 16 * v);
+        foreach (r, rows)
+            foreach (v, CODES_NV)
+                y[s][r][v] = v16f_load(out[s] + r * MR_TILE_OUT + 16 * v);
     }
     for (int64_t n = 0; n < units; n++) {
         foreach (s, streams) {
@@ -271,17 +312,23 @@ INLINE void codes_row_i8(codes_form f, const mr_column *c, int streams, int64_t 
                 row_ask(unit[s] + i);
             side[s] = codes_unit_of(f, unit[s] + own.lines, numbers[s]);
         }
-        for (size_t g = 0; g < groups; g++, x += step) {
-            const codes_record r = codes_record_of(f, x);
+        for (size_t g = 0; g < groups; g++) {
             foreach (s, streams)
-                codes_group(f, &own, &side[s], unit[s], g, group, x, &r, y[s]);
+                if (rows == 1)
+                    codes_group(f, &own, &side[s], unit[s], g, group, x, rows, 0, CODES_NV, y[s]);
+                else
+                    for (int v = 0; v < CODES_NV; v += nv)
+                        codes_group(f, &own, &side[s], unit[s], g, group, x, rows, v, nv, y[s]);
+            foreach (r, rows)
+                x[r] += step;
         }
         foreach (s, streams)
             unit[s] += next;
     }
     foreach (s, streams)
-        foreach (v, CODES_NV)
-            v16f_store(out[s] + 16 * v, y[s][v]);
+        foreach (r, rows)
+            foreach (v, CODES_NV)
+                v16f_store(out[s] + r * MR_TILE_OUT + 16 * v, y[s][r][v]);
 }
 
 /* ---- f32 activations ---------------------------------------------------------------------- */
@@ -330,12 +377,12 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
             row_ask(unit + i);
         for (size_t g = 0; g < blocks; g++, x += 32) {
             codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g);
-            codes_ask(&at, f.bits);
+            codes_ask(&at, f.bits, 0, CODES_NV);
             if (!nibbles)
                 foreach (i, 8)
                     foreach (v, CODES_NV)
                         v16i_store((int32_t *)(void *)(bytes + CODES_ROW * i + 64 * v),
-                                   codes_quad(&at, v, i, f.bits, f.table, true));
+                                   codes_quad(&at, v, i, f.bits, f.table));
             foreach (h, runs) {
                 foreach (v, CODES_NV) {
                     codes_run(f, l, &u, (size_t)runs * g, (size_t)h, v, &s[v], &b[v]);
@@ -353,31 +400,41 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
 
 /* ---- the forms ---------------------------------------------------------------------------- */
 
-typedef void codes_i8_fn(const mr_column *c, int n, int64_t units, const mr_qform *f,
-                         const uint8_t *x, float *const *out);
+typedef void codes_i8_fn(const mr_column *c, int64_t units, const mr_qform *f,
+                         const uint8_t *const *x, float *const *out);
 typedef void codes_f32_fn(const mr_column *c, int64_t k, const float *x, float *out);
 
 typedef struct codes_fns {
-    codes_i8_fn *i8;
+    codes_i8_fn *one, *two, *few[2]; /* a row of one column, of two; 3 and 4 rows of one */
     codes_f32_fn *f32;
 } codes_fns;
 
+#define CODES_I8(name, streams, rows, ...)                                                         \
+    static __attribute__((noinline)) void name(const mr_column *c, int64_t units,                  \
+                                               const mr_qform *f, const uint8_t *const *x,         \
+                                               float *const *out)                                  \
+    {                                                                                              \
+        codes_rows_i8((codes_form){__VA_ARGS__}, c, streams, rows, units, f, x, out);              \
+    }
+#if ROW_STREAMS > 1
+#define CODES_TWO(name, ...) CODES_I8(codes_two_##name, 2, 1, __VA_ARGS__)
+#define FN_TWO(name) codes_two_##name
+#else
+#define CODES_TWO(name, ...)
+#define FN_TWO(name) NULL
+#endif
+#if FEW_CODES > 1
+#define CODES_MORE(name, ...)                                                                      \
+    CODES_I8(codes_3_##name, 1, 3, __VA_ARGS__) CODES_I8(codes_4_##name, 1, 4, __VA_ARGS__)
+#define FN_MORE(name) codes_3_##name, codes_4_##name
+#else
+#define CODES_MORE(name, ...)
+#define FN_MORE(name) NULL, NULL
+#endif
 #define CODES_FNS(name, ...)                                                                       \
-    static __attribute__((noinline)) void codes_i8_1_##name(                                       \
-        const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *x, float *const *out) \
-    {                                                                                              \
-        codes_row_i8((codes_form){__VA_ARGS__}, c, 1, units, f, x, out);                           \
-    }                                                                                              \
-    static __attribute__((noinline)) void codes_i8_2_##name(                                       \
-        const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *x, float *const *out) \
-    {                                                                                              \
-        codes_row_i8((codes_form){__VA_ARGS__}, c, ROW_STREAMS, units, f, x, out);                 \
-    }                                                                                              \
-    static void codes_i8_##name(const mr_column *c, int n, int64_t units, const mr_qform *f,       \
-                                const uint8_t *x, float *const *out)                               \
-    {                                                                                              \
-        (n == 1 ? codes_i8_1_##name : codes_i8_2_##name)(c, units, f, x, out);                     \
-    }                                                                                              \
+    CODES_I8(codes_1_##name, 1, 1, __VA_ARGS__)                                                    \
+    CODES_TWO(name, __VA_ARGS__)                                                                   \
+    CODES_MORE(name, __VA_ARGS__)                                                                  \
     static void codes_f32_##name(const mr_column *c, int64_t k, const float *x, float *out)        \
     {                                                                                              \
         const codes_form form = {__VA_ARGS__};                                                     \
@@ -405,9 +462,9 @@ static const codes_fns *codes_fns_of(const mr_layout *l)
 {
 #define FNS(name)                                                                                  \
     {                                                                                              \
-        codes_i8_##name, codes_f32_##name                                                          \
+        codes_1_##name, FN_TWO(name), {FN_MORE(name)}, codes_f32_##name                            \
     }
-    static const codes_fns flat[] = {FNS(2), FNS(3), {NULL, NULL}, FNS(5), FNS(6)};
+    static const codes_fns flat[] = {FNS(2), FNS(3), {0}, FNS(5), FNS(6)};
     static const codes_fns subs[] = {FNS(q2_k), FNS(q3_k), FNS(q4_k), FNS(q5_k), FNS(q6_k)};
     static const codes_fns iq4[] = {FNS(iq4_nl), FNS(iq4_xs)}, e2m1[] = {FNS(mxfp4), FNS(nvfp4)};
 #undef FNS
@@ -422,7 +479,23 @@ static const codes_fns *codes_fns_of(const mr_layout *l)
 static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
                     int rows, float *out);
 
-/* Any rows of a column of codes: one directly, more through a buffer of one unit. */
+/* Up to CODES_FEW rows of a wide column; two as three. */
+static void codes_few_i8(const mr_column *c, int64_t units, const mr_qform *f,
+                         const uint8_t *const *x, int rows, float *out)
+{
+    const codes_fns *fns = codes_fns_of(c->layout);
+    if (rows == 2) {
+        float sums[3 * MR_TILE_OUT] = {0}, *to = sums;
+        const uint8_t *at[3] = {x[0], x[1], x[0]};
+        memcpy(sums, out, 2 * MR_TILE_OUT * sizeof *out);
+        fns->few[0](c, units, f, at, &to);
+        memcpy(out, sums, 2 * MR_TILE_OUT * sizeof *out);
+        return;
+    }
+    (rows == 1 ? fns->one : fns->few[rows == 4])(c, units, f, x, &out);
+}
+
+/* Any rows of a column of codes: few directly, more through a buffer of one unit. */
 static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
                           const uint8_t *const *x, int rows, float *out)
 {
@@ -430,8 +503,8 @@ static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
     mr_layout bytes = mr_layout_bytes(c->layout);
     mr_column panel = panel_column(c, &bytes, buffer);
     const uint8_t *at[CODES_ROWS];
-    if (rows == 1 && c->nv == CODES_NV) {
-        codes_fns_of(c->layout)->i8(c, 1, units, f, x[0], &out);
+    if (rows <= CODES_FEW && c->nv == CODES_NV) {
+        codes_few_i8(c, units, f, x, rows, out);
         return;
     }
     const int parts = c->layout->k_unit / bytes.k_unit;
