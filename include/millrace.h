@@ -91,7 +91,7 @@ typedef struct mr_engine_info {
     int32_t pad;
     double max_denoising_steps, t_min, t_max, entropy_bound, stability_threshold,
         confidence_threshold;
-    int32_t eos[32]; /* config.json and generation_config.json together */
+    int32_t eos[32]; /* of config.json and generation_config.json, else of the tokenizer */
     int n_eos;
     /* generation_config.json's sampling defaults; NAN where it says nothing */
     double temperature, top_p, top_k, repetition_penalty;

@@ -48,8 +48,8 @@ typedef struct mr_mlx_tensor {
 /* What MLX's programs want of a built model, in order; the list lies in the arena. */
 mr_err mr_mlx_tensors(const mr_model *m, mr_arena *arena, mr_mlx_tensor **out, int *n);
 mr_row_at mr_mlx_row(const mr_mlx_tensor *t, int64_t row);
-/* Whether the text model is inside another: names begin with language_model. */
-bool mr_mlx_nested(const mr_model *m);
+/* What names begin with where the text model is inside another: "language_model.", or nothing. */
+const char *mr_mlx_root(const mr_model *m);
 /* Appends config.json; bits 0: nothing is quantised. */
 mr_err mr_mlx_config(const mr_model *m, int bits, int group, mr_buf *out);
 

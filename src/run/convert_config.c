@@ -29,9 +29,20 @@ static bool has_text_config(const mr_model *m)
     return mr_jtype(mr_jget(mr_model_config(m), "text_config")) == MR_JOBJECT;
 }
 
-bool mr_mlx_nested(const mr_model *m)
+/* Whether the text model is inside another. */
+static bool is_nested(const mr_model *m)
 {
     return has_text_config(m) || is_text_of_qwen(mr_model_facts(m)->model_type);
+}
+
+/* MLX has no other name for what its programs do not know. */
+const char *mr_mlx_root(const mr_model *m)
+{
+    static const char root[] = "language_model.";
+    const char *const *p = mr_model_family(m)->prefixes;
+    while (*p && strncmp(*p, root, sizeof root - 1) != 0)
+        p++;
+    return *p && is_nested(m) ? root : "";
 }
 
 /* ---- members ---- */
@@ -196,10 +207,10 @@ mr_err mr_mlx_config(const mr_model *m, int bits, int group, mr_buf *out)
                  .o = nested ? mr_jget(root, "text_config") : root,
                  .type = mr_model_facts(m)->model_type};
     mr_buf_putc(out, '{');
-    mr_err err = mr_mlx_nested(m) ? MR_OK : text_keys(&w);
+    mr_err err = is_nested(m) ? MR_OK : text_keys(&w);
     if (!err)
         err = is_text_of_qwen(w.type) ? put_wrapped(&w) : copy_members(&w, root, &scratch, true);
-    if (mr_mlx_nested(m) && (!nested || !mr_jhas(mr_jget(root, "vocab_size"))))
+    if (is_nested(m) && (!nested || !mr_jhas(mr_jget(root, "vocab_size"))))
         mr_buf_printf(out, ",\n  \"vocab_size\": %lld", (long long)mr_model_facts(m)->vocab);
     for (int i = 0; bits && i < 2; i++)
         mr_buf_printf(out, ",\n  \"%s\": {\"group_size\": %d, \"bits\": %d, \"mode\": \"affine\"}",

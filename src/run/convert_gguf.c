@@ -308,27 +308,13 @@ static void cut_vocab(const convert *c, mr_vocab *v)
     drop_id(&v->unk, rows);
 }
 
-/* Whether the model's folder holds a tokenizer, readable or not. */
-static mr_err has_tokenizer(const convert *c, bool *out)
-{
-    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "tiktoken.model"};
-    *out = false;
-    for (size_t i = 0; i < sizeof names / sizeof *names && !*out; i++) {
-        const char *path = mr_arena_printf(c->arena, "%s/%s", mr_model_path(c->model), names[i]);
-        if (!path)
-            return MR_ENOMEM;
-        *out = mr_file_exists(path) != 0;
-    }
-    return MR_OK;
-}
-
 /* The tokenizer of the model's folder; without one the file has none and says so. */
 static mr_err write_vocab(convert *c)
 {
     mr_tokenizer *t;
     mr_vocab_copy v;
     bool any;
-    MR_TRY(has_tokenizer(c, &any));
+    MR_TRY(mr_text_there(c->model, &any));
     if (!any) {
         if (c->o->note)
             c->o->note(c->o->ctx, "the file gets no tokenizer: the model has none");

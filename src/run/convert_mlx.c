@@ -197,7 +197,7 @@ mr_err mr_mlx_tensors(const mr_model *m, mr_arena *arena, mr_mlx_tensor **out, i
     int asked = mr_model_asked(m);
     listing l = {.m = m,
                  .arena = arena,
-                 .root = mr_mlx_nested(m) ? "language_model." : "",
+                 .root = mr_mlx_root(m),
                  .o = nested ? text : root,
                  .absorbed = strcmp(type, "deepseek_v2") != 0,
                  .undivided = next,

@@ -402,9 +402,23 @@ static mr_err add_eos(mr_engine_info *info, int32_t id)
     return MR_OK;
 }
 
-/* Those given by the caller, else those of config.json and generation_config.json together. */
-static mr_err take_eos(mr_engine_info *i, const mr_model_info *m, const mr_engine_opts *o)
+/* What the tokenizer ends a text with, for models that do not say it themselves. */
+static mr_err tokenizer_eos(mr_engine *e)
 {
+    mr_tokenizer *t;
+    bool there;
+    MR_TRY(mr_text_there(e->model, &there));
+    if (!there)
+        return MR_OK;
+    MR_TRY((mr_err)mr_engine_text(e, &t));
+    return mr_tokenizer_eos(t) < 0 ? MR_OK : add_eos(&e->info, mr_tokenizer_eos(t));
+}
+
+/* Those given by the caller, else those of config.json and generation_config.json together, else
+ * the tokenizer's. */
+static mr_err take_eos(mr_engine *e, const mr_model_info *m, const mr_engine_opts *o)
+{
+    mr_engine_info *i = &e->info;
     if (o->n_eos > 0)
         i->n_eos = 0;
     for (int k = 0; k < o->n_eos; k++) {
@@ -414,7 +428,7 @@ static mr_err take_eos(mr_engine_info *i, const mr_model_info *m, const mr_engin
     }
     for (int k = 0; k < m->n_eos && o->n_eos <= 0; k++)
         MR_TRY(add_eos(i, m->eos[k]));
-    return MR_OK;
+    return i->n_eos ? MR_OK : tokenizer_eos(e);
 }
 
 static mr_err check_opts(const mr_engine_opts *o, const mr_model_info *m, const char *path)
@@ -468,7 +482,7 @@ static mr_err take_facts(mr_engine *e, const char *path, const mr_engine_opts *o
     i->max_denoising_steps = i->t_min = i->t_max = i->entropy_bound = NAN;
     i->stability_threshold = i->confidence_threshold = NAN;
     MR_TRY(mr_defaults_read(path, i));
-    MR_TRY(take_eos(i, m, o));
+    MR_TRY(take_eos(e, m, o));
     i->context = mr_engine_context(m, o);
     return MR_OK;
 }

@@ -100,6 +100,8 @@ mr_err mr_engine_pass_opts(const mr_engine_opts *o, mr_pass_opts *out);
  * whole diffusion block, since its rows see each other. */
 int64_t mr_engine_out_cap(const mr_model_info *m, int64_t rows);
 int64_t mr_engine_decode_rows(const mr_model_info *m);
+/* Whether the model has a tokenizer, readable or not (engine_text.c). */
+mr_err mr_text_there(const mr_model *m, bool *out);
 int64_t mr_engine_context(const mr_model_info *m, const mr_engine_opts *o);
 /* asked, 0: 512; at least the decode plan's rows, at most the context.  Sliding layers: 64 less, so
  * that a ring takes window + asked positions, whatever their alignment. */

@@ -201,6 +201,23 @@ void mr_text_close(mr_tokenizer *t)
         mr_tokenizer_close(t);
 }
 
+mr_err mr_text_there(const mr_model *m, bool *out)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "tiktoken.model"};
+    const mr_gguf *g = mr_weights_gguf(mr_model_weights(m));
+    mr_buf path = {0};
+    mr_err err = MR_OK;
+    *out = g && mr_gguf_has_vocab(g);
+    for (size_t i = 0; !g && !err && i < sizeof names / sizeof *names && !*out; i++) {
+        mr_buf_clear(&path);
+        mr_buf_printf(&path, "%s/%s", mr_model_path(m), names[i]);
+        err = mr_buf_check(&path);
+        *out = !err && mr_file_exists(path.data) != 0;
+    }
+    mr_buf_free(&path);
+    return err;
+}
+
 /* A folder may hold a GGUF model: then its own vocabulary counts. */
 mr_status mr_engine_text(mr_engine *e, mr_tokenizer **out)
 {

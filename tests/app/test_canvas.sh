@@ -105,6 +105,14 @@ is "is not in the first" [ "$(grep -c 'mix(' "$out")" = 0 ]
 go 0 graph $C --plan canvas --stage plan
 usage "has no canvas" graph $G --plan canvas
 go 0 inspect $C
+for m in tests/vectors/diffusion-gemma tests/vectors/diffusion-gemma-own; do
+    sed 's/.*"canvas": \(\[[^]]*\]\).*/\1/' $m/case.json >"$tmp/canvas.json"
+    go 0 convert $m "$tmp/form" --quant f32 --force
+    for d in $m "$tmp/form"; do
+        go 0 logits $d --ids 3,1,4,1,5 --canvas-file "$tmp/canvas.json" --precision exact --out "$tmp/$(basename $d).npy"
+    done
+    is "converted: the same bytes: $m" same "$tmp/$(basename $m).npy" "$tmp/form.npy"
+done
 mkdir "$tmp/synth"
 go 0 synth $C/config.json "$tmp/synth/model"
 go 0 run "$tmp/synth/model" --ids 1,2,3 -n 4 --print-ids

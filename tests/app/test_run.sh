@@ -152,6 +152,27 @@ fi
 is "a closed pipe ends with 0" [ "$(cat "$tmp/code")" = 0 ]
 is "and quietly" [ ! -s "$err" ]
 
+# ---- the end, where only the tokenizer says it ----
+mkdir "$tmp/unsaid"
+for f in $G/*; do ln -s "$PWD/$f" "$tmp/unsaid/"; done
+rm "$tmp/unsaid/config.json" "$tmp/unsaid/generation_config.json" "$tmp/unsaid/tokenizer_config.json"
+sed 's/"eos_token_id": 1,//' $G/config.json >"$tmp/unsaid/config.json"
+sed 's/"eos_token": "<|eos|>"/"eos_token": ","/' $G/tokenizer_config.json >"$tmp/unsaid/tokenizer_config.json"
+go 0 tokenize $G -p , --no-special
+stop=$(tr -d '[] \n' <"$out")
+go 0 run $G -p "$story" -n 99 --json --temperature 0 --eos-id "$stop"
+is "the model stops there" prints '"finish_reason": "stop"'
+ids=$(get '"ids": \(\[[^]]*\]\)' "$out")
+go 0 run "$tmp/unsaid" -p "$story" -n 99 --json
+is "finish_reason stop" prints '"finish_reason": "stop"'
+is "the tokenizer's end id counts" prints "$ids"
+go 0 run "$tmp/unsaid" -p "$story" -n 99 --json --eos-id 4095
+is "unless one is given" prints '"finish_reason": "length"'
+rm "$tmp/unsaid/tokenizer.json" "$tmp/unsaid/tokenizer_config.json"
+go 0 run "$tmp/unsaid" --ids 2,5,9 -n 4 --print-ids
+: >"$tmp/unsaid/tokenizer.json"
+refused "tokenizer.json" run "$tmp/unsaid" --ids 2,5,9 -n 4 --print-ids
+
 # ---- interrupt ----
 # The signal comes after $1 seconds, or once there is text.  Before generation begins it is the system's own end: no output.
 interrupt() {
