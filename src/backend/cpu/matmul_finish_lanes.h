@@ -29,28 +29,40 @@ INLINE v16f finished(float *sums, const float *by, int parts, const float *bias,
     return one_nan(t);
 }
 
-INLINE v16f gate(mr_op fn, v16f a)
+INLINE void gate(mr_op fn, v16f *a, int of)
 {
-    return fn == MR_OP_SILU        ? v16f_silu(a)
-           : fn == MR_OP_GELU_TANH ? v16f_gelu_tanh(a)
-                                   : v16f_gelu(a);
+    if (fn == MR_OP_SILU)
+        silu_each(a, of);
+    else if (fn == MR_OP_GELU_TANH)
+        gelu_tanh_each(a, of);
+    else
+        gelu_each(a, of);
 }
 
-INLINE void finish_16(const mr_finish *f, mr_op fn, int r, int i, int left)
+/* Outputs i.. of row r: `of` times 16, or up to 16 of `left`. */
+INLINE void finish_some(const mr_finish *f, mr_op fn, int r, int i, int of, int left)
 {
     size_t at = (size_t)(r * f->parts) * MR_TILE_OUT;
     const float *by = f->by + r * f->parts;
     float *y = f->y[r] + f->first + i;
-    v16f t = finished(f->sums[0] + at, by, f->parts, f->bias[0], i, left);
+    v16f t[2];
+    foreach (v, of)
+        t[v] = finished(f->sums[0] + at, by, f->parts, f->bias[0], i + 16 * v, left - 16 * v);
     if (fn != MR_OP_LINEAR) {
-        v16f u = f->sums[1] ? finished(f->sums[1] + at, by, f->parts, f->bias[1], i, left)
-                            : v16f_loadn(y, left);
-        t = v16f_mul(gate(fn, t), u);
+        gate(fn, t, of);
+        foreach (v, of) {
+            v16f u = f->sums[1] ? finished(f->sums[1] + at, by, f->parts, f->bias[1], i + 16 * v,
+                                           left - 16 * v)
+                                : v16f_loadn(y + 16 * v, left - 16 * v);
+            t[v] = v16f_mul(t[v], u);
+        }
     }
-    if (left >= 16)
-        v16f_store(y, t);
-    else
-        v16f_storen(y, t, left);
+    foreach (v, of) {
+        if (left - 16 * v >= 16)
+            v16f_store(y + 16 * v, t[v]);
+        else
+            v16f_storen(y + 16 * v, t[v], left - 16 * v);
+    }
 }
 
 INLINE void finish_rows(const mr_finish *f, mr_op fn)
@@ -58,8 +70,11 @@ INLINE void finish_rows(const mr_finish *f, mr_op fn)
     for (int r = -FINISH_AHEAD; r < f->rows; r++) {
         for (int i = 0; r + FINISH_AHEAD < f->rows && i < f->n; i += 16)
             __builtin_prefetch(f->y[r + FINISH_AHEAD] + f->first + i, 1, 3);
-        for (int i = 0; r >= 0 && i < f->n; i += 16)
-            finish_16(f, fn, r, i, f->n - i);
+        int i = 0;
+        for (; r >= 0 && i + 32 <= f->n; i += 32)
+            finish_some(f, fn, r, i, 2, 32);
+        for (; r >= 0 && i < f->n; i += 16)
+            finish_some(f, fn, r, i, 1, f->n - i);
     }
 }
 

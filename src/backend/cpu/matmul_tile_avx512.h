@@ -6,7 +6,8 @@
  *         group, 16 outputs and row: the dots, one for the slot, a shift, a conversion, an FMA, and
  *         one more with a bias.
  * How:    a block of k: bytes of the weights (U8 as packed, U4 unpacked) and per group the scales
- *         times 2^0 .. 2^6, all within the L1 cache; then all rows over it.
+ *         times 2^0 .. 2^6, all within the L1 cache; then all rows over it, asking meanwhile for the next
+ *         block, line by line between the dots: at once the requests would wait for each other.
  *         Without a bias zero is made 128 (U4: q + 120), so that what makes up for it is a multiple
  *         of 128 and enters ahead of the slot's shift, which costs nothing.
  * Use:    many_rows has tile_i8's parameters and returns how many rows it has done: all or none.
@@ -37,7 +38,7 @@ static inline void widen_scales(const mr_column *c, const uint8_t *after, tile_s
     const size_t size = type == MR_F32 ? 4 : 2;
     for (int i = 0; i < 4; i++) {
         v16f s = scale_numbers(after + 16 * size * (size_t)i, type);
-        for (int e = 0; e < STEPS; e++)
+        LANES_UNROLL for (int e = 0; e < STEPS; e++)
             v16f_store(to->s[e] + 16 * i, v16f_mul(s, v16f_set1((float)(1 << e))));
         if (c->layout->bias)
             v16f_store(to->b + 16 * i, scale_numbers(after + 16 * size * (size_t)(i + 4), type));
@@ -48,12 +49,14 @@ static inline void widen_scales(const mr_column *c, const uint8_t *after, tile_s
 static inline void widen_lines(const uint8_t *from, size_t bytes, int up, uint8_t *to)
 {
     v16i low = v16i_set1(0x0f0f0f0f), add = v16i_set1(0x01010101 * up);
-    for (size_t i = 0; i < bytes; i += 64) {
-        v16i line = v16i_load((const int32_t *)(const void *)(from + i));
-        int32_t *pair = (int32_t *)(void *)(to + i / 256 * 512 + i % 256);
-        v16i_store(pair, v16i_add(v16i_and(line, low), add));
-        v16i_store(pair + 64, v16i_add(v16i_and(v16i_shr(line, 4), low), add));
-    }
+    for (size_t i = 0; i < bytes; i += 256, to += 512)
+        LANES_UNROLL for (int v = 0; v < 4; v++)
+        {
+            v16i line = v16i_load((const int32_t *)(const void *)(from + i + 64 * v));
+            int32_t *pair = (int32_t *)(void *)to + 16 * v;
+            v16i_store(pair, v16i_add(v16i_and(line, low), add));
+            v16i_store(pair + 64, v16i_add(v16i_and(v16i_shr(line, 4), low), add));
+        }
 }
 
 /* zmm 0..23 sums (row r: 4r..4r+3), 24..27 weights or biases, 28 29 of rows in turn, 30 A.
@@ -89,6 +92,7 @@ static inline void widen_lines(const uint8_t *from, size_t bytes, int up, uint8_
     "vpbroadcastd 20+4*" #q "(%[x" #r "],%[at]), %%zmm" #b "\n\t"                                  \
     DOT(b, 24, a0) DOT(b, 25, a1) DOT(b, 26, a2) DOT(b, 27, a3)
 #define QUAD(rows, q)                                                                              \
+    "prefetcht1 (%[ask])\n\tprefetcht1 64(%[ask])\n\tadd %[ask_by], %[ask]\n\t"                    \
     "vmovdqu64 256*" #q "(%[w]), %%zmm24\n\tvmovdqu64 256*" #q "+64(%[w]), %%zmm25\n\t"            \
     "vmovdqu64 256*" #q "+128(%[w]), %%zmm26\n\tvmovdqu64 256*" #q "+192(%[w]), %%zmm27\n\t"       \
     rows(DOTS, q)
@@ -124,26 +128,28 @@ static inline void widen_lines(const uint8_t *from, size_t bytes, int up, uint8_
 /* clang-format on */
 
 typedef void tile_fn(const uint8_t *w, size_t group, const tile_scales *s, int64_t n,
-                     const uint8_t *const *x, size_t at, float *out);
+                     const uint8_t *const *x, size_t at, float *out, const uint8_t *ask,
+                     size_t ask_by);
 
 /* n groups of `quads`, whose weights lie `group` bytes apart. */
 #define TILE(name, rows, n_rows, quads, from, load, to)                                            \
-    static __attribute__((noinline)) void name(const uint8_t *w, size_t group,                     \
-                                               const tile_scales *s, int64_t n,                    \
-                                               const uint8_t *const *x, size_t at, float *out)     \
+    static __attribute__((noinline)) void name(                                                    \
+        const uint8_t *w, size_t group, const tile_scales *s, int64_t n, const uint8_t *const *x,  \
+        size_t at, float *out, const uint8_t *ask, size_t ask_by)                                  \
     {                                                                                              \
         size_t t;                                                                                  \
         const uint8_t *row[6];                                                                     \
         for (int r = 0; r < 6; r++)                                                                \
             row[r] = x[r < (n_rows) ? r : 0];                                                      \
-        __asm__ volatile(".p2align 6\n1:\n\t" rows(from, 0) QUADS##quads(rows)                     \
-                             load rows(to, 0) "add $4*" #quads                                     \
-                                              "+20, %[at]\n\tadd %[group], %[w]\n\t"               \
-                                              "add $2048, %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"         \
-                         : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t)      \
-                         : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]), \
-                           [x4] "r"(row[4]), [x5] "r"(row[5]), [group] "m"(group), [out] "r"(out)  \
-                         : CLOBBERS);                                                              \
+        __asm__ volatile(                                                                          \
+            ".p2align 6\n1:\n\t" rows(from, 0) QUADS##quads(rows)                                  \
+                load rows(to, 0) "add $4*" #quads "+20, %[at]\n\tadd %[group], %[w]\n\t"           \
+                                 "add $2048, %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                      \
+            : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t), [ask] "+r"(ask)  \
+            : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]),              \
+              [x4] "r"(row[4]), [x5] "r"(row[5]), [group] "m"(group), [out] "r"(out),              \
+              [ask_by] "r"(ask_by)                                                                 \
+            : CLOBBERS);                                                                           \
     }
 #define TILES(name, quads, from, load, to)                                                         \
     TILE(name##_1, ROWS1, 1, quads, from, load, to)                                                \
@@ -198,13 +204,16 @@ static int many_rows(const mr_column *c, int64_t units, const mr_qform *f, const
             else if (!as_packed)
                 memcpy(to, from, c->lines);
         }
-        const size_t here = (size_t)n * c->unit, each = here / (size_t)((rows + 5) / 6) + 1;
+        /* the next block, or what lies past the end: no matter */
+        const size_t here = (size_t)n * c->unit, share = here / (size_t)rows + 1;
+        const size_t quads = (size_t)n * (size_t)l->k_unit / 4;
         for (int r = 0, now; r < rows; r += now) {
-            now = rows - r >= 6 ? 6 : rows - r >= 4 ? 4 : rows - r >= 2 ? 2 : 1;
-            for (size_t i = 0; i < each; i += 64) /* the next block, or past the end: no matter */
-                __builtin_prefetch(unit + here + (size_t)(r / 6) * each + i, 0, 2);
+            const int left = rows - r;
+            now = left >= 6 && left != 8 ? 6 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            const uint8_t *ask = unit + here + (size_t)r * share;
             tile_of(l, f, now)(as_packed ? unit : bytes, as_packed ? c->unit : group, scales,
-                               n * per_unit, x + r, at, out + r * MR_TILE_OUT);
+                               n * per_unit, x + r, at, out + r * MR_TILE_OUT, ask,
+                               (size_t)now * share / quads + 1);
         }
     }
     return rows;
