@@ -31,22 +31,15 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
         {ISAS("f32 f32", ""), ISAS("f32 f16", ""), ISAS("f32 bf16", ""), ISAS("f32 fp8", "")},
         {ISAS("f32 f32", NO_DOTS), ISAS("f32 f16", NO_DOTS), ISAS("f32 bf16", NO_DOTS),
          ISAS("f32 fp8", NO_DOTS)}};
-    /* on f32 activations, on int8; by bits of a code, from 2 */
-    static const char *const codes[2][7][MR_ISA_COUNT] = {{ISAS("f32 q2", ""),
-                                                           ISAS("f32 q3", ""),
-                                                           ISAS("f32 q4", ""),
-                                                           ISAS("f32 q5", ""),
-                                                           ISAS("f32 q6", ""),
-                                                           {NULL},
-                                                           ISAS("f32 q8", "")},
-                                                          {ISAS("int8 q2", ""),
-                                                           ISAS("int8 q3", ""),
-                                                           ISAS("int8 q4", ""),
-                                                           ISAS("int8 q5", ""),
-                                                           ISAS("int8 q6", ""),
-                                                           {NULL},
-                                                           ISAS("int8 q8", "")}};
-    static const char *const parts[MR_ISA_COUNT] = ISAS("3 int8 q4", "");
+#define CODES(how)                                                                                 \
+    {                                                                                              \
+        ISAS(how " q2", ""), ISAS(how " q3", ""), ISAS(how " q4", ""), ISAS(how " q5", ""),        \
+            ISAS(how " q6", ""), {NULL}, ISAS(how " q8", "")                                       \
+    }
+    /* on f32 activations, on int8, on those in parts; by bits of a code, from 2 */
+    static const char *const codes[3][7][MR_ISA_COUNT] = {CODES("f32"), CODES("int8"),
+                                                          CODES("3 int8")};
+#undef CODES
 #undef ISAS
 #undef NO_DOTS
     mr_layout l;
@@ -55,8 +48,8 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
     if (!mr_layout_quantised(&l))
         return floats[mm->precision == MR_NATIVE][l.kind - MR_PACK_F32][mm->isa];
     int bits = l.kind == MR_PACK_CODES ? l.form.bits : l.kind == MR_PACK_U4 ? 4 : 8;
-    int rows = mr_job_parts(mm, &l);
-    return rows > 1 ? parts[mm->isa] : codes[rows][bits - 2][mm->isa];
+    int parts = mr_job_parts(mm, &l);
+    return codes[parts > 1 ? 2 : parts][bits - 2][mm->isa];
 }
 
 static mr_job job_of(const mr_mm *mm, const mr_matrix *w, const float *bias, const float *x,

@@ -6,9 +6,9 @@
  * Use:    pack:   mr_matrix_bytes / mr_matrix_pack (E matrices of [n,k]: experts or heads; 1 for a
  *                 plain linear)
  *         run:    mr_linear and its kin, with mr_matmul_scratch (mr_expert_, mr_moe_) bytes
- * Bits:   `exact` (and act f32): y = one FMA chain along k ascending, weights rounded to f32 as
+ * Bits:   `exact`: y = one FMA chain along k ascending, weights rounded to f32 as
  *         mr_dequant_row gives them.  `fast` on quantised weights: int8 activations with one
- *         outlier quad per group and power-of-two group scales; act f32 on 4 bits as three of those,
+ *         outlier quad per group and power-of-two group scales; act f32 as three of those,
  *         which leave out 2^-21 of a group's largest value.  docs/numerics.md has every
  *         formula.  The same bits for any row count, tile, thread count and ISA.
  * Threads: outputs are split over the pool's threads, never k.

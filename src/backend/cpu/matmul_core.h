@@ -142,7 +142,7 @@ typedef struct mr_qgroup {
 
 enum { MR_QROW_HEADER = 64, MR_TILE_OUT = 64, MR_NAN_BITS = 0x7fc00000 };
 
-/* f32 activations that meet weights of U4 in `fast`: so many prepared rows, each of what those before
+/* f32 activations that meet quantised weights in `fast`: so many prepared rows, each of what those before
  * it left over. */
 enum { MR_ACT_PARTS = 3 };
 

@@ -62,9 +62,7 @@ int mr_job_parts(const mr_mm *mm, const mr_layout *l)
 {
     if (!mr_layout_quantised(l) || mm->precision == MR_EXACT)
         return 0;
-    if (mm->act_f32)
-        return l->kind == MR_PACK_U4 ? MR_ACT_PARTS : 0;
-    return 1;
+    return mm->act_f32 ? MR_ACT_PARTS : 1;
 }
 
 static size_t round_line(size_t bytes)
