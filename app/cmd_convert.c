@@ -11,7 +11,7 @@ static void note(void *ctx, const char *line)
 
 int cmd_convert(int argc, char **argv)
 {
-    int64_t group = 0;
+    int64_t group = 0, threads = 0;
     int shown = -1;
     const char *pos[2];
     mr_convert_opts o = {.note = note, .progress = app_percent, .ctx = &shown};
@@ -25,6 +25,8 @@ int cmd_convert(int argc, char **argv)
          NULL},
         {"--group", NULL, APP_INT, &group, 1, 1024, "G",
          "group of affine integers: 32, 64 (default) or 128", NULL},
+        {"--threads", "-t", APP_INT, &threads, 1, 1024, "T",
+         "threads (default: the CPUs available)", NULL},
         {"--force", NULL, APP_FLAG, &o.force, 0, 0, NULL,
          "replace what is there: the file, or the model in the directory", NULL},
         {0},
@@ -33,6 +35,7 @@ int cmd_convert(int argc, char **argv)
     if (code >= 0)
         return code;
     o.group = (int)group;
+    o.threads = (int)threads;
     app_catch_interrupt();
     mr_status st = mr_convert(pos[0], pos[1], &o);
     code = st ? app_failed(st) : APP_OK;

@@ -366,7 +366,8 @@ typedef struct mr_convert_opts {
      * blocks of 256: of 32, with a note).  NULL: floats stay as they are, and a quantised tensor is
      * MR_STATUS_USAGE, unless it goes from GGUF to GGUF. */
     const char *quant;
-    int group; /* of affine integers: 32 64 (default) 128 */
+    int group;   /* of affine integers: 32 64 (default) 128 */
+    int threads; /* 0: the CPUs available; the bytes do not depend on it */
     /* as mr_synth_opts */
     bool force;
     int (*progress)(void *ctx, uint64_t done, uint64_t total);

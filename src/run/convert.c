@@ -11,6 +11,7 @@
  * name: a directory that lacks config.json is not a model. */
 #include <string.h>
 
+#include "base/cpu.h"
 #include "base/file.h"
 #include "run/convert.h"
 #include "run/gguf_meta.h"
@@ -33,6 +34,7 @@ typedef struct convert {
     const char *path;
     mr_model_dir dir;
     mr_model *model;
+    mr_pool *pool;
     mr_arena *arena;
     tensor *list;
     int n, bits;
@@ -161,7 +163,6 @@ typedef struct sink {
     convert *c;
     mr_st_writer *w;
     const tensor *t;
-    uint8_t *bytes;            /* of one row */
     uint16_t *scales, *biases; /* of the whole tensor */
 } sink;
 
@@ -170,18 +171,22 @@ static mr_row_at row_of(const void *ctx, int64_t row)
     return mr_mlx_row(((const sink *)ctx)->t->of, row);
 }
 
-static mr_err write_row(void *ctx, int64_t row, float *x)
+static void write_row(const void *ctx, int64_t row, float *x, uint8_t *out)
 {
     const sink *s = ctx;
     const tensor *t = s->t;
-    const mr_convert_opts *o = s->c->o;
-    mr_dtype to = t->quantised ? MR_AFFINE : t->plain;
-    MR_TRY(mr_convert_check(t->of->asked->name, row, x, t->k, to));
-    if (!t->quantised)
-        return put(s->c, s->w, s->bytes, mr_convert_narrow(x, t->k, t->plain, s->bytes));
-    int64_t at = row * (t->k / o->group);
-    mr_affine_quantise(x, t->k, s->c->bits, o->group, s->bytes, s->scales + at, s->biases + at);
-    return put(s->c, s->w, s->bytes, (size_t)(t->k * s->c->bits / 8));
+    int group = s->c->o->group;
+    int64_t at = t->quantised ? row * (t->k / group) : 0;
+    if (t->quantised)
+        mr_affine_quantise(x, t->k, s->c->bits, group, out, s->scales + at, s->biases + at);
+    else
+        mr_convert_narrow(x, t->k, t->plain, out);
+}
+
+static mr_err put_rows(void *ctx, const void *rows, size_t bytes)
+{
+    const sink *s = ctx;
+    return put(s->c, s->w, rows, bytes);
 }
 
 static mr_err write_tensor(convert *c, mr_st_writer *w, const tensor *t)
@@ -190,22 +195,28 @@ static mr_err write_tensor(convert *c, mr_st_writer *w, const tensor *t)
     sink s = {.c = c,
               .w = w,
               .t = t,
-              .bytes = mr_alloc(MR_MEM_OTHER, (size_t)t->k * 4),
               .scales = mr_alloc(MR_MEM_OTHER, side),
               .biases = mr_alloc(MR_MEM_OTHER, side)};
-    bool have = s.bytes && (!side || (s.scales && s.biases));
+    bool have = !side || (s.scales && s.biases);
     mr_row_source from = {.part = {t->part[0], t->part[1]},
                           .rows = t->rows,
                           .minus_one = t->of->asked->plus_one && !t->of->one_plus,
                           .plus_one = t->of->one_plus && !t->of->asked->plus_one,
                           .neg_exp = t->of->asked->neg_exp,
                           .from = t->of->segments ? row_of : NULL};
-    mr_err err = have ? mr_convert_rows(c->model, &from, write_row, &s) : MR_ENOMEM;
+    mr_row_form form = {.name = t->of->asked->name,
+                        .to = t->quantised ? MR_AFFINE : t->plain,
+                        .bytes = t->quantised
+                                     ? (size_t)(t->k * c->bits / 8)
+                                     : (size_t)t->k * (size_t)mr_dtype_block_bytes(t->plain),
+                        .write = write_row,
+                        .put = put_rows,
+                        .ctx = &s};
+    mr_err err = have ? mr_convert_rows(c->model, &from, &form, c->pool) : MR_ENOMEM;
     if (!err && side)
         err = put(c, w, s.scales, side);
     if (!err && side)
         err = put(c, w, s.biases, side);
-    mr_free(s.bytes);
     mr_free(s.scales);
     mr_free(s.biases);
     return err;
@@ -352,6 +363,8 @@ static mr_err run(convert *c, const char *out)
     mr_model_opts mo = {0};
     mr_graph *g = NULL;
     bool gguf = strcmp(c->o->format, "gguf") == 0;
+    if (c->o->threads < 0 || c->o->threads > 1024)
+        return mr_fail(MR_EUSAGE, "threads: %d is not in 1..1024", c->o->threads);
     if (!gguf && strcmp(c->o->format, "safetensors") != 0)
         return mr_fail(MR_EUSAGE, "format \"%s\" is unknown (safetensors, gguf)", c->o->format);
     MR_TRY(mr_arena_new(&c->arena, MR_MEM_OTHER));
@@ -361,11 +374,13 @@ static mr_err run(convert *c, const char *out)
     MR_TRY(mr_model_build(c->model, &g));
     mr_graph_free(g);
     MR_TRY(mr_model_check_unused(c->model));
+    MR_TRY(mr_pool_new(&c->pool, c->o->threads ? c->o->threads : mr_cpu_count()));
     if (!gguf)
         return write_directory(c, out);
     MR_TRY(mr_file_unused(out, c->o->force));
-    return mr_weights_gguf(mr_model_weights(c->model)) ? mr_convert_requant(c->model, out, c->o)
-                                                       : mr_convert_gguf(c->model, out, c->o);
+    return mr_weights_gguf(mr_model_weights(c->model))
+               ? mr_convert_requant(c->model, out, c->o, c->pool)
+               : mr_convert_gguf(c->model, out, c->o, c->pool);
 }
 
 mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o)
@@ -379,6 +394,7 @@ mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *
     mr_buf_free(&c.weight_map);
     mr_free(c.list);
     mr_model_close(c.model);
+    mr_pool_free(c.pool);
     mr_arena_free(c.arena);
     return (mr_status)err;
 }

@@ -3,6 +3,7 @@
 #ifndef MR_RUN_CONVERT_H
 #define MR_RUN_CONVERT_H
 
+#include "base/pool.h"
 #include "run/engine.h"
 
 /* ---- rows of a tensor (convert_rows.c) ---- */
@@ -19,9 +20,36 @@ typedef struct mr_row_source {
     bool plus_one;                                   /* they give w: 1 + w is wanted */
     mr_row_at (*from)(const void *ctx, int64_t row); /* NULL: as they are */
 } mr_row_source;
-/* Called for each row of a tensor, in order, as f32; the row may be written over. */
-typedef mr_err mr_row_fn(void *ctx, int64_t row, float *x);
-mr_err mr_convert_rows(mr_model *m, const mr_row_source *s, mr_row_fn *fn, void *ctx);
+/* What becomes of the rows of a tensor. */
+typedef struct mr_row_form {
+    const char *name; /* of the tensor, for messages */
+    mr_dtype to;      /* which must be able to hold the numbers: mr_convert_check */
+    size_t bytes;     /* of a row as it is written */
+    /* One row as it is written; x may be written over.  Called for all rows, on any thread. */
+    void (*write)(const void *ctx, int64_t row, float *x, uint8_t *out);
+    mr_err (*put)(void *ctx, const void *rows, size_t bytes); /* all of them, in order */
+    void *ctx;
+} mr_row_form;
+/* Rows on their way: read as f32 until the batch is full, then made and put by all threads.
+ * `s` says what undoes the form they are read in; NULL: nothing. */
+typedef struct mr_row_batch {
+    mr_pool *pool;
+    const mr_row_form *form;
+    const mr_row_source *s;
+    int64_t k, most, row, n; /* the first row; how many are read */
+    float *x;
+    uint8_t *out;
+    const mr_rows *reading;
+    _Atomic int64_t refused; /* the first row that `to` cannot hold */
+} mr_row_batch;
+/* For so many rows of k in all. */
+mr_err mr_row_batch_new(mr_row_batch *b, mr_pool *pool, const mr_row_form *f, int64_t rows,
+                        int64_t k);
+void mr_row_batch_read(mr_row_batch *b, const mr_rows *rows, int64_t n); /* at most most - b->n */
+mr_err mr_row_batch_put(mr_row_batch *b);
+void mr_row_batch_free(mr_row_batch *b);
+/* All rows of a source, whose `from` gets the form's ctx. */
+mr_err mr_convert_rows(mr_model *m, const mr_row_source *s, const mr_row_form *f, mr_pool *pool);
 /* Refuses what `to` cannot hold, naming the tensor: numbers beyond f16 where it has them, and, in
  * quantised formats, those that are not finite. */
 mr_err mr_convert_check(const char *name, int64_t row, const float *x, int64_t k, mr_dtype to);
@@ -67,10 +95,11 @@ typedef struct mr_convert_part {
 mr_err mr_convert_share(const mr_model *m, const mr_asked *a, const char *modifiers,
                         mr_convert_part *out);
 
-mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o);
+mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o, mr_pool *pool);
 /* Refuses a file that, read back, is another model than m (convert_same.c). */
 mr_err mr_convert_same(mr_model *m, const char *path);
-mr_err mr_convert_requant(const mr_model *m, const char *path, const mr_convert_opts *o);
+mr_err mr_convert_requant(const mr_model *m, const char *path, const mr_convert_opts *o,
+                          mr_pool *pool);
 /* The type that `quant` names; MR_DTYPE_COUNT for NULL: as they are. */
 mr_err mr_convert_gguf_type(const mr_convert_opts *o, mr_dtype *out);
 /* The type that rows of k get where `to` is asked for: it, or one whose blocks they fill, with no fewer

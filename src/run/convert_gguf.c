@@ -39,7 +39,7 @@ typedef struct convert {
     int64_t n_factors;
     uint64_t done, total;
     const tensor *now; /* being written */
-    uint8_t *row;
+    mr_pool *pool;
 } convert;
 
 /* ---- which tensors ----------------------------------------------------------------------- */
@@ -251,20 +251,22 @@ static mr_row_at shared_row(const void *ctx, int64_t row)
     return (mr_row_at){(int)(turn % 2), turn / 2 * t->each + in, t->each - in};
 }
 
-static mr_err write_row(void *ctx, int64_t row, float *x)
+static void write_row(const void *ctx, int64_t row, float *x, uint8_t *out)
 {
-    convert *c = ctx;
-    const tensor *t = c->now;
-    for (int64_t i = 0; t->plus && i < t->k; i++)
-        x[i] += 1.0f;
-    if (t->heads && t->rank == 1) {
-        float *y = memcpy(c->row, x, (size_t)t->k * sizeof *x);
+    const tensor *t = ((const convert *)ctx)->now;
+    (void)row;
+    if (t->heads && t->rank == 1) { /* is f32: there is room in out */
+        float *y = memcpy(out, x, (size_t)t->k * sizeof *x);
         for (int64_t i = 0; i < t->k; i++)
             x[i] = y[roped(i, t->k / t->heads)];
     }
-    MR_TRY(mr_convert_check(t->canonical, row, x, t->k, t->type));
-    size_t bytes = mr_convert_narrow(x, t->k, t->type, c->row);
-    MR_TRY(mr_gguf_writer_data(c->w, c->row, bytes));
+    mr_convert_narrow(x, t->k, t->type, out);
+}
+
+static mr_err put_rows(void *ctx, const void *rows, size_t bytes)
+{
+    convert *c = ctx;
+    MR_TRY(mr_gguf_writer_data(c->w, rows, bytes));
     c->done += bytes;
     if (c->o->progress && c->o->progress(c->o->ctx, c->done, c->total))
         return mr_fail(MR_ECANCEL, "stopped by the caller");
@@ -273,17 +275,21 @@ static mr_err write_row(void *ctx, int64_t row, float *x)
 
 static mr_err write_tensor(convert *c, const tensor *t)
 {
-    c->now = t;
-    c->row = mr_alloc(MR_MEM_OTHER, (size_t)t->k * 4);
     mr_row_source s = {.part = {t->recipe, t->second},
                        .rows = t->rows,
                        .minus_one = t->minus_one,
+                       .plus_one = t->plus,
                        .from = t->heads    ? roped_row
                                : t->second ? shared_row
                                            : NULL};
-    mr_err err = c->row ? mr_convert_rows(c->model, &s, write_row, c) : MR_ENOMEM;
-    mr_free(c->row);
-    return err;
+    mr_row_form form = {.name = t->canonical,
+                        .to = t->type,
+                        .bytes = row_bytes(t),
+                        .write = write_row,
+                        .put = put_rows,
+                        .ctx = c};
+    c->now = t;
+    return mr_convert_rows(c->model, &s, &form, c->pool);
 }
 
 static void drop_id(int32_t *id, int32_t n)
@@ -409,9 +415,9 @@ static mr_err read_back(const convert *c)
     return err;
 }
 
-mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o)
+mr_err mr_convert_gguf(mr_model *m, const char *path, const mr_convert_opts *o, mr_pool *pool)
 {
-    convert c = {.o = o, .model = m, .path = path};
+    convert c = {.o = o, .model = m, .path = path, .pool = pool};
     mr_err err = mr_convert_gguf_type(o, &c.as);
     if (!err)
         err = mr_gguf_arch(m, &c.arch);

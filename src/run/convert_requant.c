@@ -14,6 +14,8 @@ typedef struct requant {
     const mr_weights *w;
     mr_gguf_writer *to;
     mr_dtype as; /* of matrices; MR_DTYPE_COUNT: as they are */
+    mr_pool *pool;
+    const mr_winfo *now; /* being written */
     uint64_t done, total;
 } requant;
 
@@ -67,8 +69,9 @@ static mr_err declare(requant *r)
     return MR_OK;
 }
 
-static mr_err put(requant *r, const void *bytes, size_t n)
+static mr_err put(void *ctx, const void *bytes, size_t n)
 {
+    requant *r = ctx;
     MR_TRY(mr_gguf_writer_data(r->to, bytes, n));
     r->done += n;
     if (r->o->progress && r->o->progress(r->o->ctx, r->done, r->total))
@@ -76,40 +79,52 @@ static mr_err put(requant *r, const void *bytes, size_t n)
     return MR_OK;
 }
 
-static mr_err put_rows(requant *r, const mr_winfo *t, int64_t first, const mr_rows *rows, int64_t n,
-                       float *x, uint8_t *out)
+static void write_row(const void *ctx, int64_t row, float *x, uint8_t *out)
 {
-    mr_dtype type = type_of(r, t);
-    int64_t k = row_length(t);
-    for (int64_t i = 0; i < n; i++) {
-        mr_dequant_row(rows, i, x);
-        MR_TRY(mr_convert_check(t->name, first + i, x, k, type));
-        MR_TRY(put(r, out, mr_convert_narrow(x, k, type, out)));
+    const mr_winfo *t = ((const requant *)ctx)->now;
+    (void)row;
+    mr_convert_narrow(x, row_length(t), type_of(ctx, t), out);
+}
+
+/* Rows as they are, or through the batch. */
+static mr_err put_tensor(requant *r, const mr_winfo *t, mr_row_batch *b, int64_t step, void *in)
+{
+    int64_t total = mr_weights_rows(t);
+    for (int64_t row = 0; row < total; row += step) {
+        mr_rows rows;
+        int64_t n = total - row < step ? total - row : step;
+        MR_TRY(mr_weights_read(r->w, t, row, n, in, &rows));
+        if (!b) {
+            MR_TRY(put(r, in, mr_weights_rows_bytes(t, n)));
+            continue;
+        }
+        mr_row_batch_read(b, &rows, n);
+        MR_TRY(mr_row_batch_put(b));
     }
     return MR_OK;
 }
 
 static mr_err copy_tensor(requant *r, const mr_winfo *t)
 {
-    int64_t k = row_length(t), total = mr_weights_rows(t);
-    int64_t step = READ_BYTES / (int64_t)(row_bytes(t, t->dtype) + 1) + 1;
+    mr_dtype type = type_of(r, t);
+    bool same = type == t->dtype;
+    int64_t total = mr_weights_rows(t);
+    mr_row_form form = {.name = t->name,
+                        .to = type,
+                        .bytes = (size_t)row_bytes(t, type),
+                        .write = write_row,
+                        .put = put,
+                        .ctx = r};
+    mr_row_batch b = {0};
+    mr_err err = same ? MR_OK : mr_row_batch_new(&b, r->pool, &form, total, row_length(t));
+    int64_t step = same ? READ_BYTES / (int64_t)(row_bytes(t, type) + 1) + 1 : b.most;
     step = step < total ? step : total;
-    void *in = mr_alloc(MR_MEM_OTHER, mr_weights_rows_bytes(t, step));
-    float *x = mr_alloc(MR_MEM_OTHER, (size_t)k * sizeof *x);
-    uint8_t *out = mr_alloc(MR_MEM_OTHER, (size_t)k * sizeof *x);
-    mr_err err = in && x && out ? MR_OK : MR_ENOMEM;
-    for (int64_t row = 0; !err && row < total; row += step) {
-        mr_rows rows;
-        int64_t n = total - row < step ? total - row : step;
-        err = mr_weights_read(r->w, t, row, n, in, &rows);
-        if (!err && type_of(r, t) == t->dtype)
-            err = put(r, in, mr_weights_rows_bytes(t, n));
-        else if (!err)
-            err = put_rows(r, t, row, &rows, n, x, out);
-    }
+    void *in = err ? NULL : mr_alloc(MR_MEM_OTHER, mr_weights_rows_bytes(t, step));
+    r->now = t;
+    if (!err)
+        err = in ? put_tensor(r, t, same ? NULL : &b, step, in) : MR_ENOMEM;
     mr_free(in);
-    mr_free(x);
-    mr_free(out);
+    mr_row_batch_free(&b);
     return err;
 }
 
@@ -132,9 +147,10 @@ static void copy_keys(requant *r)
         mr_convert_gguf_said(r->to, r->as);
 }
 
-mr_err mr_convert_requant(const mr_model *m, const char *path, const mr_convert_opts *o)
+mr_err mr_convert_requant(const mr_model *m, const char *path, const mr_convert_opts *o,
+                          mr_pool *pool)
 {
-    requant r = {.o = o, .w = mr_model_weights(m)};
+    requant r = {.o = o, .w = mr_model_weights(m), .pool = pool};
     MR_TRY(mr_convert_gguf_type(o, &r.as));
     MR_TRY(mr_gguf_writer_open(&r.to, path));
     copy_keys(&r);

@@ -206,6 +206,25 @@ usage "32, 64, 128" convert $G "$tmp/x" --quant q4 --group 48
 usage "--quant must say" convert tests/vectors/mlx-gemma3-4bit "$tmp/x"
 usage "a model is needed" convert $G/config.json "$tmp/x"
 
+# ---- threads, one expert ----
+for f in safetensors gguf; do
+    for t in 1 3; do
+        go 0 convert tests/vectors/llama3 "$tmp/t$t.$f" --format $f --quant q4 -t $t
+    done
+    is "the same bytes with any threads: $f" diff -r "$tmp/t1.$f" "$tmp/t3.$f"
+done
+go 0 convert tests/vectors/gguf-llama-k/model.gguf "$tmp/t1.k" --format gguf --quant q4_k -t 1
+go 0 convert tests/vectors/gguf-llama-k/model.gguf "$tmp/t3.k" --format gguf --quant q4_k -t 3
+is "the same bytes with any threads: from GGUF" same "$tmp/t1.k" "$tmp/t3.k"
+sed 's/"num_experts": 16/"num_experts": 1/; s/"num_experts_per_tok": 4/"num_experts_per_tok": 1/' tests/vectors/qwen3-moe/config.json >"$tmp/one.json"
+go 0 synth "$tmp/one.json" "$tmp/one" --quant f32
+rm "$tmp/one/tokenizer.json"
+go 0 convert "$tmp/one" "$tmp/one.gguf" --format gguf
+for d in one one.gguf; do
+    go 0 logits "$tmp/$d" --ids $ids --precision exact --out "$tmp/$d.npy"
+done
+is "the same bytes: one expert" same "$tmp/one.npy" "$tmp/one.gguf.npy"
+
 # ---- what is there already ----
 for d in q4 q4.gguf; do
     f=safetensors
