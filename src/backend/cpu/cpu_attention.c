@@ -207,11 +207,22 @@ static char *own_scratch(const work *w, int worker)
     return w->own + (size_t)worker * mr_attend_scratch((int)w->q.dim, w->c->prep->att.dv);
 }
 
+/* Tasks as they are dealt to the threads, which take theirs in order (base/pool.h): as long ones come
+ * first, there and back, so that all have about as much to do and end with short ones. */
+static int64_t dealt(int64_t task, int64_t n, int64_t threads)
+{
+    int64_t w = ((task + 1) * threads - 1) / n, first = n * w / threads, each = n / threads;
+    int64_t turn = task - first;
+    if (turn < each)
+        return turn * threads + (turn % 2 ? threads - 1 - w : w);
+    return each * threads + first - w * each; /* of the threads that have one more */
+}
+
 static void run_task(void *ctx, int task, int worker)
 {
     const work *w = ctx;
     mr_attend a;
-    describe(w, task, &a);
+    describe(w, dealt(task, w->tasks, w->c->cpu->threads), &a);
     w->c->cpu->attention->all(&a, own_scratch(w, worker));
 }
 
