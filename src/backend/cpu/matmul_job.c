@@ -11,10 +11,10 @@
 #include <string.h>
 
 enum {
-    FEW_ROWS = 4,             /* so many need no memory of the worker */
-    BLOCK_ROWS = 258,         /* rows that meet one panel; they and their sums stay in the L2 cache */
-    TILE_ROWS = 6,            /* of the largest tiles */
-    PANEL_K = 512,            /* of an f32 panel; a multiple of every k_unit */
+    FEW_ROWS = 4,     /* so many need no memory of the worker */
+    BLOCK_ROWS = 258, /* rows that meet one panel; they and their sums stay in the L2 cache */
+    TILE_ROWS = 6,    /* of the largest tiles */
+    PANEL_K = 512,    /* of an f32 panel; a multiple of every k_unit */
     PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
     TASKS_PER_THREAD = 4,     /* at least, and with many rows, where a column takes long: */
     LONG_TASKS_PER_THREAD = 16
