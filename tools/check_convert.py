@@ -7,7 +7,8 @@ For each model and form: `millrace convert`, then
   integers    the same bytes as what they give when converted again, to f32
   numbers     the numbers in the file, as the gguf package or the plain reading of MLX's form below makes them, are
               exactly those of that f32 file
-  peer        (--peer DIR, as tools/build_peer.sh fills it) llama.cpp loads a GGUF file and runs it
+  peer        (--peer DIR, as tools/build_peer.sh fills it) llama.cpp loads a GGUF file and runs it; also small models
+              with the count of layers that it knows a published one by (PUBLISHED)
 Prints a line per kind of pair: models, those the same, refused, and how far off the model's own logits the median
 is (mean |a - b| / mean |b|); --reasons adds who refused what.  Ends with 1 if something differs; what the
 peer does not load is named, and is no failure.
@@ -28,6 +29,9 @@ from safetensors.torch import load_file
 
 FORMS = {"safetensors": (None, "f32", "f16", "bf16", "q2", "q3", "q4", "q5", "q6", "q8"),
          "gguf": (None, "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")}
+S, F = "sliding_attention", "full_attention"
+PUBLISHED = {"dsv2-lite": dict(num_hidden_layers=27), "moonlight": dict(num_hidden_layers=27),
+             "gemma4-e2b": dict(num_hidden_layers=35, num_kv_shared_layers=20, layer_types=[S, S, S, S, F] * 7)}
 IDS = "3,1,4,1,5,9,2,6,5,3,5,8,9,7,9,3"
 
 
@@ -126,6 +130,19 @@ def peer_loads(folder, path):
     return (said or [f"exit {r.returncode}"])[0][-150:]
 
 
+def published(args, checker):
+    for name, change in PUBLISHED.items():
+        with open(os.path.join(args.models, name, "config.json")) as f:
+            config = json.load(f)
+        config.get("text_config", config).update(change)
+        with open(checker.at("config.json"), "w") as f:
+            json.dump(config, f)
+        run(args.millrace, "synth", f.name, checker.at("published"), "--force")
+        os.remove(checker.at("published/tokenizer.json"))
+        against = peer_loads(args.peer, checker.convert(checker.at("published"), "gguf", None, "made"))
+        print(f"{name} with {change['num_hidden_layers']} layers: the peer {'does not run: ' + against if against else 'runs'}")
+
+
 class Line:
     """One kind of pair."""
 
@@ -177,6 +194,8 @@ def check(args, work):
                 if against:
                     line.unread.append(name)
                     line.reasons["the peer: " + against].append(name)
+    if args.peer:
+        published(args, checker)
     for (kind, form, quant), line in sorted(lines.items(), key=str):
         print(line.text(f"{kind} to {form} {quant or 'as it is'}:", args.peer and form == "gguf"))
         for why, names in line.reasons.items() if args.reasons else ():
