@@ -196,6 +196,8 @@ mr_tval mr_tpl_undef(const mr_tstr *name);
 mr_err mr_tpl_str(mr_tpl *e, const char *s, size_t len, mr_tval *out);    /* copied */
 mr_err mr_tpl_borrow(mr_tpl *e, const char *s, size_t len, mr_tval *out); /* of the arena */
 mr_err mr_tpl_take(mr_tpl *e, mr_buf *b, mr_tval *out); /* copied, and the buffer freed */
+/* The same if err is MR_OK; returns err and frees the buffer if not. */
+mr_err mr_tpl_give(mr_tpl *e, mr_err err, mr_buf *b, mr_tval *out);
 mr_err mr_tpl_seq(mr_tpl *e, mr_tseq_kind kind, size_t cap, mr_tval *out);
 mr_err mr_tpl_push(mr_tpl *e, mr_tval seq, mr_tval v);
 mr_err mr_tpl_dict(mr_tpl *e, size_t cap, mr_tval *out);
@@ -208,7 +210,7 @@ bool mr_tpl_is(mr_tval v, const char *z);
 bool mr_tpl_truth(mr_tval v);
 mr_err mr_tpl_equal(mr_tpl *e, mr_tval a, mr_tval b, bool *out);
 mr_err mr_tpl_order(mr_tpl *e, mr_tval a, mr_tval b, int *out); /* -1, 0, 1; 2: NaN */
-/* The values of anything that can be gone through, as a sequence. */
+/* The values of anything that can be gone through, as a sequence; going through it is paid. */
 mr_err mr_tpl_iterate(mr_tpl *e, mr_tval v, mr_tseq **out);
 /* str() and repr(), appended. */
 mr_err mr_tpl_print(mr_tpl *e, mr_tval v, mr_buf *out);
@@ -291,6 +293,9 @@ mr_err mr_tpl_parse(mr_tpl *e, const char *source, size_t len, mr_tnode **out);
 /* A method of a string, dict or sequence: whether there is one, and its call. */
 bool mr_tpl_has_method(mr_tval self, const mr_tstr *name);
 mr_err mr_tpl_method(mr_tpl *e, mr_tval self, const mr_tstr *name, const mr_targs *a, mr_tval *out);
+/* Tuples (key, value). */
+mr_err mr_tpl_pairs(mr_tpl *e, const mr_tdict *d, mr_tseq_kind kind, mr_tval *out);
+mr_err mr_tpl_is_case(mr_tpl *e, mr_tval s, bool upper, bool *out); /* isupper(), islower() */
 /* range, dict, namespace, raise_exception, strftime_now. */
 bool mr_tpl_has_global(const mr_tstr *name);
 mr_err mr_tpl_global(mr_tpl *e, const mr_tstr *name, const mr_targs *a, mr_tval *out);
@@ -302,6 +307,9 @@ mr_err mr_tpl_case(mr_tpl *e, mr_tval s, mr_tcase how, mr_tval *out);
 mr_err mr_tpl_lines(mr_tpl *e, mr_tval s, bool keep, mr_tval *out);
 
 mr_err mr_tpl_filter(mr_tpl *e, const mr_tstr *name, mr_tval v, const mr_targs *a, mr_tval *out);
+/* A list, stable also in reverse; by the attribute `path`, NULL: the value itself. */
+mr_err mr_tpl_sorted(mr_tpl *e, const mr_tseq *items, const mr_tval *path, bool cased, bool reverse,
+                     mr_tval *out);
 mr_err mr_tpl_test(mr_tpl *e, const mr_tstr *name, mr_tval v, const mr_targs *a, bool *out);
 
 mr_err mr_tpl_attr(mr_tpl *e, mr_tval v, const mr_tstr *name, mr_tval *out); /* v.name */

@@ -126,6 +126,8 @@ static mr_err escape(mr_tpl *e, mr_tval v, mr_tval *out)
     static const char marks[] = "&<>'\"";
     static const char *const forms[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
     mr_buf b = {0};
+    if (v.u.s->len > MR_TPL_OUTPUT / 5)
+        return mr_tpl_fail(e, MR_ELIMIT, "too much text to escape");
     for (size_t i = 0; i < v.u.s->len; i++) {
         char c = v.u.s->data[i];
         const char *mark = c ? strchr(marks, c) : NULL;
@@ -294,10 +296,7 @@ mr_err mr_tpl_case(mr_tpl *e, mr_tval s, mr_tcase how, mr_tval *out)
             i += k;
         }
     }
-    if (err == MR_OK)
-        return mr_tpl_take(e, &b, out);
-    mr_buf_free(&b);
-    return err;
+    return mr_tpl_give(e, err, &b, out);
 }
 
 mr_err mr_tpl_lines(mr_tpl *e, mr_tval s, bool keep, mr_tval *out)
@@ -507,10 +506,7 @@ static mr_err m_join(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tva
                       ? mr_tpl_print(e, items->v[i], &b)
                       : mr_tpl_fail(e, MR_EFORMAT, "join() of a '%s'", mr_tpl_type(items->v[i]));
     }
-    if (err == MR_OK)
-        return mr_tpl_take(e, &b, out);
-    mr_buf_free(&b);
-    return err;
+    return mr_tpl_give(e, err, &b, out);
 }
 
 /* isdigit (0), isalpha (1), isalnum (2), isspace (3), isupper (4), islower (5), of ASCII. */
@@ -536,6 +532,14 @@ static mr_err m_class(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tv
                          : !upper;
     }
     *out = mr_tpl_bool(all && (how < 4 || cased));
+    return MR_OK;
+}
+
+mr_err mr_tpl_is_case(mr_tpl *e, mr_tval s, bool upper, bool *out)
+{
+    mr_tval v;
+    MR_TRY(m_class(e, s, NULL, upper ? 4 : 5, &v));
+    *out = mr_tpl_truth(v);
     return MR_OK;
 }
 
@@ -586,10 +590,7 @@ static mr_err m_format(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_t
             mr_buf_putc(&b, c);
         }
     }
-    if (err == MR_OK)
-        return mr_tpl_take(e, &b, out);
-    mr_buf_free(&b);
-    return err;
+    return mr_tpl_give(e, err, &b, out);
 }
 
 /* ---- dicts and sequences ----------------------------------------------------------------- */
@@ -603,21 +604,29 @@ static mr_err m_get(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tval
     return MR_OK;
 }
 
+mr_err mr_tpl_pairs(mr_tpl *e, const mr_tdict *d, mr_tseq_kind kind, mr_tval *out)
+{
+    MR_TRY(mr_tpl_seq(e, kind, d->n, out));
+    for (size_t i = 0; i < d->n; i++) {
+        mr_tval pair;
+        MR_TRY(mr_tpl_seq(e, MR_TUPLE, 2, &pair));
+        MR_TRY(mr_tpl_push(e, pair, d->v[i].key));
+        MR_TRY(mr_tpl_push(e, pair, d->v[i].value));
+        MR_TRY(mr_tpl_push(e, *out, pair));
+    }
+    return MR_OK;
+}
+
 /* items (0), keys (1), values (2). */
 static mr_err m_view(mr_tpl *e, mr_tval self, const mr_targs *a, int how, mr_tval *out)
 {
+    const mr_tdict *d = self.u.d;
     (void)a;
-    MR_TRY(mr_tpl_seq(e, MR_VIEW, self.u.d->n, out));
-    for (size_t i = 0; i < self.u.d->n; i++) {
-        mr_tpair p = self.u.d->v[i];
-        mr_tval v = how == 1 ? p.key : p.value;
-        if (how == 0) {
-            MR_TRY(mr_tpl_seq(e, MR_TUPLE, 2, &v));
-            MR_TRY(mr_tpl_push(e, v, p.key));
-            MR_TRY(mr_tpl_push(e, v, p.value));
-        }
-        MR_TRY(mr_tpl_push(e, *out, v));
-    }
+    if (how == 0)
+        return mr_tpl_pairs(e, d, MR_VIEW, out);
+    MR_TRY(mr_tpl_seq(e, MR_VIEW, d->n, out));
+    for (size_t i = 0; i < d->n; i++)
+        MR_TRY(mr_tpl_push(e, *out, how == 1 ? d->v[i].key : d->v[i].value));
     return MR_OK;
 }
 
@@ -752,7 +761,6 @@ static mr_err make_range(mr_tpl *e, const mr_targs *a, mr_tval *out)
     return MR_OK;
 }
 
-/* dict and namespace: of a dict, and names. */
 static mr_err make_dict(mr_tpl *e, const mr_targs *a, mr_tval *out)
 {
     size_t placed = a->n - a->n_named;
@@ -765,6 +773,21 @@ static mr_err make_dict(mr_tpl *e, const mr_targs *a, mr_tval *out)
         MR_TRY(mr_tpl_put(e, out->u.d, (mr_tval){.kind = MR_T_STR, .u.s = a->name[i]},
                           a->v[placed + i]));
     return MR_OK;
+}
+
+static mr_err make_namespace(mr_tpl *e, const mr_targs *a, mr_tval *out)
+{
+    MR_TRY(make_dict(e, a, out));
+    out->kind = MR_T_NAMESPACE;
+    return MR_OK;
+}
+
+static mr_err raise_exception(mr_tpl *e, const mr_targs *a, mr_tval *out)
+{
+    MR_TRY(mr_tpl_args_check(e, a, "raise_exception", 1, 1, (const char *[]){"message", NULL}));
+    MR_TRY(mr_tpl_text(e, a->v[0], out));
+    const mr_tstr *s = out->u.s;
+    return mr_tpl_fail(e, MR_EFORMAT, "%.*s", (int)(s->len < 300 ? s->len : 300), s->data);
 }
 
 static mr_err now(mr_tpl *e, const mr_targs *a, mr_tval *out)
@@ -781,32 +804,29 @@ static mr_err now(mr_tpl *e, const mr_targs *a, mr_tval *out)
     return mr_tpl_str(e, text, mr_utf8_check(text, n), out);
 }
 
-static const char *const functions[] = {"raise_exception", "strftime_now", "range", "dict",
-                                        "namespace"};
+static const struct function {
+    const char *name;
+    mr_err (*run)(mr_tpl *e, const mr_targs *a, mr_tval *out);
+} functions[] = {{"raise_exception", raise_exception},
+                 {"strftime_now", now},
+                 {"range", make_range},
+                 {"dict", make_dict},
+                 {"namespace", make_namespace}};
+
+static const struct function *find_function(const mr_tstr *name)
+{
+    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
+        if (strcmp(functions[i].name, name->data) == 0)
+            return &functions[i];
+    return NULL;
+}
 
 bool mr_tpl_has_global(const mr_tstr *name)
 {
-    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
-        if (strcmp(functions[i], name->data) == 0)
-            return true;
-    return false;
+    return find_function(name) != NULL;
 }
 
 mr_err mr_tpl_global(mr_tpl *e, const mr_tstr *name, const mr_targs *a, mr_tval *out)
 {
-    if (strcmp(name->data, "strftime_now") == 0)
-        return now(e, a, out);
-    if (strcmp(name->data, "range") == 0)
-        return make_range(e, a, out);
-    if (strcmp(name->data, "raise_exception") == 0) {
-        mr_tval text;
-        MR_TRY(mr_tpl_args_check(e, a, "raise_exception", 1, 1, (const char *[]){"message", NULL}));
-        MR_TRY(mr_tpl_text(e, a->v[0], &text));
-        return mr_tpl_fail(e, MR_EFORMAT, "%.*s", (int)(text.u.s->len < 300 ? text.u.s->len : 300),
-                           text.u.s->data);
-    }
-    MR_TRY(make_dict(e, a, out));
-    if (strcmp(name->data, "namespace") == 0)
-        out->kind = MR_T_NAMESPACE;
-    return MR_OK;
+    return find_function(name)->run(e, a, out);
 }

@@ -281,10 +281,7 @@ static mr_err capture(mr_tpl *e, const mr_tnode *body, mr_tval *out)
     e->out = &b;
     mr_err err = exec(e, body);
     e->out = outer;
-    if (err == MR_OK)
-        return mr_tpl_take(e, &b, out);
-    mr_buf_free(&b);
-    return err;
+    return mr_tpl_give(e, err, &b, out);
 }
 
 static mr_err call_macro(mr_tpl *e, const mr_tmacro *m, const mr_targs *a, mr_tval *out)
@@ -423,20 +420,16 @@ static mr_err binary(mr_tpl *e, const mr_tnode *n, mr_tval *out)
     return mr_tpl_binary(e, n->op, *out, b, out);
 }
 
+/* No text is held while the parts are found, which may be concatenations themselves. */
 static mr_err concat(mr_tpl *e, const mr_tnode *n, mr_tval *out)
 {
+    mr_targs part;
     mr_buf b = {0};
     mr_err err = MR_OK;
-    for (const mr_tnode *k = n->kids; err == MR_OK && k; k = k->next) {
-        mr_tval v;
-        err = eval(e, k, &v);
-        if (err == MR_OK)
-            err = mr_tpl_print(e, v, &b);
-    }
-    if (err == MR_OK)
-        return mr_tpl_take(e, &b, out);
-    mr_buf_free(&b);
-    return err;
+    MR_TRY(arguments(e, n->kids, &part));
+    for (size_t i = 0; err == MR_OK && i < part.n; i++)
+        err = mr_tpl_print(e, part.v[i], &b);
+    return mr_tpl_give(e, err, &b, out);
 }
 
 /* ---- expressions ------------------------------------------------------------------------- */

@@ -122,10 +122,7 @@ static mr_err f_indent(mr_tpl *e, mr_tval v, const mr_targs *a, int how, mr_tval
                                     : mr_tpl_pay(e, pad.len);
     }
     mr_buf_free(&pad);
-    if (err == MR_OK)
-        return mr_tpl_take(e, &b, out);
-    mr_buf_free(&b);
-    return err;
+    return mr_tpl_give(e, err, &b, out);
 }
 
 static mr_err f_join(mr_tpl *e, mr_tval v, const mr_targs *a, int how, mr_tval *out)
@@ -146,10 +143,7 @@ static mr_err f_join(mr_tpl *e, mr_tval v, const mr_targs *a, int how, mr_tval *
         if (err == MR_OK)
             err = mr_tpl_print(e, one, &b);
     }
-    if (err == MR_OK)
-        return mr_tpl_take(e, &b, out);
-    mr_buf_free(&b);
-    return err;
+    return mr_tpl_give(e, err, &b, out);
 }
 
 /* ---- of numbers -------------------------------------------------------------------------- */
@@ -300,18 +294,12 @@ static mr_err f_reverse(mr_tpl *e, mr_tval v, const mr_targs *a, int how, mr_tva
 
 static mr_err f_items(mr_tpl *e, mr_tval v, const mr_targs *a, int how, mr_tval *out)
 {
-    mr_targs none = {0};
-    const mr_tstr *name = mr_tpl_intern(e, "items", 5);
     (void)a, (void)how;
     if (v.kind == MR_T_UNDEF)
         return mr_tpl_seq(e, MR_GENERATOR, 0, out);
     if (v.kind != MR_T_DICT)
         return mr_tpl_fail(e, MR_EFORMAT, "items: can only get item pairs from a mapping");
-    if (!name)
-        return MR_ENOMEM;
-    MR_TRY(mr_tpl_method(e, v, name, &none, out));
-    out->u.seq->kind = MR_GENERATOR;
-    return MR_OK;
+    return mr_tpl_pairs(e, v.u.d, MR_GENERATOR, out);
 }
 
 /* What a value is sorted by. */
@@ -342,7 +330,7 @@ static mr_err merge_sort(mr_tpl *e, mr_tpair *p, mr_tpair *tmp, size_t n, bool r
     return MR_OK;
 }
 
-static mr_err sorted(mr_tpl *e, const mr_tseq *items, const mr_tval *path, bool cased, bool reverse,
+mr_err mr_tpl_sorted(mr_tpl *e, const mr_tseq *items, const mr_tval *path, bool cased, bool reverse,
                      mr_tval *out)
 {
     mr_tpair *p = mr_tpl_alloc(e, (items->n + 1) * 2 * sizeof *p);
@@ -368,8 +356,8 @@ static mr_err f_sort(mr_tpl *e, mr_tval v, const mr_targs *a, int how, mr_tval *
     (void)how;
     bool by = mr_tpl_arg(a, 2, "attribute", &path);
     MR_TRY(mr_tpl_iterate(e, v, &items));
-    return sorted(e, items, by ? &path : NULL, flag(a, 1, "case_sensitive"), flag(a, 0, "reverse"),
-                  out);
+    return mr_tpl_sorted(e, items, by ? &path : NULL, flag(a, 1, "case_sensitive"),
+                         flag(a, 0, "reverse"), out);
 }
 
 static mr_err f_dictsort(mr_tpl *e, mr_tval v, const mr_targs *a, int how, mr_tval *out)
@@ -380,8 +368,9 @@ static mr_err f_dictsort(mr_tpl *e, mr_tval v, const mr_targs *a, int how, mr_tv
         return mr_tpl_fail(e, MR_EFORMAT, "dictsort of '%s'", mr_tpl_type(v));
     if (mr_tpl_arg(a, 1, "by", &by) && mr_tpl_is(by, "value"))
         place = mr_tpl_int(1);
-    MR_TRY(f_items(e, v, a, 0, out));
-    return sorted(e, out->u.seq, &place, flag(a, 0, "case_sensitive"), flag(a, 2, "reverse"), out);
+    MR_TRY(mr_tpl_pairs(e, v.u.d, MR_LIST, out));
+    return mr_tpl_sorted(e, out->u.seq, &place, flag(a, 0, "case_sensitive"), flag(a, 2, "reverse"),
+                         out);
 }
 
 static mr_err f_unique(mr_tpl *e, mr_tval v, const mr_targs *a, int how, mr_tval *out)
@@ -596,10 +585,10 @@ mr_err mr_tpl_filter(mr_tpl *e, const mr_tstr *name, mr_tval v, const mr_targs *
     for (size_t i = 0; i < sizeof filters / sizeof *filters; i++) {
         if (strcmp(filters[i].name, name->data) != 0)
             continue;
-        if (filters[i].run != f_map || a->n_named < a->n) {
-            MR_TRY(mr_tpl_args_check(e, a, name->data, 0, filters[i].max,
-                                     filters[i].run == f_map ? NULL : filters[i].names));
-        }
+        bool placed =
+            filters[i].run == f_map && a->n_named < a->n; /* then a filter's, of no name */
+        MR_TRY(mr_tpl_args_check(e, a, name->data, 0, filters[i].max,
+                                 placed ? NULL : filters[i].names));
         MR_TRY(filters[i].run(e, v, a, filters[i].how, out));
         e->depth--;
         return MR_OK;
@@ -724,19 +713,6 @@ static mr_err remainder_test(mr_tpl *e, mr_tval v, int64_t by, bool odd, bool *o
     return MR_OK;
 }
 
-static mr_err case_test(mr_tpl *e, mr_tval v, enum test_kind t, bool *out)
-{
-    mr_targs none = {0};
-    mr_tval text;
-    const mr_tstr *name = mr_tpl_intern(e, t == T_LOWER ? "islower" : "isupper", 7);
-    MR_TRY(mr_tpl_text(e, v, &v));
-    if (!name)
-        return MR_ENOMEM;
-    MR_TRY(mr_tpl_method(e, v, name, &none, &text));
-    *out = mr_tpl_truth(text);
-    return MR_OK;
-}
-
 static mr_err two(mr_tpl *e, enum test_kind t, mr_tval v, mr_tval arg, bool *out)
 {
     int order = 0;
@@ -771,8 +747,10 @@ mr_err mr_tpl_test(mr_tpl *e, const mr_tstr *name, mr_tval v, const mr_targs *a,
             return two(e, t, v, a->v[0], out);
         if (t == T_ODD || t == T_EVEN)
             return remainder_test(e, v, 2, t == T_ODD, out);
-        if (t == T_LOWER || t == T_UPPER)
-            return case_test(e, v, t, out);
+        if (t == T_LOWER || t == T_UPPER) {
+            MR_TRY(mr_tpl_text(e, v, &v));
+            return mr_tpl_is_case(e, v, t == T_UPPER, out);
+        }
         *out = of_kind(t, v);
         return MR_OK;
     }

@@ -96,47 +96,25 @@ static mr_err put_key(const dump *d, mr_tval key)
     return MR_OK;
 }
 
-/* The places of a dict's keys in their order. */
-static mr_err sorted_keys(mr_tpl *e, const mr_tdict *d, mr_tval *out)
+static mr_err put_dict(const dump *d, const mr_tdict *v, int nest)
 {
-    mr_tval list;
-    mr_targs none = {0};
-    MR_TRY(mr_tpl_seq(e, MR_LIST, d->n, &list));
-    for (size_t i = 0; i < d->n; i++)
-        MR_TRY(mr_tpl_push(e, list, d->v[i].key));
-    mr_tval flag = mr_tpl_bool(true);
-    const mr_tstr *name = mr_tpl_intern(e, "case_sensitive", 14),
-                  *sort = mr_tpl_intern(e, "sort", 4);
-    if (!name || !sort)
-        return MR_ENOMEM;
-    none = (mr_targs){.v = &flag, .n = 1, .name = &name, .n_named = 1};
-    return mr_tpl_filter(e, sort, list, &none, out);
-}
-
-static mr_err put_dict(const dump *d, mr_tdict *v, int nest)
-{
-    mr_tval keys = mr_tpl_none();
+    mr_tval list, key = mr_tpl_int(0);
     if (v->n == 0) {
         mr_buf_puts(d->out, "{}");
         return MR_OK;
     }
+    MR_TRY(mr_tpl_pairs(d->e, v, MR_LIST, &list));
     if (d->sort)
-        MR_TRY(sorted_keys(d->e, v, &keys));
+        MR_TRY(mr_tpl_sorted(d->e, list.u.seq, &key, true, false, &list));
     mr_buf_putc(d->out, '{');
     for (size_t i = 0; i < v->n; i++) {
-        mr_tpair pair = v->v[i];
-        if (d->sort) {
-            mr_tval *found;
-            pair.key = keys.u.seq->v[i];
-            MR_TRY(mr_tpl_find(d->e, v, pair.key, &found));
-            pair.value = *found;
-        }
+        const mr_tval *pair = list.u.seq->v[i].u.seq->v;
         if (i)
             mr_buf_add(d->out, d->comma->data, d->comma->len);
         new_line(d, nest + 1);
-        MR_TRY(put_key(d, pair.key));
+        MR_TRY(put_key(d, pair[0]));
         mr_buf_add(d->out, d->colon->data, d->colon->len);
-        MR_TRY(put(d, pair.value, nest + 1));
+        MR_TRY(put(d, pair[1], nest + 1));
     }
     new_line(d, nest);
     mr_buf_putc(d->out, '}');
@@ -216,21 +194,19 @@ static mr_err read_indent(dump *d, mr_tval v, mr_buf *spaces)
 
 mr_err mr_tpl_tojson(mr_tpl *e, mr_tval v, const mr_targs *a, mr_tval *out)
 {
-    static const char *const names[] = {"ensure_ascii", "indent", "separators", "sort_keys", NULL};
     static const mr_tstr comma = {.data = ", ", .len = 2}, bare = {.data = ",", .len = 1},
                          colon = {.data = ": ", .len = 2};
     mr_buf b = {0}, spaces = {0};
     dump d = {.e = e, .out = &b, .comma = &comma, .colon = &colon};
     mr_tval x;
     mr_err err = MR_OK;
-    MR_TRY(mr_tpl_args_check(e, a, "tojson", 0, 4, names));
-    d.ascii = mr_tpl_arg(a, 0, names[0], &x) && mr_tpl_truth(x);
-    d.sort = mr_tpl_arg(a, 3, names[3], &x) && mr_tpl_truth(x);
-    if (mr_tpl_arg(a, 1, names[1], &x))
+    d.ascii = mr_tpl_arg(a, 0, "ensure_ascii", &x) && mr_tpl_truth(x);
+    d.sort = mr_tpl_arg(a, 3, "sort_keys", &x) && mr_tpl_truth(x);
+    if (mr_tpl_arg(a, 1, "indent", &x))
         err = read_indent(&d, x, &spaces);
     if (d.indent)
         d.comma = &bare;
-    if (err == MR_OK && mr_tpl_arg(a, 2, names[2], &x) && x.kind != MR_T_NONE) {
+    if (err == MR_OK && mr_tpl_arg(a, 2, "separators", &x) && x.kind != MR_T_NONE) {
         bool two = x.kind == MR_T_SEQ && x.u.seq->n == 2 && x.u.seq->v[0].kind == MR_T_STR &&
                    x.u.seq->v[1].kind == MR_T_STR;
         if (two) {
@@ -243,8 +219,5 @@ mr_err mr_tpl_tojson(mr_tpl *e, mr_tval v, const mr_targs *a, mr_tval *out)
     if (err == MR_OK)
         err = put(&d, v, 0);
     mr_buf_free(&spaces);
-    if (err == MR_OK)
-        return mr_tpl_take(e, &b, out);
-    mr_buf_free(&b);
-    return err;
+    return mr_tpl_give(e, err, &b, out);
 }

@@ -122,9 +122,19 @@ mr_err mr_tpl_take(mr_tpl *e, mr_buf *b, mr_tval *out)
     return err;
 }
 
+mr_err mr_tpl_give(mr_tpl *e, mr_err err, mr_buf *b, mr_tval *out)
+{
+    if (err == MR_OK)
+        return mr_tpl_take(e, b, out);
+    mr_buf_free(b);
+    return err;
+}
+
 const mr_tstr *mr_tpl_intern(mr_tpl *e, const char *s, size_t len)
 {
     uint32_t h = 2166136261u;
+    if (mr_tpl_pay(e, len))
+        return NULL;
     for (size_t i = 0; i < len; i++)
         h = (h ^ (unsigned char)s[i]) * 16777619u;
     mr_tstr **at = &e->symbol[(h ^ h >> 15) % MR_TPL_SYMBOLS];
@@ -235,14 +245,13 @@ mr_err mr_tpl_put(mr_tpl *e, mr_tdict *d, mr_tval key, mr_tval value)
 
 /* ---- from JSON --------------------------------------------------------------------------- */
 
-static mr_err number_from(mr_tpl *e, mr_jval v, mr_tval *out)
+static mr_err number_from(mr_jval v, mr_tval *out)
 {
     mr_str raw = mr_jraw(v);
     bool whole = true;
     double f;
     for (size_t i = 0; i < raw.len; i++)
         whole &= raw.data[i] != '.' && raw.data[i] != 'e' && raw.data[i] != 'E';
-    (void)e;
     if (whole) {
         int64_t i;
         MR_TRY(mr_jint(v, INT64_MIN, INT64_MAX, &i));
@@ -285,7 +294,7 @@ mr_err mr_tpl_from_json(mr_tpl *e, mr_jval v, mr_tval *out)
         *out = mr_tpl_bool(mr_jtype(v) == MR_JTRUE);
         return MR_OK;
     case MR_JNUMBER:
-        return number_from(e, v, out);
+        return number_from(v, out);
     case MR_JSTRING: {
         mr_buf scratch = {0};
         mr_str s;
@@ -481,7 +490,7 @@ mr_err mr_tpl_iterate(mr_tpl *e, mr_tval v, mr_tseq **out)
     mr_tval list;
     if (v.kind == MR_T_SEQ && v.u.seq->kind != MR_GENERATOR) {
         *out = v.u.seq;
-        return MR_OK;
+        return mr_tpl_pay(e, v.u.seq->n * 4);
     }
     MR_TRY(mr_tpl_seq(e, MR_LIST, 0, &list));
     *out = list.u.seq;
@@ -491,7 +500,7 @@ mr_err mr_tpl_iterate(mr_tpl *e, mr_tval v, mr_tseq **out)
         **out = *g;
         g->v = NULL; /* spent */
         g->n = g->cap = 0;
-        return MR_OK;
+        return mr_tpl_pay(e, (*out)->n * 4);
     }
     case MR_T_UNDEF:
         return MR_OK;
@@ -654,9 +663,5 @@ mr_err mr_tpl_text(mr_tpl *e, mr_tval v, mr_tval *out)
     *out = v;
     if (v.kind == MR_T_STR)
         return MR_OK;
-    mr_err err = mr_tpl_print(e, v, &b);
-    if (err == MR_OK)
-        return mr_tpl_take(e, &b, out);
-    mr_buf_free(&b);
-    return err;
+    return mr_tpl_give(e, mr_tpl_print(e, v, &b), &b, out);
 }

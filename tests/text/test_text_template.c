@@ -113,6 +113,12 @@ static void hostile(void **state)
         "{{ ('a' * 4000000).rfind('a' * 2000000 + 'b') }}",
         "{% set s = 'ab' * 9999999 %}{% for i in range(9999) %}{{ s[i] ~ s.find('c') }}"
         "{% endfor %}",
+        "{% set s = range(99999) | list %}{% for i in range(99999) %}{% set x = s | sum %}{% "
+        "endfor %}",
+        "{% set s = range(1, 99999) | list %}{% for i in range(99999) %}"
+        "{% set x = s | reject | list %}{% endfor %}",
+        "{% set s = 'a' * 999999 %}{% for i in range(99999) %}{% set x = {}[s] %}{% endfor %}",
+        "{% set b = 'x' * 60000000 %}{{ b ~ (b ~ (b ~ (b ~ (b ~ (b ~ (b ~ (b ~ b))))))) }}",
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         refuse_in_time(cases[i], strlen(cases[i]));
