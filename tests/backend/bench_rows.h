@@ -2,8 +2,8 @@
  *
  * Why:    one row is bound by memory; what counts is the share of what a plain read loop gets from
  *         the same bytes, in turn, in the same minute.
- * Use:    test_matmul --bench-rows [format or all [rows [isa]]]; medians, of 1 thread by its CPU time,
- *         of 2 by the wall clock.
+ * Use:    test_matmul --bench-rows [format or all [rows or first-last [isa]]]; medians, of 1 thread
+ *         by its CPU time, of 2 by the wall clock.
  */
 #ifndef MR_TESTS_BACKEND_BENCH_ROWS_H
 #define MR_TESTS_BACKEND_BENCH_ROWS_H
@@ -111,6 +111,8 @@ static inline void bench_rows(mr_pool *const pools[2], const char *only, const c
     checker_rng rng = {3};
     mr_fmt one;
     bool all = !only || !strcmp(only, "all");
+    const char *to = only_rows ? strchr(only_rows, '-') : NULL;
+    const int first = only_rows ? atoi(only_rows) : 1, last = to ? atoi(to + 1) : first;
     if (!all && !mr_fmt_parse(only, &one))
         exit(2);
     for (size_t i = 0; i < (all ? sizeof fmts / sizeof fmts[0] : 1); i++) {
@@ -123,12 +125,11 @@ static inline void bench_rows(mr_pool *const pools[2], const char *only, const c
                                    &rng);
         for (int isa = MR_ISA_C + 1; isa < MR_ISA_COUNT; isa++)
             for (int way = 0; way < (format_group(fmt) ? 3 : 1); way++)
-                for (int rows = 1; rows <= 8 && mr_isa_have((mr_isa)isa); rows++) {
+                for (int rows = first; rows <= last && mr_isa_have((mr_isa)isa); rows++) {
                     mr_mm mm = {NULL, (mr_isa)isa, way ? MR_FAST : MR_EXACT, way == 2};
                     if (only_isa && strcmp(only_isa, mr_isa_name((mr_isa)isa)))
                         continue;
-                    if (rows == (only_rows ? atoi(only_rows) : 1))
-                        bench_rows_of(pools, m, &mm, rows);
+                    bench_rows_of(pools, m, &mm, rows);
                 }
         mr_matrix_free(m);
     }

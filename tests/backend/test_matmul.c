@@ -5,7 +5,7 @@
  *   test_matmul --small      fewer sizes, for emulation
  *   test_matmul --bench [format [rows]]   speeds of the same calls (bench_matmul.h)
  *   test_matmul --bench-experts [format]   grouped experts (bench_matmul.h)
- *   test_matmul --bench-rows [format [rows [isa]]]   few rows from memory (bench_rows.h)
+ *   test_matmul --bench-rows [format [rows or first-last [isa]]]   few rows from memory (bench_rows.h)
  */
 #include "backend/cpu/matmul_job.h"
 #include "backend/cpu/vec.h"
@@ -144,7 +144,7 @@ static void check_int8(const weights *w, const float *x, int64_t rows, int parts
 static void check_linear(const weights *w, const mr_matrix *m, mr_precision precision, bool act_f32,
                          checker_rng *rng)
 {
-    static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 64};
+    static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 22, 33, 64};
     int64_t n = w->rows.n, k = w->rows.k, most = small_run ? 10 : MAX_ROWS_TESTED;
     float *x = malloc(4 * (size_t)(most * k)), *base = malloc(4 * (size_t)(most * n));
     float *y = malloc(4 * (size_t)(most * n)), *bias = checker_guarded(4 * (size_t)n);

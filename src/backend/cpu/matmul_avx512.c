@@ -54,7 +54,6 @@ static inline v16i shift_up(v16i a, int32_t n)
     return (v16i){_mm512_sllv_epi32(a.v, _mm512_set1_epi32(n))};
 }
 
-#define EIGHT_ROWS_I8
 #define FEW_ROWS_F32 few_rows_f32
 
 /* Lanes that start at byte j; a lookup of 0..15 takes the low 4 bits alone, so nothing is masked. */
@@ -104,6 +103,7 @@ static inline v16f number_near(const uint8_t *line, int j)
 #define NUMBER_BYTE number_byte
 
 #include "backend/cpu/matmul_tile_avx512.h"
+#include "backend/cpu/matmul_eight_avx512.h"
 #include "backend/cpu/matmul_tile_subs_avx512.h"
 #define I8_MANY_ROWS first_rows
 #include "backend/cpu/matmul_tile_f32_avx512.h"

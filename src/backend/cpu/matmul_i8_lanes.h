@@ -271,7 +271,7 @@ typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const u
         else if (c->nv == 1)                                                                       \
             i8_column(c, units, f, x, rows, 1, 1, kind, out);                                      \
         else                                                                                       \
-            i8_column(c, units, f, x, rows, (rows) < 8 ? TILE_NV : TILE_NV / 2, 4, kind, out);     \
+            i8_column(c, units, f, x, rows, TILE_NV, 4, kind, out);                                \
     }
 I8_ROWS(u8_rows1, 1, MR_PACK_U8)
 I8_ROWS(u8_rows2, 2, MR_PACK_U8)
@@ -281,23 +281,6 @@ I8_ROWS(u4_rows1, 1, MR_PACK_U4)
 I8_ROWS(u4_rows2, 2, MR_PACK_U4)
 I8_ROWS(u4_rows3, 3, MR_PACK_U4)
 I8_ROWS(u4_rows4, 4, MR_PACK_U4)
-#ifdef EIGHT_ROWS_I8
-I8_ROWS(u8_rows8, 8, MR_PACK_U8)
-I8_ROWS(u4_rows8, 8, MR_PACK_U4)
-
-/* 5 to 8 rows as 8: what is missing is a copy of the first. */
-static void eight_rows(const mr_column *c, int64_t units, const mr_qform *f,
-                       const uint8_t *const *x, int rows, float *out)
-{
-    float sums[8 * MR_TILE_OUT] = {0};
-    const uint8_t *at[8];
-    for (int r = 0; r < 8; r++)
-        at[r] = x[r < rows ? r : 0];
-    memcpy(sums, out, (size_t)rows * MR_TILE_OUT * sizeof *out);
-    (c->layout->kind == MR_PACK_U4 ? u4_rows8 : u8_rows8)(c, units, f, at, sums);
-    memcpy(out, sums, (size_t)rows * MR_TILE_OUT * sizeof *out);
-}
-#endif
 I8_ROWS(bytes_rows1, 1, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows2, 2, MR_PACK_U4_BYTES)
 I8_ROWS(bytes_rows3, 3, MR_PACK_U4_BYTES)
@@ -330,12 +313,6 @@ static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const 
         codes_tile_i8(c, units, f, x, rows, out);
         return;
     }
-#ifdef EIGHT_ROWS_I8
-    if (rows >= 5 && rows <= 8 && c->nv == 4 && from_memory(c->layout->kind)) {
-        eight_rows(c, units, f, x, rows, out);
-        return;
-    }
-#endif
     i8_fn *const *fn = fns[c->layout->kind - MR_PACK_U4];
     int r = I8_MANY_ROWS(c, units, f, x, rows, out);
     for (; r + 4 <= rows; r += 4)

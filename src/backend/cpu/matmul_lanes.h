@@ -30,7 +30,6 @@
  *   NUMBER_BYTE(bits, line, j)        number_u8 of bytes below 2^bits
  *   NUMBER_NEAR(line, j), NUMBER_MORE number_u8 of bytes below 128, plus NUMBER_MORE; the 64 bytes before
  *                                     the line can be read
- *   EIGHT_ROWS_I8                     if defined: 8 rows x 32 outputs of int8 sums fit the registers
  *   FEW_ROWS_F32(c, k, x, rows, out)  if defined: a faster tile_f32 for wide columns of U4 and U8
  *   v16f quad_max(v16f)               each lane the largest of its aligned four; not with
  *   QUANTISE_OWN                      the header of another `quantise` than quantise_lanes.h gives
