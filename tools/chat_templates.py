@@ -61,6 +61,9 @@ a\n  {%+ if true %}\n  b{% endif +%}\n  c {# no #}\n d
 {% if tools is not none and tools | length > 0 %}T{% elif n %}N{% else %}E{% endif %}{%- for t in tools %}{{ '\n' + t.function.name ~ (t.function | tojson) }}{% endfor %}
 {{ {'a': {'b': {}}} }}{{ {1: 2}[1] }}{{ [[1]][0][0] }}{{ words.0 }}{{ 'é😀x'[1] }}{{ 'é😀x' | length }}{{ 'é😀x'[::-1] }}
 {{ raise_exception('stop: ' + s) }}
+{{ {'b': {'d': 1, 'c': [2]}, 'a': none} | tojson(sort_keys=true, indent=1) }} {{ 'ABC' is upper }} {{ 'Abc' is upper }} {{ s is lower }} {{ 'x' ~ ('y' ~ ('z' ~ n) ~ f) }}
+{{ words | map(foo='x') | list }}
+{{ words | map('upper', foo='x') | list }}
 {{ '{} {1}'.format(1, 2) }}
 {{ '{0} {}'.format(1, 2) }}
 {{ '<a>' + ('<b>' | safe) + "'&" }}{{ 25 | round(-1) }}{{ '<' ~ ('<' | safe) }}
