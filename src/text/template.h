@@ -286,7 +286,7 @@ typedef struct mr_tlex {
 void mr_tlex_start(mr_tlex *x, mr_tpl *e, const char *s, size_t len);
 mr_err mr_tlex_next(mr_tlex *x, mr_ttoken *out);
 
-/* ---- template_parse.c, template_call.c, template_filter.c, template_eval.c ---------------- */
+/* ---- template_parse.c, template_call.c, template_filter.c, template_binary.c, template_eval.c - */
 
 mr_err mr_tpl_parse(mr_tpl *e, const char *source, size_t len, mr_tnode **out);
 
