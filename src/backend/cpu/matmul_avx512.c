@@ -49,6 +49,14 @@ static inline v16i dot_u8(v16i acc, w8 w, x8 x)
 
 #define dot_u4 dot_u8
 
+/* One product of the low halves of lanes by 128. */
+#define ADD_SLOT
+static inline v16i add_slot(v16i sum, v16i slot)
+{
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum.v) : "v"(slot.v), "v"(_mm512_set1_epi32(128)));
+    return sum;
+}
+
 static inline v16i shift_up(v16i a, int32_t n)
 {
     return (v16i){_mm512_sllv_epi32(a.v, _mm512_set1_epi32(n))};

@@ -14,6 +14,7 @@ enum {
     CODES_NV = 4,
     CODES_FEW = FEW_CODES,                  /* rows that are read without a buffer */
     CODES_HALVES_NV = TILE_NV == 1 ? 1 : 2, /* lane blocks of few rows, with two sums for each */
+    CODES_NEAR = 16 * 1024,                 /* bytes of units that few rows after few rows read */
     CODES_ROW = 64 * CODES_NV,
     CODES_NUMBERS = 8 * CODES_ROW + 64, /* 32 bytes per output, and what number_u8 may read */
     CODES_BYTES = 8 * CODES_ROW + 64    /* a block of 32 k */
@@ -204,6 +205,12 @@ INLINE v16i codes_slot(const uint8_t *quad, codes_form f, const codes_record *r)
     return f.u8 ? dot_u8(r->slot, w_u8(q), slot_u8(r->r)) : dot_u4(r->slot, q, slot_u4(r->r));
 }
 
+/* The slot's sum is below 2^15 unless bytes are. */
+INLINE v16i codes_with_slot(codes_form f, v16i sum, v16i slot)
+{
+    return f.u8 ? v16i_add(sum, v16i_shl(slot, 7)) : add_slot(sum, slot);
+}
+
 /* y after a group whose runs are 32 k or more. */
 INLINE v16f codes_scaled(codes_form f, const mr_layout *l, v16f s, v16f b, const uint8_t *record,
                          v16i sum, v16f y)
@@ -256,8 +263,8 @@ INLINE void codes_group_scale(codes_form f, const mr_layout *l, const codes_unit
         const codes_record record = codes_record_of(f, x[r]);
         v16i slot = codes_slot(quads->at[record.p] + 64 * at, f, &record);
         if (!halves)
-            y[r][at] = codes_scaled(f, l, s[0], b[0], x[r], v16i_add(low[r][v], v16i_shl(slot, 7)),
-                                    y[r][at]);
+            y[r][at] =
+                codes_scaled(f, l, s[0], b[0], x[r], codes_with_slot(f, low[r][v], slot), y[r][at]);
         else if (f.kind == CODES_E4M3)
             y[r][at] = codes_scaled_e4m3(s, &record, x[r], low[r][v], high[r][v], slot, y[r][at]);
         else
@@ -495,6 +502,25 @@ static void codes_few_i8(const mr_column *c, int64_t units, const mr_qform *f,
     (rows == 1 ? fns->one : fns->few[rows == 4])(c, units, f, x, &out);
 }
 
+/* More rows of a wide column: over units that stay in the L1 cache. */
+static void codes_fews_i8(const mr_column *c, int64_t units, const mr_qform *f,
+                          const uint8_t *const *x, int rows, float *out)
+{
+    const size_t step = f->step * (size_t)(c->layout->k_unit / f->group);
+    const int64_t each = c->unit < CODES_NEAR ? CODES_NEAR / (int64_t)c->unit : 1;
+    mr_column part = *c;
+    for (int64_t u = 0; u < units; u += each, part.data += (size_t)each * c->unit)
+        for (int r = 0, n; r < rows; r += n) {
+            const uint8_t *at[CODES_FEW];
+            const int left = rows - r;
+            n = left == 6 ? 3 : left < CODES_FEW ? left : CODES_FEW; /* two cost as much as three */
+            for (int i = 0; i < n; i++)
+                at[i] = x[r + i] + (size_t)u * step;
+            codes_few_i8(&part, units - u < each ? units - u : each, f, at, n,
+                         out + r * MR_TILE_OUT);
+        }
+}
+
 /* Any rows of a column of codes: few directly, more through a buffer of one unit. */
 static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
                           const uint8_t *const *x, int rows, float *out)
@@ -505,6 +531,10 @@ static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
     const uint8_t *at[CODES_ROWS];
     if (rows <= CODES_FEW && c->nv == CODES_NV) {
         codes_few_i8(c, units, f, x, rows, out);
+        return;
+    }
+    if (CODES_FEW > 1 && c->nv == CODES_NV && bytes.kind != MR_PACK_SUBS) {
+        codes_fews_i8(c, units, f, x, rows, out);
         return;
     }
     const int parts = c->layout->k_unit / bytes.k_unit;

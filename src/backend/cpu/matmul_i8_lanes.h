@@ -38,6 +38,14 @@ INLINE v16i dots_u4(v16i acc, v16i w0, x4 x0, v16i w1, x4 x1)
 }
 #endif
 
+#ifndef ADD_SLOT
+/* sum + 128*slot; of the slot 16 bits with the sign. */
+INLINE v16i add_slot(v16i sum, v16i slot)
+{
+    return v16i_add(sum, v16i_shl(slot, 7));
+}
+#endif
+
 /* The start of every sum: the slot's high parts times 128, and what the values' sum makes up for.
  */
 INLINE void group_slots(const uint8_t *lines, int stride, int v0, const uint8_t *const *x,

@@ -21,6 +21,7 @@
  *   dot_u8(acc, w8, x8)               acc + sum over the quad, exact
  *   dot_u4(acc, line, x4)             the same for bytes 0..63
  *   dots_u4(acc, line, x4, line, x4)  two quads at once, if DOTS_U4 is defined
+ *   add_slot(sum, slot)               sum + 128*slot of 16 bits, if ADD_SLOT is defined
  *   shift_up(a, n)                    lanes << n, n not a constant
  *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2
  *   FEW_CODES                         rows of codes that are read without a buffer, 1 or 4
