@@ -12,7 +12,7 @@
 #define ROW_STREAMS 2
 #define FEW_CODES 4
 #define DIRECT_F32 4
-#define FEW_F32 16
+#define FEW_F32 32
 #define DIRECT_U4 8
 #define QUANTISE_OWN "backend/cpu/quantise_avx512.h"
 

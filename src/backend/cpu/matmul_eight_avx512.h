@@ -1,15 +1,15 @@
 /* The int8 tile for 4 to 8 rows on AVX-512: all of them x 32 outputs, in assembly.
  *
- * Why:    weights come from memory, are unpacked in registers and must then serve all rows; dots and
- *         what stands beside them take both ports that do 512-bit arithmetic, so that nothing may be
- *         spilt or done twice.
+ * Why:    weights come from memory, are unpacked in registers and must then serve all rows; dots
+ *         and what stands beside them take both ports that do 512-bit arithmetic, so that nothing
+ *         may be spilt or done twice.
  * How:    a block of k at a time: its scales as f32, then group by group both halves of the column,
  *         so that weights are read almost in order.  More rows are taken in equal parts, each over
  *         the block while it is in the L1 cache.  Lines are asked for from further on than a block
  *         reaches, as its scales are wanted first.
- *         A slot's nibbles are put into the upper half of their bytes, so that 3 is left of the shift
- *         by 7, and -8 times the values' sum, which zero asks for, goes through it too (with U8:
- *         -128 times, and all of the shift).
+ *         A slot's nibbles are put into the upper half of their bytes, so that 3 is left of the
+ *         shift by 7, and -8 times the values' sum, which zero asks for, goes through it too (with
+ *         U8: -128 times, and all of the shift).
  * Use:    few_rows_i8 has tile_i8's parameters and returns how many rows it has done: all or none.
  * Bits:   the order of docs/numerics.md: fma(b, A, y), fma(s, I << e, y).
  */
@@ -119,7 +119,8 @@ typedef void eight_fn(const eight_side *s, int64_t n, size_t group, const uint8_
             ".p2align 6\n1:\n\tmovq 256(%[s]), %[w]\n\t"                                         \
             rows(from) "movq %[runs], %[t]\n\t2:\n\t.rept 4\n\t"                                  \
             load rows(EIGHT_FIRST) rows(EIGHT_SECOND) "add $8, %[at]\n\t"                          \
-            ".endr\n\tdec %[t]\n\tjnz 2b\n\tsub %[group], %[at]\n\t" EIGHT_ASK_FOR(0) EIGHT_ASK_FOR(64)                             \
+            ".endr\n\tdec %[t]\n\tjnz 2b\n\tsub %[group], %[at]\n\t"                             \
+            EIGHT_ASK_FOR(0) EIGHT_ASK_FOR(64)                                                     \
             EIGHT_SCALES rows(to)                                                                  \
             "add 280(%[s]), %[out]\n\tadd 288(%[s]), %[at]\n\t"                                   \
             "add %[side], %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                                        \
