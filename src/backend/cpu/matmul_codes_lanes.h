@@ -238,8 +238,11 @@ static void unpack_unit_codes(const mr_column *c, const uint8_t *unit, const mr_
 
 INLINE mr_column panel_column(const mr_column *c, const mr_layout *bytes, const uint8_t *data)
 {
-    return (mr_column){bytes, data, mr_layout_unit(bytes, c->nv), mr_layout_lines(bytes, c->nv),
-                       c->nv};
+    return (mr_column){.layout = bytes,
+                       .data = data,
+                       .unit = mr_layout_unit(bytes, c->nv),
+                       .lines = mr_layout_lines(bytes, c->nv),
+                       .nv = c->nv};
 }
 
 static void unpack_codes(const mr_column *c, int64_t units, uint8_t *panel)

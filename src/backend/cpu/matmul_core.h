@@ -113,6 +113,8 @@ typedef struct mr_column {
     const uint8_t *data;
     size_t unit, lines; /* bytes of a unit, and of its lines */
     int nv;             /* 16*nv outputs */
+    const uint8_t *ask; /* panels: what will be unpacked next, to be asked for meanwhile */
+    size_t ask_bytes;   /* or 0 */
 } mr_column;
 
 static inline int64_t mr_matrix_columns(const mr_matrix *m)

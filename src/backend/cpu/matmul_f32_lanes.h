@@ -159,14 +159,21 @@ F32_ROWS(f32_rows1, 1)
 F32_ROWS(f32_rows2, 2)
 F32_ROWS(f32_rows4, 4)
 
-static __attribute__((noinline)) void f32_panel_rows(const mr_column *c, int64_t k,
-                                                     const float *const *x, float *out)
+/* Rows r.. of a panel's `rows`, as many as the largest tiles have. */
+static __attribute__((noinline)) void
+f32_panel_rows(const mr_column *c, int64_t k, const float *const *x, int r, int rows, float *out)
 {
+    x += r;
+    out += r * MR_TILE_OUT;
 #ifdef F32_PANEL
     if (c->nv == 4) {
-        F32_PANEL(c->data, k, x, out);
+        size_t share = c->ask_bytes / (size_t)rows;
+        F32_PANEL(c->data, k, x, out, c->ask_bytes ? c->ask + (size_t)r * share : c->data,
+                  TILE_F32_ROWS * share / (size_t)k);
         return;
     }
+#else
+    (void)rows;
 #endif
     if (TILE_NV > 1 && c->nv == 1)
         f32_floats(c, 0, k, x, TILE_F32_ROWS, 1, MR_PACK_F32, out);
@@ -198,7 +205,7 @@ static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int r
 #endif
     if (c->layout->kind == MR_PACK_F32)
         for (; r + TILE_F32_ROWS <= rows; r += TILE_F32_ROWS)
-            f32_panel_rows(c, k, x + r, out + r * MR_TILE_OUT);
+            f32_panel_rows(c, k, x, r, rows, out);
     for (; r + 4 <= rows; r += 4)
         f32_rows4(c, k, x + r, out + r * MR_TILE_OUT);
     for (; r + 2 <= rows; r += 2)

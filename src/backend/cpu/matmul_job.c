@@ -191,7 +191,8 @@ static void sums_f32(const block *b, const mr_column *c, int64_t k, float *sums)
     mr_column part = *c;
     static const mr_layout panel_layout = {.kind = MR_PACK_F32, .k_unit = 1};
     size_t line = 16 * sizeof(float) * (size_t)c->nv;
-    mr_column panel = {&panel_layout, b->panel, line, line, c->nv};
+    mr_column panel = {
+        .layout = &panel_layout, .data = b->panel, .unit = line, .lines = line, .nv = c->nv};
     for (int r = 0; r < b->rows; r++)
         x[r] = (const float *)(const void *)b->x[r];
     bool few = c->nv == 4 && (c->layout->kind == MR_PACK_U4 || c->layout->kind == MR_PACK_U8);
@@ -203,8 +204,10 @@ static void sums_f32(const block *b, const mr_column *c, int64_t k, float *sums)
     for (int64_t k0 = 0; k0 < k; k0 += PANEL_K) {
         int64_t len = k - k0 < PANEL_K ? k - k0 : PANEL_K;
         kernels->unpack_f32(&part, len, (float *)(void *)b->panel);
-        kernels->tile_f32(&panel, len, x, b->rows, sums);
         part.data += (size_t)(len / c->layout->k_unit) * c->unit;
+        panel.ask = part.data;
+        panel.ask_bytes = (size_t)((len + c->layout->k_unit - 1) / c->layout->k_unit) * c->unit;
+        kernels->tile_f32(&panel, len, x, b->rows, sums);
         for (int r = 0; r < b->rows; r++)
             x[r] += len;
     }
@@ -215,8 +218,11 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
     const mr_job *job = b->job;
     const uint8_t *x[BLOCK_ROWS];
     mr_layout bytes = mr_layout_bytes(c->layout);
-    mr_column part = *c, panel = {&bytes, b->panel, mr_layout_unit(&bytes, c->nv),
-                                  mr_layout_lines(&bytes, c->nv), c->nv};
+    mr_column part = *c, panel = {.layout = &bytes,
+                                  .data = b->panel,
+                                  .unit = mr_layout_unit(&bytes, c->nv),
+                                  .lines = mr_layout_lines(&bytes, c->nv),
+                                  .nv = c->nv};
     int64_t each = c->layout->k_unit / bytes.k_unit,
             most = PANEL_BYTES / (int64_t)panel.unit / each;
     for (int r = 0; r < b->vectors; r++)
@@ -229,8 +235,10 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
     for (int64_t u = 0; u < units; u += most) {
         int64_t len = units - u < most ? units - u : most;
         job->kernels->unpack_bytes(&part, len, b->panel);
-        job->kernels->tile_i8(&panel, len * each, &job->form, x, b->vectors, sums);
         part.data += (size_t)len * c->unit;
+        panel.ask = part.data;
+        panel.ask_bytes = (size_t)len * c->unit;
+        job->kernels->tile_i8(&panel, len * each, &job->form, x, b->vectors, sums);
         for (int r = 0; r < b->vectors; r++)
             x[r] += (size_t)(len * (c->layout->k_unit / job->form.group)) * job->form.step;
     }

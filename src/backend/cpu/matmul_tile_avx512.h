@@ -205,15 +205,18 @@ static int many_rows(const mr_column *c, int64_t units, const mr_qform *f, const
                 memcpy(to, from, c->lines);
         }
         /* the next block, or what lies past the end: no matter */
-        const size_t here = (size_t)n * c->unit, share = here / (size_t)rows + 1;
+        const size_t here =
+            c->ask_bytes ? c->ask_bytes * (size_t)n / (size_t)units : (size_t)n * c->unit;
+        const uint8_t *next =
+            c->ask_bytes ? c->ask + c->ask_bytes * (size_t)u / (size_t)units : unit + here;
+        const size_t share = here / (size_t)rows + 1;
         const size_t quads = (size_t)n * (size_t)l->k_unit / 4;
         for (int r = 0, now; r < rows; r += now) {
             const int left = rows - r;
             now = left >= 6 && left != 8 ? 6 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-            const uint8_t *ask = unit + here + (size_t)r * share;
             tile_of(l, f, now)(as_packed ? unit : bytes, as_packed ? c->unit : group, scales,
-                               n * per_unit, x + r, at, out + r * MR_TILE_OUT, ask,
-                               (size_t)now * share / quads + 1);
+                               n * per_unit, x + r, at, out + r * MR_TILE_OUT,
+                               next + (size_t)r * share, (size_t)now * share / quads + 1);
         }
     }
     return rows;

@@ -7,7 +7,8 @@
  */
 #include "backend/cpu/matmul_core.h"
 
-/* zmm 0..23 sums (row r: 4r..4r+3), 24..27 weights, 28 29 of rows in turn. */
+/* Each k asks for its share of what will be unpacked next.
+ * zmm 0..23 sums (row r: 4r..4r+3), 24..27 weights, 28 29 of rows in turn. */
 /* clang-format off */
 #define F32_ROWS6(X, q)                                                                            \
     X(q, 0, 0, 1, 2, 3, 28) X(q, 1, 4, 5, 6, 7, 29) X(q, 2, 8, 9, 10, 11, 28)                      \
@@ -25,6 +26,7 @@
     "vbroadcastss 4*" #q "(%[x" #r "],%[at],4), %%zmm" #b "\n\t"                                   \
     F32_FMA(b, 24, a0) F32_FMA(b, 25, a1) F32_FMA(b, 26, a2) F32_FMA(b, 27, a3)
 #define F32_STEP(q)                                                                                \
+    "prefetcht1 (%[ask])\n\tadd %[ask_by], %[ask]\n\t"                                            \
     "vmovups 256*" #q "(%[w]), %%zmm24\n\tvmovups 256*" #q "+64(%[w]), %%zmm25\n\t"                \
     "vmovups 256*" #q "+128(%[w]), %%zmm26\n\tvmovups 256*" #q "+192(%[w]), %%zmm27\n\t"           \
     F32_ROWS6(F32_FMAS, q)
@@ -32,7 +34,8 @@
 
 #define F32_PANEL f32_panel_avx512
 static __attribute__((noinline)) void f32_panel_avx512(const uint8_t *w, int64_t k,
-                                                       const float *const *x, float *out)
+                                                       const float *const *x, float *out,
+                                                       const uint8_t *ask, size_t ask_by)
 {
     int64_t at = 0, fours = k - k % 4;
     __asm__ volatile(
@@ -44,8 +47,8 @@ static __attribute__((noinline)) void f32_panel_avx512(const uint8_t *w, int64_t
                             "3:\n\t" F32_STEP(
                                 0) "add $256, %[w]\n\tinc %[at]\n\tcmp %[k], %[at]\n\tjne 3b\n"
                                    "4:\n\t" F32_ROWS6(F32_STORE, 0)
-        : [w] "+r"(w), [at] "+r"(at)
+        : [w] "+r"(w), [at] "+r"(at), [ask] "+r"(ask)
         : [x0] "r"(x[0]), [x1] "r"(x[1]), [x2] "r"(x[2]), [x3] "r"(x[3]), [x4] "r"(x[4]),
-          [x5] "r"(x[5]), [k] "r"(k), [fours] "r"(fours), [out] "r"(out)
+          [x5] "r"(x[5]), [k] "r"(k), [fours] "r"(fours), [out] "r"(out), [ask_by] "r"(ask_by)
         : CLOBBERS);
 }

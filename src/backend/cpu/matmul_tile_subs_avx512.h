@@ -198,9 +198,13 @@ static int subs_many_rows(const mr_column *c, int64_t units, const mr_qform *f,
         return 0;
     for (int64_t u = 0; u < units; u++) {
         const uint8_t *unit = c->data + (size_t)u * c->unit;
+        const size_t share = c->ask_bytes / (size_t)units;
+        size_t asked = 0;
         subs_widen(c, unit, scales, &steps);
         for (int r = 0, now; r < rows; r += now) {
             now = rows - r < 3 ? rows - r : 3;
+            for (; asked < share * (size_t)(r + now) / (size_t)rows; asked += 64)
+                __builtin_prefetch(c->ask + (size_t)u * share + asked, 0, 2);
             fn[now - 1](unit, scales, &steps, groups, x + r, (size_t)(u * groups) * f->step,
                         out + r * MR_TILE_OUT);
         }

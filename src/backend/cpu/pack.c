@@ -195,7 +195,11 @@ mr_column mr_matrix_column(const mr_matrix *m, int64_t e, int64_t c, int64_t *fi
     assert(e >= 0 && e < m->e && c >= 0 && c < mr_matrix_columns(m));
     p += (size_t)(full * m->units) * m->unit[1] + (size_t)(narrow * m->units) * m->unit[0];
     *first = full * 64 + narrow * 16;
-    return (mr_column){&m->layout, p, m->unit[wide], m->lines[wide], wide ? 4 : 1};
+    return (mr_column){.layout = &m->layout,
+                       .data = p,
+                       .unit = m->unit[wide],
+                       .lines = m->lines[wide],
+                       .nv = wide ? 4 : 1};
 }
 
 mr_place mr_matrix_place(const mr_matrix *m, int64_t e, int64_t o)
