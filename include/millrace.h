@@ -348,8 +348,7 @@ typedef struct mr_synth_opts {
     const char *quant;
     int group; /* 32 64 (default) 128 */
     uint64_t seed;
-    bool
-        force; /* replace what is there, which is refused otherwise: the file, or a directory's model */
+    bool force; /* replace the file, or a directory's model; else what is there is refused */
     /* bytes; non-zero stops, as MR_STATUS_CANCELLED, and leaves nothing; may be NULL */
     int (*progress)(void *ctx, uint64_t done, uint64_t total);
     void (*note)(void *ctx, const char *line); /* a matrix that stays unquantised; may be NULL */
