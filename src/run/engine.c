@@ -402,7 +402,8 @@ static mr_err add_eos(mr_engine_info *info, int32_t id)
     return MR_OK;
 }
 
-/* What the tokenizer ends a text with, for models that do not say it themselves. */
+/* What the tokenizer ends a text with, for models that do not say it themselves.  One of a kind that is
+ * not read here, or by a build without text, says nothing: ids can be run all the same. */
 static mr_err tokenizer_eos(mr_engine *e)
 {
     mr_tokenizer *t;
@@ -410,7 +411,9 @@ static mr_err tokenizer_eos(mr_engine *e)
     MR_TRY(mr_text_there(e->model, &there));
     if (!there)
         return MR_OK;
-    MR_TRY((mr_err)mr_engine_text(e, &t));
+    mr_err err = (mr_err)mr_engine_text(e, &t);
+    if (err)
+        return err == MR_EUNSUPPORTED ? MR_OK : err;
     return mr_tokenizer_eos(t) < 0 ? MR_OK : add_eos(&e->info, mr_tokenizer_eos(t));
 }
 
