@@ -374,9 +374,8 @@ typedef struct mr_convert_opts {
     void *ctx;
 } mr_convert_opts;
 /* Writes a model's text part with its config and tokenizer: as a directory `out`, which must not
- * exist or be empty unless forced, or as a GGUF file `out` (model types llama, gemma, gemma2, gemma3, qwen3,
- * qwen3_moe, deepseek_v2, deepseek_v3, kimi_k2; from a GGUF file every one).  After an error nothing of
- * it is left. */
+ * exist or be empty unless forced, or as a GGUF file `out` (not of model
+ * types llada2_moe and diffusion_gemma, which have no form there).  After an error nothing of it is left. */
 MR_API mr_status mr_convert(const char *model, const char *out, const mr_convert_opts *o);
 
 #ifdef __cplusplus

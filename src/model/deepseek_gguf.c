@@ -11,12 +11,6 @@
  * models have cos and sin unscaled, so it is the same. */
 static void gguf_rope(mr_gguf_config *c)
 {
-    static const mr_gguf_row rows[] = {
-        {"factor", "rope.scaling.factor", 'n'},
-        {"original_max_position_embeddings", "rope.scaling.original_context_length", 'i'},
-        {"beta_fast", "rope.scaling.yarn_beta_fast", 'n'},
-        {"beta_slow", "rope.scaling.yarn_beta_slow", 'n'},
-        {0}};
     char type[32];
     double v;
     mr_gguf_config_rope_type(c, type);
@@ -28,7 +22,7 @@ static void gguf_rope(mr_gguf_config *c)
     }
     mr_gguf_config_open(c, "rope_scaling");
     mr_gguf_config_raw(c, "rope_type", "\"yarn\"");
-    mr_gguf_config_rows(c, rows);
+    mr_gguf_config_rows(c, mr_gguf_rope_scaling);
     if (mr_gguf_config_get_num(c, "rope.scaling.yarn_log_multiplier", &v) && v != 0) {
         mr_gguf_config_num(c, "mscale", v * 10);
         mr_gguf_config_num(c, "mscale_all_dim", v * 10);

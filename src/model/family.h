@@ -265,6 +265,7 @@ void mr_gguf_config_refuse(mr_gguf_config *c, const char *key, const char *why);
  * told by its count of layers. */
 void mr_gguf_config_query_scalar(mr_gguf_config *c, int64_t layers_of_other);
 /* ARCH.rope.scaling.* of type none, linear or yarn (attention factor by its default) as rope_scaling. */
+extern const mr_gguf_row mr_gguf_rope_scaling[]; /* its numbers */
 void mr_gguf_config_rope_scaling(mr_gguf_config *c);
 /* ARCH.attention.value_length, if there, is key_length. */
 void mr_gguf_config_one_head_dim(mr_gguf_config *c);

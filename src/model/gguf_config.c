@@ -166,14 +166,15 @@ void mr_gguf_config_query_scalar(mr_gguf_config *c, int64_t layers_of_other)
                            layers == layers_of_other ? hidden / heads : key);
 }
 
+const mr_gguf_row mr_gguf_rope_scaling[] = {
+    {"factor", "rope.scaling.factor", 'n'},
+    {"original_max_position_embeddings", "rope.scaling.original_context_length", 'i'},
+    {"beta_fast", "rope.scaling.yarn_beta_fast", 'n'},
+    {"beta_slow", "rope.scaling.yarn_beta_slow", 'n'},
+    {0}};
+
 void mr_gguf_config_rope_scaling(mr_gguf_config *c)
 {
-    static const mr_gguf_row rows[] = {
-        {"factor", "rope.scaling.factor", 'n'},
-        {"original_max_position_embeddings", "rope.scaling.original_context_length", 'i'},
-        {"beta_fast", "rope.scaling.yarn_beta_fast", 'n'},
-        {"beta_slow", "rope.scaling.yarn_beta_slow", 'n'},
-        {0}};
     char type[32];
     double v;
     mr_gguf_config_rope_type(c, type);
@@ -187,7 +188,7 @@ void mr_gguf_config_rope_scaling(mr_gguf_config *c)
         mr_gguf_config_refuse(c, "rope.scaling.attn_factor", "only 1 is supported");
     mr_gguf_config_open(c, "rope_scaling");
     mr_gguf_config_raw(c, "rope_type", !strcmp(type, "yarn") ? "\"yarn\"" : "\"linear\"");
-    mr_gguf_config_rows(c, rows);
+    mr_gguf_config_rows(c, mr_gguf_rope_scaling);
     mr_gguf_config_close(c);
 }
 

@@ -90,6 +90,16 @@ for q in q2 q3 q4 q5 q6 q8; do
 done
 go 0 perplexity $G -f "$tmp/text" --precision exact
 cp "$out" "$tmp/float.txt"
+# A model of $tmp/$1.json, without its tokenizer, and the GGUF file made of it.
+same_as_gguf() {
+    go 0 synth "$tmp/$1.json" "$tmp/$1" --quant f32
+    rm "$tmp/$1/tokenizer.json"
+    go 0 convert "$tmp/$1" "$tmp/$1.gguf" --format gguf
+    for d in $1 $1.gguf; do
+        go 0 logits "$tmp/$d" --ids $ids --precision exact --out "$tmp/$d.npy"
+    done
+    is "the same bytes: $2" same "$tmp/$1.npy" "$tmp/$1.gguf.npy"
+}
 number() { grep -o '[0-9][0-9]*\.[0-9][0-9]*' "$1" | head -n 1; }
 near() { awk -v a="$(number "$1")" -v b="$(number "$2")" -v by="$3" 'BEGIN {d = a - b; exit !(d * d <= by * by * b * b)}'; }
 is "q8 is within 0.2 %: $(number "$tmp/q8.txt") $(number "$tmp/float.txt")" near "$tmp/q8.txt" "$tmp/float.txt" 0.002
@@ -140,13 +150,7 @@ cat >"$tmp/biased.json" <<END
  "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
  "layer_types": ["linear_attention", "full_attention", "full_attention"]}
 END
-go 0 synth "$tmp/biased.json" "$tmp/biased" --quant f32
-rm "$tmp/biased/tokenizer.json"
-go 0 convert "$tmp/biased" "$tmp/biased.gguf" --format gguf
-for d in biased biased.gguf; do
-    go 0 logits "$tmp/$d" --ids $ids --precision exact --out "$tmp/$d.npy"
-done
-is "the same bytes: biases, layers of no period" same "$tmp/biased.npy" "$tmp/biased.gguf.npy"
+same_as_gguf biased "biases, layers of no period"
 # Sizes that the config leaves to the class.
 cat >"$tmp/defaults.json" <<END
 {"model_type": "deepseek_v3", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -217,13 +221,7 @@ go 0 convert tests/vectors/gguf-llama-k/model.gguf "$tmp/t1.k" --format gguf --q
 go 0 convert tests/vectors/gguf-llama-k/model.gguf "$tmp/t3.k" --format gguf --quant q4_k -t 3
 is "the same bytes with any threads: from GGUF" same "$tmp/t1.k" "$tmp/t3.k"
 sed 's/"num_experts": 16/"num_experts": 1/; s/"num_experts_per_tok": 4/"num_experts_per_tok": 1/' tests/vectors/qwen3-moe/config.json >"$tmp/one.json"
-go 0 synth "$tmp/one.json" "$tmp/one" --quant f32
-rm "$tmp/one/tokenizer.json"
-go 0 convert "$tmp/one" "$tmp/one.gguf" --format gguf
-for d in one one.gguf; do
-    go 0 logits "$tmp/$d" --ids $ids --precision exact --out "$tmp/$d.npy"
-done
-is "the same bytes: one expert" same "$tmp/one.npy" "$tmp/one.gguf.npy"
+same_as_gguf one "one expert"
 
 # ---- what is there already ----
 for d in q4 q4.gguf; do
