@@ -535,6 +535,39 @@ static void check_many_rows(checker_rng *rng)
     free(y);
 }
 
+/* Every column once, however they are cut into tasks: any number of them, on threads that get unlike
+ * many. */
+static void check_columns(checker_rng *rng)
+{
+    enum { MOST = 70, K = 64, ROWS = 5 };
+    const mr_fmt fmt = {MR_AFFINE, 4, 64, MR_BF16};
+    static const int rows[] = {1, 2, ROWS};
+    float x[ROWS * K], *base = malloc(sizeof(float) * ROWS * 64 * MOST), *y;
+    for (int r = 0; r < ROWS; r++)
+        fill_activations(x + r * K, K, r, rng);
+    for (int columns = 1; columns <= MOST; columns++) {
+        int64_t n = 64 * columns;
+        weights w = weights_new(fmt, n, K, rng);
+        mr_matrix *m = packed(&w, 1, n);
+        mr_mm mm = {pools[0], MR_ISA_C, MR_FAST, false};
+        run_linear(&mm, m, NULL, x, ROWS, base);
+        for (int threads = 0; threads < 3; threads++)
+            for (int i = 0; i < 3; i++) {
+                size_t bytes = sizeof(float) * (size_t)(rows[i] * n);
+                mm.pool = pools[threads];
+                y = checker_guarded(bytes);
+                memset(y, 0xff, bytes);
+                run_linear(&mm, m, NULL, x, rows[i], y);
+                CHECK(!memcmp(y, base, bytes), "%d columns, %d rows, %d threads", columns, rows[i],
+                      1 << threads);
+                checker_unguard(y, bytes);
+            }
+        mr_matrix_free(m);
+        weights_free(&w);
+    }
+    free(base);
+}
+
 int main(int argc, char **argv)
 {
     checker_rng rng = {7};
@@ -558,6 +591,7 @@ int main(int argc, char **argv)
         return 0;
     }
     check_refused();
+    check_columns(&rng);
     check_quantise(&rng);
     for (int i = 0; i < N_FORMATS; i++) {
         check_sizes(all_formats[i]);

@@ -17,7 +17,8 @@ enum {
     PANEL_K = 512,    /* of an f32 panel; a multiple of every k_unit */
     PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
     TASKS_PER_THREAD = 4,     /* at least, and with many rows, where a column takes long: */
-    LONG_TASKS_PER_THREAD = 16
+    LONG_TASKS_PER_THREAD = 16,
+    STREAMS = 2 /* columns that one row of a plain product reads side by side */
 };
 
 const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa)
@@ -300,10 +301,14 @@ static void row_columns(const block *b, int64_t e, const int64_t *columns, int n
 
 /* ---- tasks -------------------------------------------------------------------------------- */
 
+/* Items are numbered by matrix, block of rows, column, and dealt to the threads as one stretch each.
+ * A task is the next part of a stretch: half of what is left of it, between two bounds.  So threads
+ * start anew seldom, and yet end together. */
 typedef struct schedule {
     const mr_job *job;
     int64_t columns, block_rows, items;
-    int tasks;
+    int64_t least, most; /* items of a task */
+    int parts;           /* tasks of a stretch */
 } schedule;
 
 static int64_t rows_of(const mr_job *job, int64_t e)
@@ -344,17 +349,43 @@ static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
     }
 }
 
-/* Items of the thread that a task is meant for (base/pool.h). */
 typedef struct stretch {
     int64_t first, end;
 } stretch;
 
-static stretch stretch_of(const schedule *s, int task)
+/* Items of the thread that a task is meant for (base/pool.h). */
+static stretch stretch_of(int64_t items, int64_t threads, int64_t owner)
 {
-    int64_t threads = mr_pool_threads(s->job->mm->pool);
-    int64_t owner = (((int64_t)task + 1) * threads - 1) / s->tasks;
-    return (stretch){s->items * (s->tasks * owner / threads) / s->tasks,
-                     s->items * (s->tasks * (owner + 1) / threads) / s->tasks};
+    return (stretch){items * owner / threads, items * (owner + 1) / threads};
+}
+
+static int64_t part_items(const schedule *s, int64_t left)
+{
+    int64_t n = left / 2 < s->most ? left / 2 : s->most;
+    n = (n + s->least - 1) / s->least * s->least;
+    n = n > s->least ? n : s->least;
+    return n < left ? n : left;
+}
+
+/* The last part is all that is left: a stretch that has an item less may need more parts. */
+static stretch task_of(const schedule *s, int task, const stretch *own)
+{
+    int part = task % s->parts;
+    stretch t = {own->first, own->first};
+    for (int i = 0; i <= part; i++)
+        t = (stretch){t.end, t.end + part_items(s, own->end - t.end)};
+    if (part == s->parts - 1)
+        t.end = own->end;
+    return t;
+}
+
+static void cut_tasks(schedule *s, int64_t threads, bool few)
+{
+    int64_t left = (s->items + threads - 1) / threads;
+    s->least = threads == 1 ? left : few && !s->job->w[1] ? STREAMS : 1;
+    s->most = left / (few ? TASKS_PER_THREAD : LONG_TASKS_PER_THREAD);
+    for (s->parts = 0; left > 0; s->parts++)
+        left -= part_items(s, left);
 }
 
 /* One row: items item..item+count-1, of a matrix whose columns are the items base... Of a plain
@@ -380,13 +411,12 @@ static void run_row(const block *b, int64_t e, int64_t base, const stretch *own,
     }
 }
 
-/* Items are numbered by matrix, block of rows, column; a task is a run of them. */
 static void run_items(void *ctx, int task, int worker)
 {
     const schedule *s = ctx;
-    int64_t item = s->items * task / s->tasks, end = s->items * (task + 1) / s->tasks, base = 0,
-            e = 0;
-    const stretch home = stretch_of(s, task);
+    const stretch home = stretch_of(s->items, mr_pool_threads(s->job->mm->pool), task / s->parts),
+                  run = task_of(s, task, &home);
+    int64_t item = run.first, base = 0, e = 0;
     float few[2][FEW_ROWS * MR_TILE_OUT] = {{0}};
     block b = {.job = s->job, .sums = {few[0], few[1]}};
     if (s->job->memory_bytes) {
@@ -397,7 +427,7 @@ static void run_items(void *ctx, int task, int worker)
         b.panel = own + s->job->memory_bytes - PANEL_BYTES;
         memset(own, 0, 2 * (size_t)sums * sizeof(float));
     }
-    while (item < end) {
+    while (item < run.end) {
         int64_t here = blocks_of(s, e) * s->columns;
         if (item >= base + here) {
             base += here;
@@ -406,7 +436,7 @@ static void run_items(void *ctx, int task, int worker)
         }
         int64_t row_block = (item - base) / s->columns, column = (item - base) % s->columns;
         block_rows(s, e, row_block * s->block_rows, &b);
-        int64_t left = s->columns - column < end - item ? s->columns - column : end - item;
+        int64_t left = s->columns - column < run.end - item ? s->columns - column : run.end - item;
         if (b.vectors == 1)
             run_row(&b, e, base + row_block * s->columns, &home, item, left);
         else
@@ -441,9 +471,8 @@ void mr_job_run(const mr_job *job)
             break;
         s.block_rows = even_rows(s.block_rows, 2);
     } while (true);
-    int64_t most =
-        threads * (s.block_rows * job->parts > FEW_ROWS ? LONG_TASKS_PER_THREAD : TASKS_PER_THREAD);
-    s.tasks = (int)(threads == 1 ? 1 : s.items < most ? s.items : most);
-    if (s.tasks > 0)
-        mr_pool_run(job->mm->pool, s.tasks, run_items, &s);
+    if (s.items == 0)
+        return;
+    cut_tasks(&s, threads, s.block_rows * job->parts <= FEW_ROWS);
+    mr_pool_run(job->mm->pool, (int)threads * s.parts, run_items, &s);
 }
