@@ -36,18 +36,33 @@
 #include "base/cpu.h"
 #include "base/mem.h"
 
-enum { TASK_BITS = 24, THREADS_MAX = 1024, SPIN_NS = 40000, PAUSES = 16, STACK_BYTES = 2 << 20 };
+enum {
+    TASK_BITS = 24,
+    THREADS_MAX = 1024,
+    SPIN_NS = 40000,
+    PAUSES = 16,
+    ASK_BYTES = 512,
+    STACK_BYTES = 2 << 20
+};
 
 typedef struct worker {
     mr_pool *pool;
     pthread_t thread;
-    int index; /* 1 .. threads - 1 */
+    int index;     /* 0, the caller, .. threads - 1 */
+    uint32_t turn; /* of the ahead that it asks for, */
+    size_t asked;  /* so many bytes of it */
 } worker;
 
 /* The tasks of one thread: run << TASK_BITS | next task.  An older run: none is taken yet. */
 typedef struct share {
     _Alignas(64) _Atomic uint64_t next;
 } share;
+
+/* A worker's mr_ahead.  A mixed reading asks for what is not needed, no more. */
+typedef struct ahead {
+    _Alignas(64) _Atomic(const char *) from[2];
+    _Atomic size_t bytes;
+} ahead;
 
 struct mr_pool {
     /* Each line below is written by other threads than the next. */
@@ -61,6 +76,9 @@ struct mr_pool {
     int n_tasks;
     uint64_t run;
     share *shares;
+    ahead *aheads;         /* [2][threads]: turns take one and the other */
+    _Atomic uint32_t turn; /* raised by the run that follows mr_pool_tell */
+    bool told;
     int threads;
     int wake_max;
     bool spin;
@@ -94,16 +112,39 @@ static int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* Asks for some more of what the worker will read; false if that is all asked for. */
+static bool ask_ahead(worker *w)
+{
+    mr_pool *p = w->pool;
+    uint32_t turn = atomic_load_explicit(&p->turn, memory_order_acquire);
+    const ahead *a = &p->aheads[(turn & 1) * (uint32_t)p->threads + (uint32_t)w->index];
+    if (w->turn != turn) {
+        w->turn = turn;
+        w->asked = 0;
+    }
+    if (w->asked >= atomic_load_explicit(&a->bytes, memory_order_relaxed))
+        return false;
+    for (int i = 0; i < 2; i++) {
+        const char *from = atomic_load_explicit(&a->from[i], memory_order_relaxed);
+        for (size_t k = 0; from && k < ASK_BYTES; k += 64)
+            __builtin_prefetch(from + w->asked + k, 0, 2);
+    }
+    w->asked += ASK_BYTES;
+    return true;
+}
+
 /* True as soon as (*word != 0) == nonzero; false after SPIN_NS.  By the clock, because a pause is
  * ten times longer on some CPUs than on others. */
-static bool spin_until(const mr_pool *p, _Atomic uint32_t *word, bool nonzero)
+static bool spin_until(worker *w, _Atomic uint32_t *word, bool nonzero)
 {
+    const mr_pool *p = w->pool;
     int64_t until = 0;
     do {
         for (int i = 0; i < PAUSES; i++) {
             if ((atomic_load_explicit(word, memory_order_acquire) != 0) == nonzero)
                 return true;
-            cpu_pause();
+            if (!ask_ahead(w))
+                cpu_pause();
         }
         if (!p->spin)
             return false;
@@ -173,7 +214,7 @@ static void *worker_main(void *arg)
     worker *w = arg;
     mr_pool *p = w->pool;
     while (!atomic_load_explicit(&p->stop, memory_order_relaxed)) {
-        if (!spin_until(p, &p->ticket, true))
+        if (!spin_until(w, &p->ticket, true))
             sleep_for_work(p);
         work(p, w->index);
     }
@@ -208,12 +249,14 @@ mr_err mr_pool_new(mr_pool **out, int threads)
     p->threads = 1; /* as many as run; mr_pool_free joins those */
     p->workers = mr_zalloc(MR_MEM_OTHER, (size_t)threads * sizeof *p->workers);
     p->shares = mr_zalloc(MR_MEM_OTHER, (size_t)threads * sizeof *p->shares);
-    if (!p->workers || !p->shares) {
+    p->aheads = mr_zalloc(MR_MEM_OTHER, 2 * (size_t)threads * sizeof *p->aheads);
+    if (!p->workers || !p->shares || !p->aheads) {
         mr_pool_free(p);
         return MR_ENOMEM;
     }
     int cpus = mr_cpu_count();
     p->spin = threads <= cpus;
+    p->workers[0] = (worker){.pool = p};
     p->wake_max = (threads < cpus ? threads : cpus) - 1;
     p->wake_max = p->wake_max > 0 ? p->wake_max : 1;
     for (int i = 1; i < threads; i++) {
@@ -241,6 +284,7 @@ void mr_pool_free(mr_pool *p)
         pthread_join(p->workers[i].thread, NULL);
     mr_free(p->workers);
     mr_free(p->shares);
+    mr_free(p->aheads);
     mr_free(p);
 }
 
@@ -249,9 +293,20 @@ int mr_pool_threads(const mr_pool *p)
     return p->threads;
 }
 
+void mr_pool_tell(mr_pool *p, int w, const mr_ahead *told)
+{
+    uint32_t next = atomic_load_explicit(&p->turn, memory_order_relaxed) + 1;
+    ahead *a = &p->aheads[(next & 1) * (uint32_t)p->threads + (uint32_t)w];
+    assert(w < p->threads);
+    for (int i = 0; i < 2; i++)
+        atomic_store_explicit(&a->from[i], (const char *)told->from[i], memory_order_relaxed);
+    atomic_store_explicit(&a->bytes, told->bytes, memory_order_relaxed);
+    p->told = true;
+}
+
 static void wait_for_all(mr_pool *p)
 {
-    if (spin_until(p, &p->pending, false))
+    if (spin_until(&p->workers[0], &p->pending, false))
         return;
     atomic_store(&p->caller_sleeps, 1);
     for (uint32_t left; (left = atomic_load(&p->pending)) != 0;)
@@ -275,6 +330,9 @@ void mr_pool_run(mr_pool *p, int n_tasks, mr_task fn, void *ctx)
         p->ctx = ctx;
         p->n_tasks = n_tasks;
         p->run++;
+        if (p->told)
+            atomic_fetch_add_explicit(&p->turn, 1, memory_order_release);
+        p->told = false;
         atomic_store_explicit(&p->pending, (uint32_t)n_tasks, memory_order_relaxed);
         atomic_store(&p->ticket, (uint32_t)n_tasks);
         atomic_fetch_add(&p->epoch, 1);

@@ -13,9 +13,12 @@
  *          2. Waiting spins for a bounded time, then sleeps (futex/condition variable): never a
  *             free-running spin.
  *          3. Results may not depend on which thread ran a task.
+ *          4. A thread that waits for work uses the memory that nobody else is using: mr_pool_tell.
  */
 #ifndef MR_BASE_POOL_H
 #define MR_BASE_POOL_H
+
+#include <stddef.h>
 
 #include "base/err.h"
 
@@ -26,5 +29,15 @@ mr_err mr_pool_new(mr_pool **out, int threads); /* 1..1024; 1 starts no thread *
 void mr_pool_free(mr_pool *p);
 int mr_pool_threads(const mr_pool *p);
 void mr_pool_run(mr_pool *p, int n_tasks, mr_task fn, void *ctx);
+
+/* What a thread's tasks of a coming run will read first: `bytes` from each place on (NULL: none). */
+typedef struct mr_ahead {
+    const void *from[2];
+    size_t bytes;
+} mr_ahead;
+
+/* While they wait, threads ask for this to come to their caches.  Told by the thread that calls mr_pool_run,
+ * for each worker; it holds from the next run on.  Nothing is read, so it may be stale or freed. */
+void mr_pool_tell(mr_pool *p, int worker, const mr_ahead *a);
 
 #endif

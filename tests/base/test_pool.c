@@ -43,6 +43,15 @@ static void count_negative(void *ctx, int task, int worker)
     r->done[task] -= 2 * r->serial;
 }
 
+/* What waiting threads ask for need not be there. */
+static void tell_nothing_there(mr_pool *p, int worker, int i)
+{
+    static char some[1 << 16];
+    mr_pool_tell(p, worker,
+                 &(mr_ahead){.from = {some + worker, i % 2 ? NULL : (void *)(uintptr_t)i},
+                             .bytes = (size_t)i * 100});
+}
+
 static void check_runs(int threads, int runs)
 {
     static run a, b;
@@ -56,6 +65,8 @@ static void check_runs(int threads, int runs)
         r->threads = threads;
         r->serial = i;
         bool negative = i % 3 == 0;
+        for (int w = 0; i % 5 == 0 && w < threads; w++)
+            tell_nothing_there(p, w, i);
         mr_pool_run(p, n, negative ? count_negative : count, r);
         for (int t = 0; t < TASKS_MAX; t++)
             if (r->done[t] != (t < n ? (negative ? -i : i) : 0))
