@@ -39,7 +39,7 @@
 enum {
     TASK_BITS = 24,
     THREADS_MAX = 1024,
-    SPIN_NS = 40000,
+    SPIN_NS = 200000,
     PAUSES = 16,
     ASK_BYTES = 512,
     STACK_BYTES = 2 << 20

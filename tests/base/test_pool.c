@@ -108,7 +108,7 @@ static void test_sixty_four(void **state)
 static void nap(void *ctx, int task, int worker)
 {
     (void)worker;
-    struct timespec t = {.tv_nsec = task % 3 * 200000};
+    struct timespec t = {.tv_nsec = task % 3 * 300000};
     nanosleep(&t, NULL);
     ((int *)ctx)[task]++;
 }
