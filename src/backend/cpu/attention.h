@@ -4,9 +4,9 @@
  *          absolute positions, each summed by itself, merged in ascending order per (row, query
  *          head).
  * Use:     k = mr_attention(isa); fill an mr_attend: at most mr_att_pairs pairs (row, query head of
- *          one KV head); then either k->all(a, scratch), or, spread over threads,
- *          k->band(a, s, part, scratch) for every band s it meets, k->merge(a, s, total, part) for
- *          each, ascending, and k->finish(a, total).
+ *          one KV head); then either k->all(a, scratch), or, spread over threads, for every band:
+ *          k->scores of all its panels, in any order; k->weights; k->join, band after band; and
+ *          k->sums of all columns, in any order, but band after band for each column.
  * Owns:    nothing; scratch is mr_attend_scratch bytes per thread, 64-byte aligned.
  * Rules:   1. Pair p is row p / group, query head kv_head * group + p % group.
  *          2. A pair's bits depend on nothing but its query, its keys and its range [lo, hi): the
@@ -19,8 +19,9 @@
 
 #include "backend/cpu/cpu_kv.h"
 
-/* Pairs of a task at most, and of which it is best a multiple: whole register tiles. */
-enum { MR_ATT_PAIRS = 192, MR_ATT_UNIT = 12, MR_ATT_BAND = 4 * MR_TILE };
+/* Pairs of a task at most, and of which it is best a multiple: whole register tiles.  Positions of a
+ * band, positions or columns of a panel. */
+enum { MR_ATT_PAIRS = 192, MR_ATT_UNIT = 12, MR_ATT_BAND = 4 * MR_TILE, MR_ATT_PANEL = 32 };
 
 /* The positions [lo, hi) that a row sees; none if lo >= hi. */
 typedef struct mr_range {
@@ -42,20 +43,33 @@ typedef struct mr_attend {
     int64_t y_row, y_head;
 } mr_attend;
 
-/* Unnormalised sums of pairs over some bands: the largest score, the sum of the weights and of the
- * weighted values.  m and l have room for whole vectors. */
+/* What pairs have of one band: scores, which become weights, the largest and the sum of these, and by
+ * what the sums before it and its own are multiplied where they join.  All but s have room for whole
+ * vectors. */
 typedef struct mr_att_part {
+    float *s;                    /* [n][MR_ATT_BAND] */
+    float *m, *l, *before, *own; /* [n] */
+} mr_att_part;
+
+/* Of the bands so far: the largest score, the sum of the weights and, not normalised, of the weighted
+ * values. */
+typedef struct mr_att_total {
     float *m, *l; /* [n] */
     float *y;     /* [n][mr_up32(dv)] */
-} mr_att_part;
+} mr_att_total;
 
 typedef struct mr_attention_kernels {
     void (*all)(const mr_attend *a, void *scratch);
-    /* What the pairs see of band s, of those that see any of it. */
-    void (*band)(const mr_attend *a, int64_t s, const mr_att_part *part, void *scratch);
-    /* Adds the part of band s to the total of the bands before it. */
-    void (*merge)(const mr_attend *a, int64_t s, const mr_att_part *total, const mr_att_part *part);
-    void (*finish)(const mr_attend *a, const mr_att_part *total);
+    /* Panels first .. end-1 of the 8 of band s, those that no pair sees left out; likely: the column
+     * from which on the thread is likely to take values next, below 0 if it takes more keys first. */
+    void (*scores)(const mr_attend *a, int64_t s, int first, int end, int likely,
+                   const mr_att_part *part, void *scratch);
+    void (*weights)(const mr_attend *a, int64_t s, const mr_att_part *part, void *scratch);
+    void (*join)(const mr_attend *a, int64_t s, const mr_att_total *total, const mr_att_part *part,
+                 void *scratch);
+    /* Columns d .. end-1, whole panels; a pair's last band makes them the result. */
+    void (*sums)(const mr_attend *a, int64_t s, int d, int end, const mr_att_total *total,
+                 const mr_att_part *part, void *scratch);
     /* Writes n rows of one head at consecutive positions that lie in one panel of keys (32
      * positions), from lane on; y: the panel, its element size by bf16. */
     void (*keys)(void *y, bool bf16, int lane, int n, const float *k, int64_t ldk, int dk);
@@ -68,10 +82,18 @@ const mr_attention_kernels *mr_attention(mr_isa isa);
 extern const mr_attention_kernels mr_attention_c, mr_attention_avx2, mr_attention_avx512,
     mr_attention_neon;
 
-/* Bytes per thread, of which a task's own at the start, and of the part of n pairs. */
+/* Bytes per thread, of which a task's own at the start, and of the part and the total of n pairs. */
 enum { MR_ATT_TASK_BYTES = 2560 };
 size_t mr_attend_scratch(int dk, int dv);
-size_t mr_att_part_bytes(int n, int dv);
+size_t mr_att_part_bytes(int n);
+size_t mr_att_total_bytes(int n, int dv);
+
+/* A thread's scratch keeps what it holds of the mr_attend at hand, its queries above all, until another
+ * one comes or it is told to forget; so it must be, before one at an address used before. */
+static inline void mr_att_forget(void *scratch)
+{
+    *(const mr_attend **)scratch = NULL;
+}
 
 /* Pairs of a task at most: many, as its tiles are widened once for all; few enough that what it
  * works with stays in the second-level cache. */
@@ -85,11 +107,23 @@ static inline int64_t mr_up32(int64_t n)
     return (n + 31) / 32 * 32;
 }
 
+static inline int64_t mr_up16(int64_t n)
+{
+    return (n + 15) / 16 * 16;
+}
+
 static inline mr_att_part mr_att_part_at(void *p, int n)
 {
-    int64_t n16 = (n + 15) / 16 * 16;
+    int64_t n16 = mr_up16(n);
+    float *s = p, *m = s + (int64_t)n * MR_ATT_BAND;
+    return (mr_att_part){s, m, m + n16, m + 2 * n16, m + 3 * n16};
+}
+
+static inline mr_att_total mr_att_total_at(void *p, int n)
+{
+    int64_t n16 = mr_up16(n);
     float *f = p;
-    return (mr_att_part){f, f + n16, f + 2 * n16};
+    return (mr_att_total){f, f + n16, f + 2 * n16};
 }
 
 /* The bands that pair range r meets: *first .. *last, empty if it sees nothing. */

@@ -2,10 +2,11 @@
  *
  * For each band of 256 positions:
  *   scores   S[pair][256] = q . K, q scaled beforehand and interleaved by groups of rows
- *   softmax  cap, mask, m = the largest, p = e^(s - m), l = sum p
+ *   weights  cap, mask, m = the largest, p = e^(s - m), l = sum p
  *   values   y = P V, which joins the bands before
- * Several groups of pairs share panels of keys and of values, widened once; each pair keeps its own
- * chains, so the bits are those of a pair alone. */
+ * Scores are independent of each other, values too, column by column: threads may share a band by
+ * panels.  Many groups of pairs share panels of keys and of values, widened once; each pair keeps its
+ * own chains, so the bits are those of a pair alone. */
 #include "backend/cpu/attention_tile_lanes.h"
 #include "backend/cpu/math_lanes.h"
 
@@ -13,20 +14,17 @@
 
 /* What a thread works with; lies at the start of its scratch, the arrays after it. */
 typedef struct task {
-    const mr_attend *a;
+    const mr_attend *a;                         /* first: see mr_att_forget */
     int groups;                                 /* of at most TILE_ROWS pairs */
     int packed;                                 /* groups whose queries are there */
     int first[MR_ATT_PAIRS / TILE_ROWS + 2];    /* group g: pairs first[g] .. first[g + 1] - 1 */
     int32_t lo[MR_ATT_PAIRS], hi[MR_ATT_PAIRS]; /* of each pair */
     float *q;                                   /* group g: [dk][rows], from its first pair on */
-    float *s;                                   /* [n][MR_ATT_BAND] */
     float *k_panel;                             /* widened: [dk][32] */
     float *v_panel;                             /* widened or turned: [MR_ATT_BAND][32] */
-    mr_att_part part;                           /* the band's; y only if it is kept */
-    bool joins;                                 /* y joins total at once, group by group */
-    float *y;                                   /* [TILE_ROWS][mr_up32(dv)]: a group's until then */
-    float *old, *new;                           /* [n]: the factors of what was and of what joins */
-    mr_att_part total;
+    float *y;                                   /* [TILE_ROWS][mr_up32(dv)]: of a group and band */
+    mr_att_part part;                           /* the thread's own, or the one at hand */
+    mr_att_total total;                         /* likewise */
 } task;
 
 _Static_assert(sizeof(task) <= MR_ATT_TASK_BYTES, "scratch has room for the task");
@@ -85,30 +83,30 @@ static inline const float *queries(task *t, int g)
     return t->q + (int64_t)t->first[g] * t->a->dk;
 }
 
+/* The scratch is as it was left if it was left by the same `a`. */
 static task *begin(const mr_attend *a, void *scratch)
 {
     task *t = scratch;
-    int64_t pairs = mr_att_pairs(a->dk, a->dv), n16 = (pairs + 15) / 16 * 16;
+    if (t->a == a)
+        return t;
+    int pairs = mr_att_pairs(a->dk, a->dv);
     t->a = a;
     t->packed = 0;
     t->groups = (a->n + TILE_ROWS - 1) / TILE_ROWS;
-    t->s = (float *)((char *)scratch + MR_ATT_TASK_BYTES);
-    t->k_panel = t->s + pairs * MR_ATT_BAND;
-    t->v_panel = t->k_panel + 32 * (int64_t)a->dk;
-    t->y = t->v_panel + 32 * MR_ATT_BAND;
-    t->part.m = t->y + 16 * mr_up32(a->dv);
-    t->part.l = t->part.m + n16;
-    t->old = t->part.l + n16;
-    t->new = t->old + n16;
-    t->total = mr_att_part_at(t->new + n16, (int)pairs);
-    t->q = t->total.y + pairs * mr_up32(a->dv);
+    t->k_panel = (float *)((char *)scratch + MR_ATT_TASK_BYTES);
+    t->v_panel = t->k_panel + MR_ATT_PANEL * (int64_t)a->dk;
+    t->y = t->v_panel + MR_ATT_PANEL * MR_ATT_BAND;
+    t->q = t->y + 16 * mr_up32(a->dv);
+    char *own = (char *)(t->q + (pairs + 16) * (int64_t)a->dk);
+    t->part = mr_att_part_at(own, pairs);
+    t->total = mr_att_total_at(own + mr_att_part_bytes(pairs), pairs);
     ranges(a, t->lo, t->hi);
     for (int g = 0; g <= t->groups; g++)
         t->first[g] = t->groups ? a->n * g / t->groups : 0;
     return t;
 }
 
-/* ---- softmax ---- */
+/* ---- weights ---- */
 
 static inline float softmax_base(float m)
 {
@@ -181,11 +179,45 @@ static float softmax(float *s, int from, int to, float m)
     return v16f_reduce_add(sum);
 }
 
-/* What is worked on: the groups that meet a band, and its tiles that they meet. */
+/* What is worked on: the pairs that meet a band, their groups, and what they meet of it. */
 typedef struct piece {
-    int64_t base, t0, t1; /* the band's first position; tiles t0 .. t1-1 */
-    int p0, p1, g0, g1;   /* pairs p0 .. p1-1 and their groups */
+    int64_t base;       /* the band's first position */
+    int64_t i0, i1;     /* panels i0 .. i1-1 of keys */
+    int64_t t0, t1;     /* tiles t0 .. t1-1 */
+    int p0, p1, g0, g1; /* pairs p0 .. p1-1 and their groups */
 } piece;
+
+static inline int clamp(int64_t x, int most)
+{
+    return x < 0 ? 0 : x > most ? most : (int)x;
+}
+
+/* False if no pair meets band `number`. */
+static bool meet(const task *t, int64_t number, piece *w)
+{
+    *w = (piece){.base = number * MR_ATT_BAND, .p0 = t->a->n, .g1 = t->groups};
+    int lo = MR_ATT_BAND, hi = 0;
+    for (int p = 0; p < t->a->n; p++) {
+        int f = clamp(t->lo[p] - w->base, MR_ATT_BAND), e = clamp(t->hi[p] - w->base, MR_ATT_BAND);
+        if (f >= e)
+            continue;
+        w->p0 = p < w->p0 ? p : w->p0;
+        w->p1 = p + 1;
+        lo = f < lo ? f : lo;
+        hi = e > hi ? e : hi;
+    }
+    if (w->p0 >= w->p1)
+        return false;
+    while (t->first[w->g0 + 1] <= w->p0)
+        w->g0++;
+    while (t->first[w->g1 - 1] >= w->p1)
+        w->g1--;
+    w->i0 = (w->base + lo) / MR_ATT_PANEL;
+    w->i1 = (w->base + hi + MR_ATT_PANEL - 1) / MR_ATT_PANEL;
+    w->t0 = (w->base + lo) / MR_TILE;
+    w->t1 = (w->base + hi + MR_TILE - 1) / MR_TILE;
+    return true;
+}
 
 /* ---- joining bands ---- */
 
@@ -198,36 +230,36 @@ static float *result(const mr_attend *a, int p)
 }
 
 /* What the sums of a band and of those before it are multiplied by, and m and l of both. */
-static void join(const mr_attend *a, int64_t number, const int32_t *lo, const int32_t *hi,
-                 const mr_att_part *total, const mr_att_part *part, float *old, float *new)
+static void join_sums(const task *t, int64_t base, const mr_att_total *total,
+                      const mr_att_part *part)
 {
-    int64_t base = number * MR_ATT_BAND;
-    for (int p = 0; p < a->n; p++) {
+    float *before = part->before, *own = part->own;
+    for (int p = 0; p < t->a->n; p++) {
         float m = part->m[p] > total->m[p] ? part->m[p] : total->m[p];
-        old[p] = total->m[p] - softmax_base(m);
-        new[p] = part->m[p] - softmax_base(m);
+        before[p] = total->m[p] - softmax_base(m);
+        own[p] = part->m[p] - softmax_base(m);
     }
-    for (int p = 0; p < a->n; p += 16) {
-        v16f_store(old + p, v16f_exp(v16f_load(old + p)));
-        v16f_store(new + p, v16f_exp(v16f_load(new + p)));
+    for (int p = 0; p < t->a->n; p += 16) {
+        v16f_store(before + p, v16f_exp(v16f_load(before + p)));
+        v16f_store(own + p, v16f_exp(v16f_load(own + p)));
     }
-    for (int p = 0; p < a->n; p++) {
-        if (lo[p] >= hi[p] || lo[p] >= base + MR_ATT_BAND || hi[p] <= base)
+    for (int p = 0; p < t->a->n; p++) {
+        if (t->lo[p] >= t->hi[p] || t->lo[p] >= base + MR_ATT_BAND || t->hi[p] <= base)
             continue;
-        if (lo[p] >= base) { /* its first */
+        if (t->lo[p] >= base) { /* its first */
             total->m[p] = part->m[p];
             total->l[p] = part->l[p];
         } else {
             total->m[p] = part->m[p] > total->m[p] ? part->m[p] : total->m[p];
-            total->l[p] = fmaf(total->l[p], old[p], part->l[p] * new[p]);
+            total->l[p] = fmaf(total->l[p], before[p], part->l[p] * own[p]);
         }
     }
 }
 
 /* Sums x, of the first band if `first`, join y, `n` of each. */
-static void join_row(float *y, const float *x, int64_t n, bool first, float old, float new)
+static void join_row(float *y, const float *x, int64_t n, bool first, float before, float own)
 {
-    v16f o = v16f_set1(old), e = v16f_set1(new);
+    v16f o = v16f_set1(before), e = v16f_set1(own);
     for (int64_t d = 0; d < n; d += 16) {
         v16f v = v16f_load(x + d);
         v16f_store(y + d, first ? v : v16f_fma(v16f_load(y + d), o, v16f_mul(v, e)));
@@ -257,38 +289,13 @@ static void join_group(task *t, const piece *w, int g, int64_t d, int64_t end, i
         float *y = t->total.y + p * mr_up32(a->dv) + d;
         if (t->lo[p] >= t->hi[p] || t->lo[p] >= w->base + MR_ATT_BAND || t->hi[p] <= w->base)
             continue;
-        join_row(y, x, end - d, t->lo[p] >= w->base, t->old[p], t->new[p]);
+        join_row(y, x, end - d, t->lo[p] >= w->base, t->part.before[p], t->part.own[p]);
         if (t->hi[p] <= w->base + MR_ATT_BAND)
             finish_row(result(a, p) + d, y, dv - d, t->total.l[p]);
     }
 }
 
-static void merge(const mr_attend *a, int64_t number, const mr_att_part *total,
-                  const mr_att_part *part)
-{
-    int32_t lo[MR_ATT_PAIRS], hi[MR_ATT_PAIRS];
-    float old[MR_ATT_PAIRS] = {0}, new[MR_ATT_PAIRS] = {0};
-    int64_t base = number * MR_ATT_BAND, ldy = mr_up32(a->dv);
-    ranges(a, lo, hi);
-    join(a, number, lo, hi, total, part, old, new);
-    for (int p = 0; p < a->n; p++)
-        if (lo[p] < hi[p] && lo[p] < base + MR_ATT_BAND && hi[p] > base)
-            join_row(total->y + p * ldy, part->y + p * ldy, ldy, lo[p] >= base, old[p], new[p]);
-}
-
-/* A pair that saw nothing gives zeros. */
-static void finish(const mr_attend *a, const mr_att_part *total)
-{
-    for (int p = 0; p < a->n; p++)
-        finish_row(result(a, p), total->y + p * mr_up32(a->dv), a->dv, total->l[p]);
-}
-
-/* ---- one band of several groups ---- */
-
-static inline int clamp(int64_t x, int most)
-{
-    return x < 0 ? 0 : x > most ? most : (int)x;
-}
+/* ---- what is read ---- */
 
 static const char *stored_keys(const mr_attend *a, int64_t number)
 {
@@ -318,6 +325,14 @@ static void ask(const upcoming *u, const piece *w, int g)
             __builtin_prefetch(u->at[i] + 64 * l, 0, 2);
 }
 
+/* All of it at once, where nothing before it asked. */
+static void ask_all(const upcoming *u)
+{
+    for (int i = 0; i < u->n; i++)
+        for (int l = 0; l < u->lines; l++)
+            __builtin_prefetch(u->at[i] + 64 * l, 0, 2);
+}
+
 /* Panel i of the keys: positions 32i .. 32i+31. */
 static upcoming key_panel(const mr_attend *a, int64_t i)
 {
@@ -325,22 +340,67 @@ static upcoming key_panel(const mr_attend *a, int64_t i)
     return (upcoming){{stored_keys(a, i / 2) + i % 2 * bytes}, 1, (int)(bytes / 64)};
 }
 
-/* Columns d .. d+31 of the values of each tile. */
+/* Columns d .. d+31 of the values of tile i; MLA has none of its own. */
+static upcoming value_panel(const mr_attend *a, int64_t i, int64_t d)
+{
+    int64_t bytes = MR_TILE * MR_ATT_PANEL * (a->bf16 ? 2 : 4);
+    const char *at = stored_values(a, i) + (a->cache->dv ? d / MR_ATT_PANEL * bytes : 0);
+    return (upcoming){{at}, 1, (int)(bytes / 64)};
+}
+
+/* The same of each tile. */
 static upcoming value_panels(const mr_attend *a, const piece *w, int64_t d)
 {
-    int64_t bytes = MR_TILE * 32 * (a->bf16 ? 2 : 4);
-    upcoming u = {{NULL}, 0, (int)(bytes / 64)};
-    for (int64_t i = w->t0; i < w->t1; i++)
-        u.at[u.n++] = stored_values(a, i) + d / 32 * bytes;
+    upcoming u = value_panel(a, w->t0, d);
+    for (int64_t i = w->t0 + 1; i < w->t1; i++)
+        u.at[u.n++] = value_panel(a, i, d).at[0];
     return u;
 }
 
-static void band_scores(task *t, const piece *w)
+/* So few take what is read as it lies. */
+static bool few_groups(const piece *w)
+{
+    return w->g1 - w->g0 <= FEW_GROUPS;
+}
+
+/* ---- scores ---- */
+
+/* Whether pairs of group g may see any of `n` panels from i on. */
+static bool sees(const task *t, int g, int64_t i, int n)
+{
+    return t->lo[t->first[g]] < (i + n) * MR_ATT_PANEL &&
+           t->hi[t->first[g + 1] - 1] > i * MR_ATT_PANEL;
+}
+
+/* Where the scores of group g go. */
+static float *scores_of(const task *t, const piece *w, int g, int64_t i)
+{
+    return t->part.s + t->first[g] * MR_ATT_BAND + i * MR_ATT_PANEL - w->base;
+}
+
+/* Of panels i .. end-1 as they lie, the two of a tile at once.  after: what is read next. */
+static void scores_in_place(task *t, const piece *w, int64_t i, int64_t end, const char *after)
 {
     const mr_attend *a = t->a;
-    for (int64_t i = 2 * w->t0; i < 2 * w->t1; i++) {
+    upcoming start = key_panel(a, i);
+    ask_all(&start);
+    for (int64_t n; i < end; i += n) {
+        n = i % 2 == 0 && i + 1 < end ? 2 : 1;
+        const char *k = key_panel(a, i).at[0];
+        const char *next = i + n < end ? key_panel(a, i + n).at[0] : after;
+        for (int g = w->g0; g < w->g1; g++)
+            if (sees(t, g, i, (int)n))
+                tile_scores(t->first[g + 1] - t->first[g], (int)n, queries(t, g), k, a->bf16, a->dk,
+                            scores_of(t, w, g, i), g == w->g0 ? next : k);
+    }
+}
+
+static void scores_widened(task *t, const piece *w, int64_t i, int64_t end)
+{
+    const mr_attend *a = t->a;
+    for (; i < end; i++) {
         upcoming here = key_panel(a, i), next = {{NULL}, 0, 0};
-        if (i + 1 < 2 * w->t1)
+        if (i + 1 < end)
             next = key_panel(a, i + 1);
         else if (a->cache->dv)
             next = value_panels(a, w, 0);
@@ -350,29 +410,49 @@ static void band_scores(task *t, const piece *w)
             k = t->k_panel;
         }
         for (int g = w->g0; g < w->g1; g++) {
-            int p = t->first[g], end = t->first[g + 1];
             ask(&next, w, g);
-            if (t->lo[p] < 32 * i + 32 && t->hi[end - 1] > 32 * i)
-                panel_scores(end - p, queries(t, g), k, a->dk,
-                             t->s + p * MR_ATT_BAND + 32 * i - w->base);
+            if (sees(t, g, i, 1))
+                panel_scores(t->first[g + 1] - t->first[g], queries(t, g), k, a->dk,
+                             scores_of(t, w, g, i));
         }
     }
 }
 
+/* Of those panels i .. end-1 that pairs see; likely: the column of values that is read next, below 0
+ * if it is more keys. */
+static void some_scores(task *t, const piece *w, int64_t i, int64_t end, int likely)
+{
+    const mr_attend *a = t->a;
+    i = i > w->i0 ? i : w->i0;
+    end = end < w->i1 ? end : w->i1;
+    upcoming after =
+        likely < 0 ? key_panel(a, end < w->i1 ? end : end - 1) : value_panel(a, w->t0, likely);
+    if (few_groups(w))
+        scores_in_place(t, w, i, end, after.at[0]);
+    else
+        scores_widened(t, w, i, end);
+}
+
+/* ---- weights of a band ---- */
+
 /* The next pair's maximum is looked for meanwhile, as it takes long to come out. */
-static void band_softmax(task *t, const piece *w)
+static void band_weights(task *t, const piece *w)
 {
     for (int p = w->p0 - 1; p < w->p1; p++) {
         if (p + 1 < w->p1) {
             const int q = p + 1;
-            t->part.m[q] = largest(t->s + q * MR_ATT_BAND, clamp(t->lo[q] - w->base, MR_ATT_BAND),
-                                   clamp(t->hi[q] - w->base, MR_ATT_BAND), t->a->softcap);
+            t->part.m[q] =
+                largest(t->part.s + q * MR_ATT_BAND, clamp(t->lo[q] - w->base, MR_ATT_BAND),
+                        clamp(t->hi[q] - w->base, MR_ATT_BAND), t->a->softcap);
         }
         if (p >= w->p0)
-            t->part.l[p] = softmax(t->s + p * MR_ATT_BAND, clamp(t->lo[p] - w->base, MR_ATT_BAND),
-                                   clamp(t->hi[p] - w->base, MR_ATT_BAND), t->part.m[p]);
+            t->part.l[p] =
+                softmax(t->part.s + p * MR_ATT_BAND, clamp(t->lo[p] - w->base, MR_ATT_BAND),
+                        clamp(t->hi[p] - w->base, MR_ATT_BAND), t->part.m[p]);
     }
 }
+
+/* ---- values ---- */
 
 /* Pairs p .. p+rows-1 see positions [from, to) together. */
 typedef struct run {
@@ -408,27 +488,30 @@ static int runs_of(const task *t, int g, int64_t base, int width, run *r)
     return k;
 }
 
+/* The sums are needed when the products are done. */
+static void ask_total(const task *t, int g, int64_t d)
+{
+    for (int p = t->first[g]; p < t->first[g + 1]; p++) {
+        const float *total = t->total.y + p * mr_up32(t->a->dv) + d;
+        __builtin_prefetch(total);
+        __builtin_prefetch(total + 16);
+    }
+}
+
 /* Columns d .. d+31 of one group. */
 static void group_values(task *t, const piece *w, int64_t d, int g)
 {
     int p = t->first[g], n = t->first[g + 1] - p;
-    int64_t ldy = t->joins ? 32 : mr_up32(t->a->dv);
-    float *y = t->joins ? t->y : t->part.y + p * ldy + d;
     run r[2 * TILE_ROWS];
     int k = runs_of(t, g, w->base, MR_ATT_BAND, r);
     bool whole = k > 0 && r[0].rows == n;
-    for (int i = 0; t->joins && i < n; i++) { /* needed when the products are done */
-        const float *total = t->total.y + (p + i) * mr_up32(t->a->dv) + d;
-        __builtin_prefetch(total);
-        __builtin_prefetch(total + 16);
-    }
-    panel_values(n, t->s + p * MR_ATT_BAND, whole ? r[0].from : 0, whole ? r[0].to : 0, t->v_panel,
-                 y, ldy, true);
+    ask_total(t, g, d);
+    panel_values(n, t->part.s + p * MR_ATT_BAND, whole ? r[0].from : 0, whole ? r[0].to : 0,
+                 t->v_panel, t->y, MR_ATT_PANEL, true);
     for (int i = whole; i < k; i++)
-        panel_values(r[i].rows, t->s + r[i].p * MR_ATT_BAND, r[i].from, r[i].to, t->v_panel,
-                     y + (r[i].p - p) * ldy, ldy, false);
-    if (t->joins)
-        join_group(t, w, g, d, d + 32, ldy);
+        panel_values(r[i].rows, t->part.s + r[i].p * MR_ATT_BAND, r[i].from, r[i].to, t->v_panel,
+                     t->y + (r[i].p - p) * MR_ATT_PANEL, MR_ATT_PANEL, false);
+    join_group(t, w, g, d, d + MR_ATT_PANEL, MR_ATT_PANEL);
 }
 
 /* Columns d .. d+31 of the values as floats, the band's positions one after the other. */
@@ -446,15 +529,15 @@ static void fetch_values(task *t, const piece *w, const upcoming *here, int64_t 
     }
 }
 
-static void band_values(task *t, const piece *w)
+static void values_widened(task *t, const piece *w, int64_t d, int64_t end, const upcoming *after)
 {
     const mr_attend *a = t->a;
-    for (int64_t d = 0; d < a->dv; d += 32) {
+    for (; d < end; d += MR_ATT_PANEL) {
         upcoming here = value_panels(a, w, d), next = {{NULL}, 0, 0};
-        if (d + 32 < a->dv && a->cache->dv)
-            next = value_panels(a, w, d + 32);
-        else if (d + 32 >= a->dv && w->t1 * MR_TILE < t->hi[a->n - 1])
-            next = key_panel(a, 2 * w->t1);
+        if (d + MR_ATT_PANEL >= end)
+            next = *after;
+        else if (a->cache->dv)
+            next = value_panels(a, w, d + MR_ATT_PANEL);
         fetch_values(t, w, &here, d);
         for (int g = w->g0; g < w->g1; g++) {
             ask(&next, w, g);
@@ -463,90 +546,84 @@ static void band_values(task *t, const piece *w)
     }
 }
 
-/* ---- one band of one group, which reads each tile as it lies ---- */
-
-static void scores_in_place(task *t, const piece *w)
+/* As they lie. */
+static void values_in_place(task *t, const piece *w, int64_t d, int64_t end, const upcoming *after)
 {
     const mr_attend *a = t->a;
-    for (int64_t i = w->t0; i < w->t1; i++) {
-        const char *next = i + 1 < w->t1 ? stored_keys(a, i + 1) : stored_values(a, w->t0);
-        tile_scores(a->n, queries(t, 0), stored_keys(a, i), a->bf16, a->dk,
-                    t->s + i * MR_TILE - w->base, next);
+    int64_t ldy = end - d;
+    for (int g = w->g0; g < w->g1; g++) {
+        int p = t->first[g], n = t->first[g + 1] - p;
+        memset(t->y, 0, (size_t)(n * ldy) * sizeof(float));
+        for (int64_t i = w->t0; i < w->t1; i++) {
+            run r[2 * TILE_ROWS];
+            int k = runs_of(t, g, i * MR_TILE, MR_TILE, r);
+            const char *v = value_panel(a, i, d).at[0];
+            const char *next = i + 1 < w->t1 ? value_panel(a, i + 1, d).at[0] : after->at[0];
+            for (int j = 0; j < k; j++)
+                tile_values(r[j].rows, t->part.s + r[j].p * MR_ATT_BAND + i * MR_TILE - w->base,
+                            r[j].from, r[j].to, v, a->bf16, t->y + (r[j].p - p) * ldy, ldy,
+                            g == w->g0 && j == 0 ? next : v);
+        }
+        join_group(t, w, g, d, end, ldy);
     }
 }
 
-static void values_in_place(task *t, const piece *w)
+/* Columns d .. end-1.  after: what is read next. */
+static void some_values(task *t, const piece *w, int64_t d, int64_t end, const upcoming *after)
 {
-    const mr_attend *a = t->a;
-    int64_t ldy = mr_up32(a->dv);
-    float *y = t->joins ? t->y : t->part.y;
-    memset(y, 0, (size_t)(a->n * ldy) * sizeof(float));
-    for (int64_t i = w->t0; i < w->t1; i++) {
-        run r[2 * TILE_ROWS];
-        int k = runs_of(t, 0, i * MR_TILE, MR_TILE, r);
-        for (int j = 0; j < k; j++)
-            tile_values(r[j].rows, t->s + r[j].p * MR_ATT_BAND + i * MR_TILE - w->base, r[j].from,
-                        r[j].to, stored_values(a, i), a->bf16, y + r[j].p * ldy, ldy,
-                        stored_values(a, i + 1 < w->t1 ? i + 1 : i));
-    }
-    if (t->joins)
-        join_group(t, w, 0, 0, ldy, ldy);
-}
-
-/* ---- one band ---- */
-
-/* The part of band `number` into t->part, or joined to t->total. */
-static void one_band(task *t, int64_t number)
-{
-    const mr_attend *a = t->a;
-    piece w = {.base = number * MR_ATT_BAND, .p0 = a->n, .g1 = t->groups};
-    int lo = MR_ATT_BAND, hi = 0;
-    for (int p = 0; p < a->n; p++) {
-        int f = clamp(t->lo[p] - w.base, MR_ATT_BAND), e = clamp(t->hi[p] - w.base, MR_ATT_BAND);
-        if (f >= e)
-            continue;
-        w.p0 = p < w.p0 ? p : w.p0;
-        w.p1 = p + 1;
-        lo = f < lo ? f : lo;
-        hi = e > hi ? e : hi;
-    }
-    if (w.p0 >= w.p1)
-        return;
-    while (t->first[w.g0 + 1] <= w.p0)
-        w.g0++;
-    while (t->first[w.g1 - 1] >= w.p1)
-        w.g1--;
-    w.t0 = (w.base + lo) / MR_TILE;
-    w.t1 = (w.base + hi + MR_TILE - 1) / MR_TILE;
-    bool in_place = t->groups == 1;
-    if (in_place)
-        scores_in_place(t, &w);
+    if (few_groups(w) && t->a->cache->dv)
+        values_in_place(t, w, d, end, after);
     else
-        band_scores(t, &w);
-    band_softmax(t, &w);
-    if (t->joins)
-        join(a, number, t->lo, t->hi, &t->total, &t->part, t->old, t->new);
-    if (in_place && a->cache->dv)
-        values_in_place(t, &w);
-    else
-        band_values(t, &w);
+        values_widened(t, w, d, end, after);
 }
 
 /* ---- tasks ---- */
 
-static void band(const mr_attend *a, int64_t number, const mr_att_part *part, void *scratch)
+static void scores(const mr_attend *a, int64_t number, int first, int end, int likely,
+                   const mr_att_part *part, void *scratch)
 {
     task *t = begin(a, scratch);
+    piece w;
     t->part = *part;
-    t->joins = false;
-    one_band(t, number);
+    if (meet(t, number, &w))
+        some_scores(t, &w, w.base / MR_ATT_PANEL + first, w.base / MR_ATT_PANEL + end, likely);
+}
+
+static void weights_of(const mr_attend *a, int64_t number, const mr_att_part *part, void *scratch)
+{
+    task *t = begin(a, scratch);
+    piece w;
+    t->part = *part;
+    if (meet(t, number, &w))
+        band_weights(t, &w);
+}
+
+static void join(const mr_attend *a, int64_t number, const mr_att_total *total,
+                 const mr_att_part *part, void *scratch)
+{
+    join_sums(begin(a, scratch), number * MR_ATT_BAND, total, part);
+}
+
+static void sums(const mr_attend *a, int64_t number, int d, int end, const mr_att_total *total,
+                 const mr_att_part *part, void *scratch)
+{
+    task *t = begin(a, scratch);
+    piece w;
+    t->part = *part;
+    t->total = *total;
+    if (!meet(t, number, &w))
+        return;
+    bool more = w.t1 * MR_TILE < t->hi[a->n - 1];
+    upcoming after = value_panel(a, more ? w.t1 : w.t1 - 1, d);
+    after.n = more && a->cache->dv;
+    some_values(t, &w, d, end, &after);
 }
 
 static void all(const mr_attend *a, void *scratch)
 {
+    mr_att_forget(scratch);
     task *t = begin(a, scratch);
     int64_t from = INT64_MAX, to = -1;
-    t->joins = true;
     for (int p = 0; p < a->n; p++) {
         int64_t f, e;
         mr_att_bands((mr_range){t->lo[p], t->hi[p]}, &f, &e);
@@ -557,8 +634,18 @@ static void all(const mr_attend *a, void *scratch)
         from = f < from ? f : from;
         to = e > to ? e : to;
     }
-    for (int64_t number = from; number <= to; number++)
-        one_band(t, number);
+    for (int64_t number = from; number <= to; number++) {
+        piece w;
+        if (!meet(t, number, &w))
+            continue;
+        some_scores(t, &w, w.i0, w.i1, 0);
+        band_weights(t, &w);
+        join_sums(t, w.base, &t->total, &t->part);
+        upcoming after = key_panel(a, number < to ? 2 * w.t1 : w.i1 - 1);
+        after.n = number < to;
+        some_values(t, &w, 0, mr_up32(a->dv), &after);
+    }
 }
 
-const mr_attention_kernels LANES_FN(mr_attention) = {all, band, merge, finish, keys, values};
+const mr_attention_kernels LANES_FN(mr_attention) = {all,  scores, weights_of, join,
+                                                     sums, keys,   values};

@@ -3,9 +3,13 @@
  * Scores and values are both products of a few rows with panels of 32 columns whose lines lie one
  * after the other: keys [2 panels][dk][32 positions], values [dv/32 panels][64 positions][32].
  * Elements i and 16 + i of a line of bf16 are the low and the high half of its word i, so a shift
- * and a mask widen it.  One group of rows takes a tile's lines in place; several take panels one by
+ * and a mask widen it.  Few groups of rows take a tile's lines in place; more take panels one by
  * one, widened once and in the first-level cache: 32 positions of keys, 32 columns of a band's
  * values.
+ *
+ * Lines taken in place come from memory: each asks for the one at its place in what is read next to
+ * come to the L2 cache, which can have many under way, and for the one NEAR bytes on to come to L1,
+ * which can not.
  *
  * Every score is one FMA chain along d, every value one along the positions: which rows and columns
  * share a register tile changes no bit. */
@@ -16,7 +20,9 @@
 enum {
     TILE_COLS = LANES_TILE_COLS > 1 ? 2 : 1,
     TILE_ROWS = LANES_TILE_ROWS * LANES_TILE_COLS / TILE_COLS,
-    TILE_ACC = TILE_ROWS * TILE_COLS
+    TILE_ACC = TILE_ROWS * TILE_COLS,
+    NEAR = 2048,
+    FEW_GROUPS = 2
 };
 
 /* Vectors of columns beside `rows` rows. */
@@ -31,6 +37,14 @@ LANES_INLINE v16f load_half(const void *p, int64_t i, int part, bool bf16)
         return v16f_load((const float *)p + i + 16 * part);
     v16i w = v16i_load((const int32_t *)(const void *)((const uint16_t *)p + i));
     return v16f_bits(part ? v16i_and(w, v16i_set1((int32_t)0xffff0000)) : v16i_shl(w, 16));
+}
+
+/* Line `at` of a panel of so many bytes. */
+LANES_INLINE void ask_line(const char *p, const char *next, int64_t at, int64_t bytes)
+{
+    __builtin_prefetch(next + at, 0, 2);
+    at += NEAR;
+    __builtin_prefetch(at < bytes ? p + at : next + (at - bytes));
 }
 
 /* S = q . K of `rows` interleaved queries with vectors c0 .. c0+cols-1 of positions; k: the panel
@@ -48,7 +62,8 @@ LANES_INLINE void scores_cols(int rows, int cols, int c0, const float *q, const 
             int64_t line = (c0 % 2 + c) / 2 * dk + d;
             key[c] = load_half(k, line * 32, (c0 + c) % 2, bf16);
             if (bf16 && (c0 + c) % 2 == 0)
-                __builtin_prefetch(ahead + line * 64);
+                ask_line((const char *)k + (c0 % 2 + c) / 2 * dk * 64,
+                         ahead + (c0 % 2 + c) / 2 * dk * 64, d * 64, dk * 64);
         }
         TILE_UNROLL for (int r = 0; r < rows; r++)
         {
@@ -96,7 +111,8 @@ LANES_INLINE void values_cols(int rows, int cols, int part, const float *s, int 
             int64_t line = c / 2 * MR_TILE + j;
             val[c] = load_half(v, line * 32, (part + c) % 2, bf16);
             if (bf16 && (part + c) % 2 == 0)
-                __builtin_prefetch(ahead + line * 64);
+                ask_line((const char *)v + c / 2 * MR_TILE * 64, ahead + c / 2 * MR_TILE * 64,
+                         j * 64, MR_TILE * 64);
         }
         TILE_UNROLL for (int r = 0; r < rows; r++)
         {
@@ -120,7 +136,7 @@ LANES_INLINE void values_panel(int rows, const float *s, int from, int to, const
     }
 }
 
-/* All panels of a tile. */
+/* ldy columns of a tile: whole panels. */
 LANES_INLINE void values_tile(int rows, const float *s, int from, int to, const void *v, bool bf16,
                               float *y, int64_t ldy, const char *ahead)
 {
@@ -157,16 +173,16 @@ LANES_INLINE void values_tile(int rows, const float *s, int from, int to, const 
         CASE(12, CALL)                                                                             \
     }
 
-/* A tile in place. */
-static void tile_scores(int rows, const float *q, const void *k, bool bf16, int64_t dk, float *s,
-                        const char *ahead)
+/* Panels in place. */
+static void tile_scores(int rows, int panels, const float *q, const void *k, bool bf16, int64_t dk,
+                        float *s, const char *ahead)
 {
     if (bf16) {
-#define CALL(n) scores_panels(n, 2, q, k, dk, true, s, ahead)
+#define CALL(n) scores_panels(n, panels, q, k, dk, true, s, ahead)
         WITH_ROWS(rows, CALL)
 #undef CALL
     } else {
-#define CALL(n) scores_panels(n, 2, q, k, dk, false, s, ahead)
+#define CALL(n) scores_panels(n, panels, q, k, dk, false, s, ahead)
         WITH_ROWS(rows, CALL)
 #undef CALL
     }

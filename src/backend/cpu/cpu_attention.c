@@ -2,12 +2,15 @@
  * tasks of at most mr_att_pairs pairs of one KV head.
  *
  * Where tasks are enough for the threads, each runs whole.  Where they are few (a decode step of
- * few KV heads), each becomes a chain of bands of positions that any thread may take, a wave of them
- * at a time, as far as there is room for their parts; the parts are then merged in ascending order.
- * Neither cut changes a bit. */
+ * few KV heads), each becomes a chain of bands of positions, and a wave of bands, as many as there is
+ * room for, is shared by all threads: first they make the scores of panels of keys, where whoever ends
+ * a band turns its scores into weights; then the sums of panels of columns, band after band.  Neither
+ * cut changes a bit. */
 #include "backend/cpu/cpu_backend.h"
 
 #include <assert.h>
+#include <stdatomic.h>
+#include <string.h>
 
 /* Products of a query and a key worth handing to another thread. */
 enum { SPLIT_WORK = 100000 };
@@ -17,18 +20,23 @@ static size_t up64(size_t n)
     return (n + 63) / 64 * 64;
 }
 
-size_t mr_att_part_bytes(int n, int dv)
+size_t mr_att_part_bytes(int n)
 {
-    size_t n16 = ((size_t)n + 15) / 16 * 16;
-    return up64((2 * n16 + (size_t)n * (size_t)mr_up32(dv)) * sizeof(float));
+    return up64(((size_t)n * MR_ATT_BAND + 4 * (size_t)mr_up16(n)) * sizeof(float));
+}
+
+size_t mr_att_total_bytes(int n, int dv)
+{
+    return up64((2 * (size_t)mr_up16(n) + (size_t)n * (size_t)mr_up32(dv)) * sizeof(float));
 }
 
 size_t mr_attend_scratch(int dk, int dv)
 {
-    size_t pairs = (size_t)mr_att_pairs(dk, dv), n16 = (pairs + 15) / 16 * 16;
-    size_t floats = (pairs + 32) * ((size_t)dk + MR_ATT_BAND) + 16 * (size_t)mr_up32(dv) + 4 * n16;
-    floats += 16 * 16; /* behind the queries */
-    return up64(MR_ATT_TASK_BYTES + floats * sizeof(float) + mr_att_part_bytes((int)pairs, dv));
+    int pairs = mr_att_pairs(dk, dv);
+    size_t floats = ((size_t)pairs + MR_ATT_PANEL) * (size_t)dk + MR_ATT_PANEL * MR_ATT_BAND +
+                    16 * (size_t)(dk + mr_up32(dv)); /* 16: behind the queries */
+    return MR_ATT_TASK_BYTES + up64(floats * sizeof(float)) + mr_att_part_bytes(pairs) +
+           mr_att_total_bytes(pairs, dv);
 }
 
 const mr_attention_kernels *mr_attention(mr_isa isa)
@@ -60,9 +68,19 @@ typedef struct segment {
 /* A task cut into bands. */
 typedef struct chain {
     mr_attend a;
-    int64_t item0, first, last; /* the bands, as items item0 .. */
-    mr_att_part total;
+    int64_t first, last; /* the bands; none: nothing is seen */
+    int64_t lo, hi;      /* what any pair sees */
+    mr_att_total total;
 } chain;
+
+/* A band of the wave. */
+typedef struct item {
+    const chain *c;
+    int64_t band;
+    int first, panels; /* of keys, of the band's 8 */
+    atomic_int left;   /* panels without scores */
+    mr_att_part part;
+} item;
 
 typedef struct work {
     const mr_cpu_call *c;
@@ -74,38 +92,42 @@ typedef struct work {
     char *own; /* scratch of thread 0 */
     /* of chains */
     chain *chains;
-    int64_t items, done, wave; /* the wave is items done .. done + wave - 1 */
-    char *parts;               /* of the wave, part_bytes each */
-    size_t part_bytes;
-    int most; /* pairs of a task */
+    item *wave; /* n of them, of chains first_chain .. last_chain; room: at most */
+    int64_t n, room, first_chain, last_chain;
+    int64_t panels, columns; /* of the wave's keys; of a chain's values, in panels */
+    int shares;              /* of the run that is shared out */
 } work;
 
-/* ---- scratch: segments, ranges, chains; the threads'; totals and parts of chains ---- */
+/* ---- scratch: segments, ranges, chains, a wave; the threads'; totals of chains, parts of a wave ---- */
 
-enum { PARTS = 4 }; /* per thread, of the largest tasks */
+enum {
+    MAX_WAVE = 64,
+    LARGE_WAVE = 4 /* items per thread, if they are of the largest tasks */
+};
 
 static size_t rows_bytes(int64_t rows)
 {
     return up64((size_t)rows * (sizeof(segment) + sizeof(mr_range)));
 }
 
+static size_t chains_bytes(int threads)
+{
+    return up64(2 * (size_t)threads * sizeof(chain));
+}
+
 static size_t front_bytes(int64_t rows, int threads)
 {
-    return rows_bytes(rows) + up64(2 * (size_t)threads * sizeof(chain));
+    return rows_bytes(rows) + chains_bytes(threads) + up64(MAX_WAVE * sizeof(item));
 }
 
-/* The part of the largest task of a plan; chains are fewer than 2 per thread. */
-static size_t largest_part(int64_t rows, int group, int dk, int dv)
-{
-    int64_t pairs = rows * group, most = mr_att_pairs(dk, dv);
-    return mr_att_part_bytes((int)(pairs < most ? pairs : most), dv);
-}
-
+/* Chains are fewer than 2 per thread. */
 size_t mr_attention_scratch(int threads, int64_t rows, int group, int dk, int dv)
 {
-    size_t parts =
-        threads > 1 ? (2 + PARTS) * (size_t)threads * largest_part(rows, group, dk, dv) : 0;
-    return front_bytes(rows, threads) + (size_t)threads * mr_attend_scratch(dk, dv) + parts;
+    int64_t pairs = rows * group, most = mr_att_pairs(dk, dv);
+    int n = (int)(pairs < most ? pairs : most);
+    size_t shared = 2 * mr_att_total_bytes(n, dv) + LARGE_WAVE * mr_att_part_bytes(n);
+    return front_bytes(rows, threads) + (size_t)threads * mr_attend_scratch(dk, dv) +
+           (threads > 1 ? (size_t)threads * shared : 0);
 }
 
 /* ---- ranges and segments ---- */
@@ -228,86 +250,140 @@ static void run_task(void *ctx, int task, int worker)
 
 /* ---- chains ---- */
 
-/* The chain of an item; there are few. */
-static const chain *chain_of(const work *w, int64_t item)
+/* One stretch for each thread: more would break what they read into pieces. */
+static int shares_of(const work *w, int64_t units)
 {
-    const chain *c = w->chains;
-    while (item > c->item0 + c->last - c->first)
-        c++;
-    return c;
+    return (int)(units < w->c->cpu->threads ? units : w->c->cpu->threads);
 }
 
-static mr_att_part part_of(const work *w, int64_t item)
+/* The scores of a share of the wave's panels. */
+static void run_scores(void *ctx, int share, int worker)
 {
-    return mr_att_part_at(w->parts + (size_t)(item - w->done) * w->part_bytes, w->most);
-}
-
-static void run_item(void *ctx, int task, int worker)
-{
-    const work *w = ctx;
-    int64_t item = w->done + task;
-    const chain *c = chain_of(w, item);
-    mr_att_part part = part_of(w, item);
-    w->c->cpu->attention->band(&c->a, c->first + item - c->item0, &part, own_scratch(w, worker));
-}
-
-/* The wave's bands of chain `task`, and the end of it if that is reached. */
-static void run_merge(void *ctx, int task, int worker)
-{
-    (void)worker;
     const work *w = ctx;
     const mr_attention_kernels *k = w->c->cpu->attention;
-    const chain *c = &w->chains[task];
-    int64_t end = c->item0 + c->last - c->first + 1, stop = w->done + w->wave;
-    for (int64_t i = c->item0 > w->done ? c->item0 : w->done; i < end && i < stop; i++) {
-        mr_att_part part = part_of(w, i);
-        k->merge(&c->a, c->first + i - c->item0, &c->total, &part);
+    char *own = own_scratch(w, worker);
+    int64_t at = w->panels * share / w->shares, end = w->panels * (share + 1) / w->shares;
+    /* Values come next, of the columns that the pool will give to the thread (base/pool.h). */
+    int likely = (int)(w->columns * worker / w->c->cpu->threads) * MR_ATT_PANEL;
+    for (item *i = w->wave; at < end; at -= i->panels, end -= i->panels, i++) {
+        if (at >= i->panels)
+            continue;
+        int first = (int)at, n = (end < i->panels ? (int)end : i->panels) - first;
+        k->scores(&i->c->a, i->band, i->first + first, i->first + first + n,
+                  end > i->panels ? -1 : likely, &i->part, own);
+        if (atomic_fetch_sub(&i->left, n) == n)
+            k->weights(&i->c->a, i->band, &i->part, own);
+        at += n;
     }
-    if (end > c->item0 && end > w->done && end <= stop)
-        k->finish(&c->a, &c->total);
 }
 
-/* Makes the tasks chains, with their totals from `memory` on. */
-static void make_chains(work *w, char *memory)
+/* A share of the columns of all chains that have bands in the wave. */
+static void run_sums(void *ctx, int share, int worker)
 {
+    const work *w = ctx;
+    const mr_attention_kernels *k = w->c->cpu->attention;
+    int64_t all = w->columns * (w->last_chain - w->first_chain + 1);
+    int64_t at = all * share / w->shares, end = all * (share + 1) / w->shares;
+    for (int64_t n; at < end; at += n) {
+        const chain *c = &w->chains[w->first_chain + at / w->columns];
+        int64_t d = at % w->columns;
+        n = end - at < w->columns - d ? end - at : w->columns - d;
+        for (item *i = w->wave; i < w->wave + w->n; i++)
+            if (i->c == c)
+                k->sums(&c->a, i->band, (int)d * MR_ATT_PANEL, (int)(d + n) * MR_ATT_PANEL,
+                        &c->total, &i->part, own_scratch(w, worker));
+    }
+}
+
+/* What the pairs of a chain see. */
+static void find_bands(const work *w, chain *c)
+{
+    c->lo = INT64_MAX;
+    c->hi = 0;
+    for (int64_t r = c->a.pair0 / w->group; r <= (c->a.pair0 + c->a.n - 1) / w->group; r++) {
+        mr_range v = c->a.range[r];
+        if (v.lo >= v.hi)
+            continue;
+        c->lo = v.lo < c->lo ? v.lo : c->lo;
+        c->hi = v.hi > c->hi ? v.hi : c->hi;
+    }
+    if (c->hi == 0)
+        c->lo = 0;
+    c->first = c->lo / MR_ATT_BAND;
+    c->last = (c->hi + MR_ATT_BAND - 1) / MR_ATT_BAND - 1;
+}
+
+/* Zeros for the pairs that see nothing: no band will write them. */
+static void clear_blind(const chain *c)
+{
+    const mr_attend *a = &c->a;
+    for (int64_t p = a->pair0; p < a->pair0 + a->n; p++) {
+        mr_range v = a->range[p / a->group];
+        if (v.lo >= v.hi)
+            memset(a->y + p / a->group * a->y_row +
+                       (a->kv_head * a->group + p % a->group) * a->y_head,
+                   0, (size_t)a->dv * sizeof(float));
+    }
+}
+
+/* Makes the tasks chains, with their totals from `memory` on, and parts up to `end`. */
+static void make_chains(work *w, char *memory, const char *end)
+{
+    int most = 0;
     for (int64_t i = 0; i < w->tasks; i++) {
         chain *c = &w->chains[i];
         describe(w, i, &c->a);
-        w->most = c->a.n > w->most ? c->a.n : w->most;
-        c->item0 = w->items;
-        c->first = INT64_MAX;
-        c->last = -1;
-        for (int64_t r = c->a.pair0 / w->group; r <= (c->a.pair0 + c->a.n - 1) / w->group; r++) {
-            int64_t f, e;
-            mr_att_bands(c->a.range[r], &f, &e);
-            c->first = f <= e && f < c->first ? f : c->first;
-            c->last = f <= e && e > c->last ? e : c->last;
-        }
-        if (c->last < 0)
-            c->first = 0; /* no item: nothing is seen */
-        w->items += c->last - c->first + 1;
+        find_bands(w, c);
+        most = c->a.n > most ? c->a.n : most;
     }
-    w->part_bytes = mr_att_part_bytes(w->most, w->c->prep->att.dv);
-    for (int64_t i = 0; i < w->tasks; i++) {
-        chain *c = &w->chains[i];
-        c->total = mr_att_part_at(memory + (size_t)i * w->part_bytes, w->most);
-        for (int p = 0; p < c->a.n; p++)
-            c->total.l[p] = 0;
-    }
-    w->parts = memory + (size_t)w->tasks * w->part_bytes;
+    size_t total = mr_att_total_bytes(most, w->c->prep->att.dv), part = mr_att_part_bytes(most);
+    for (int64_t i = 0; i < w->tasks; i++, memory += total)
+        w->chains[i].total = mr_att_total_at(memory, most);
+    w->room = (end - memory) / (int64_t)part;
+    w->room = w->room < MAX_WAVE ? w->room : MAX_WAVE;
+    for (int64_t i = 0; i < w->room; i++)
+        w->wave[i].part = mr_att_part_at(memory + (size_t)i * part, most);
 }
 
-static void run_chains(work *w, const char *end)
+/* The next items from band `band` of chain `from` on. */
+static void fill_wave(work *w, int64_t from, int64_t band)
 {
-    mr_pool *pool = w->c->cpu->pool;
-    int64_t room = (end - w->parts) / (int64_t)w->part_bytes;
+    w->n = w->panels = 0;
+    w->first_chain = from;
+    for (int64_t c = from; c < w->tasks && w->n < w->room; c++) {
+        const chain *ch = &w->chains[c];
+        for (int64_t b = c == from ? band : ch->first; b <= ch->last && w->n < w->room; b++) {
+            item *i = &w->wave[w->n++];
+            int64_t base = b * MR_ATT_BAND, lo = ch->lo > base ? ch->lo - base : 0;
+            int64_t hi = ch->hi - base < MR_ATT_BAND ? ch->hi - base : MR_ATT_BAND;
+            i->c = ch;
+            i->band = b;
+            i->first = (int)(lo / MR_ATT_PANEL);
+            i->panels = (int)((hi + MR_ATT_PANEL - 1) / MR_ATT_PANEL) - i->first;
+            atomic_store_explicit(&i->left, i->panels, memory_order_relaxed);
+            w->panels += i->panels;
+            w->last_chain = c;
+        }
+    }
+}
+
+static void run_chains(work *w)
+{
+    const mr_cpu *cpu = w->c->cpu;
     for (int64_t i = 0; i < w->tasks; i++)
-        if (w->chains[i].last < 0)
-            w->c->cpu->attention->finish(&w->chains[i].a, &w->chains[i].total);
-    for (w->done = 0; w->done < w->items; w->done += w->wave) {
-        w->wave = w->items - w->done < room ? w->items - w->done : room;
-        mr_pool_run(pool, (int)w->wave, run_item, w);
-        mr_pool_run(pool, (int)w->tasks, run_merge, w);
+        clear_blind(&w->chains[i]);
+    for (int t = 0; t < cpu->threads; t++)
+        mr_att_forget(own_scratch(w, t));
+    int64_t from = 0, band = w->chains[0].first;
+    for (fill_wave(w, from, band); w->n > 0; fill_wave(w, from, band)) {
+        w->shares = shares_of(w, w->panels);
+        mr_pool_run(cpu->pool, w->shares, run_scores, w);
+        for (item *i = w->wave; i < w->wave + w->n; i++)
+            cpu->attention->join(&i->c->a, i->band, &i->c->total, &i->part, w->own);
+        w->shares = shares_of(w, w->columns * (w->last_chain - w->first_chain + 1));
+        mr_pool_run(cpu->pool, w->shares, run_sums, w);
+        from = w->last_chain;
+        band = w->wave[w->n - 1].band + 1;
     }
 }
 
@@ -333,11 +409,11 @@ mr_err mr_run_attention(const mr_cpu_call *c)
     }
     if (w.tasks < 2 * threads) {
         w.chains = (chain *)(c->scratch + rows_bytes(w.q.rows));
-        make_chains(&w, own_scratch(&w, threads));
-        if (w.items > w.tasks) {
-            run_chains(&w, c->scratch + c->step->scratch_bytes);
-            return MR_OK;
-        }
+        w.wave = (item *)((char *)w.chains + chains_bytes(threads));
+        w.columns = mr_up32(c->prep->att.dv) / MR_ATT_PANEL;
+        make_chains(&w, own_scratch(&w, threads), c->scratch + c->step->scratch_bytes);
+        run_chains(&w);
+        return MR_OK;
     }
     mr_pool_run(c->cpu->pool, (int)w.tasks, run_task, &w);
     return MR_OK;

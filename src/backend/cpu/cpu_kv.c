@@ -1,4 +1,5 @@
-/* KV caches: tables of blocks, allocated as a session grows. */
+/* KV caches: tables of blocks, allocated as a session grows: those of 64 positions of all caches in one
+ * piece, which so is large enough for huge pages. */
 #include "backend/cpu/cpu_kv.h"
 
 #include <string.h>
@@ -88,24 +89,38 @@ void mr_cpu_kv_settle(mr_backend *b, mr_kv *kv, bool commit)
     kv->open = false;
 }
 
+/* Block b of all caches that have one, in one piece; the first of them holds its address. */
+static mr_err make_blocks(mr_kv *kv, int64_t b)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < kv->n; i++)
+        if (b < kv->cache[i].slots && !mr_add_size(bytes, kv->cache[i].block_bytes, &bytes))
+            return mr_fail(MR_ELIMIT, "64 positions of the caches are too large");
+    char *p = bytes ? mr_zalloc_streamed(MR_MEM_KV, bytes) : NULL;
+    if (bytes && !p)
+        return MR_ENOMEM;
+    for (int i = 0; i < kv->n; i++) {
+        mr_kv_cache *c = &kv->cache[i];
+        if (b >= c->slots)
+            continue;
+        c->block[c->held++] = p;
+        p += c->block_bytes;
+    }
+    kv->bytes += bytes;
+    return MR_OK;
+}
+
 mr_err mr_cpu_kv_reserve(mr_backend *b, mr_kv *kv, int64_t len)
 {
     (void)b;
     if (len > kv->max_len)
         return mr_fail(MR_ELIMIT, "the session holds %lld positions, %lld are asked for",
                        (long long)kv->max_len, (long long)len);
-    for (int i = 0; i < kv->n; i++) {
-        mr_kv_cache *c = &kv->cache[i];
-        if (!c->slots)
-            MR_TRY(make_state(kv, c));
-        int64_t want = blocks_of(len) < c->slots ? blocks_of(len) : c->slots;
-        for (; c->held < want; c->held++) {
-            c->block[c->held] = mr_zalloc(MR_MEM_KV, c->block_bytes);
-            if (!c->block[c->held])
-                return MR_ENOMEM;
-            kv->bytes += c->block_bytes;
-        }
-    }
+    for (int i = 0; i < kv->n; i++)
+        if (!kv->cache[i].slots)
+            MR_TRY(make_state(kv, &kv->cache[i]));
+    for (; kv->blocks < blocks_of(len); kv->blocks++)
+        MR_TRY(make_blocks(kv, kv->blocks));
     if (len > kv->len)
         kv->len = len;
     return MR_OK;
@@ -138,9 +153,13 @@ void mr_cpu_kv_free(mr_backend *b, mr_kv *kv)
     (void)b;
     if (!kv)
         return;
+    for (int64_t at = 0; at < kv->blocks; at++)
+        for (int i = 0; i < kv->n; i++)
+            if (at < kv->cache[i].held) {
+                mr_free(kv->cache[i].block[at]);
+                break;
+            }
     for (int i = 0; i < kv->n; i++) {
-        for (int64_t s = 0; s < kv->cache[i].held; s++)
-            mr_free(kv->cache[i].block[s]);
         mr_free(kv->cache[i].block);
         mr_free(kv->cache[i].state[0]);
         mr_free(kv->cache[i].state[1]);

@@ -36,7 +36,8 @@ struct mr_kv {
     bool bf16;
     int n;
     int64_t max_len, max_advance;
-    int64_t len; /* positions 0..len-1 have blocks */
+    int64_t len;    /* positions 0..len-1 have blocks */
+    int64_t blocks; /* 0..blocks-1 have been made, for the caches that have as many */
     size_t bytes;
     mr_kv_cache *cache; /* [n] */
     bool open;          /* states: rows have been run since the last settling */
