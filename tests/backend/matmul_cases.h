@@ -153,7 +153,8 @@ static inline bool row_finite(const float *x, int64_t k)
 }
 
 /* Steps 1 to 3; returns D. */
-static inline float plain_quantise(const float *x, int64_t k, int group, plain_group *out)
+static inline float plain_quantise(const float *x, int64_t k, int group, bool even,
+                                   plain_group *out)
 {
     float largest = 0.0f, *d = malloc(sizeof *d * (size_t)(k / group));
     int *slot = malloc(sizeof *slot * (size_t)(k / group));
@@ -171,7 +172,8 @@ static inline float plain_quantise(const float *x, int64_t k, int group, plain_g
                 c = m;
             }
         }
-        d[g] = fmaxf(c * (1.0f / 127.0f), a * (1.0f / 16319.0f));
+        d[g] = fmaxf((even ? a : c) * (1.0f / 127.0f), a * (1.0f / 16319.0f));
+        slot[g] = even ? -1 : slot[g];
         largest = fmaxf(largest, d[g]);
     }
     float D = largest * (1.0f / 64.0f);

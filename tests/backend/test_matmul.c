@@ -110,7 +110,7 @@ static void check_int8(const weights *w, const float *x, int64_t rows, int parts
         memcpy(rest, x + r * k, 4 * (size_t)k);
         for (int p = 0; finite && p < parts; p++) {
             plain_group *part = groups + p * (k / group);
-            D[p] = plain_quantise(rest, k, group, part);
+            D[p] = plain_quantise(rest, k, group, p > 0, part);
             plain_rest(part, group, D[p], rest, k);
         }
         for (int64_t o = 0; o < n; o++) {
@@ -260,13 +260,14 @@ static void check_quantise(checker_rng *rng)
 {
     int64_t k = 576;
     for (int group = 32; group <= 64; group += 32)
-        for (int shape = 0; shape < 4; shape++) {
+        for (int shape = 0; shape < 8; shape++) {
             mr_qform f = {.k = k,
                           .group = group,
-                          .start_by = shape == 3 ? 1 : -8,
+                          .start_by = shape % 4 == 3 ? 1 : -8,
                           .halves = shape % 2,
-                          .wide = shape == 2};
-            f.step = sizeof(mr_qgroup) + (size_t)group * (f.wide ? 2 : 1) + (f.halves ? 4 : 0);
+                          .wide = shape % 4 == 2,
+                          .even = shape > 3};
+            f.step = sizeof(mr_qgroup) + (size_t)group * (f.wide ? 2 : 1) + sizeof(int32_t);
             f.stride = MR_QROW_HEADER + f.step * (size_t)(k / group);
             uint8_t *base = calloc(1, f.stride), *other = calloc(1, f.stride);
             for (int r = 0; r < 16; r++) {

@@ -484,7 +484,7 @@ static const codes_fns *codes_fns_of(const mr_layout *l)
 }
 
 static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
-                    int rows, float *out);
+                    int rows, int slots, float *out);
 
 /* Up to CODES_FEW rows of a wide column; two as three. */
 static void codes_few_i8(const mr_column *c, int64_t units, const mr_qform *f,
@@ -556,7 +556,7 @@ static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
                 panel.data = buffer + (size_t)p * panel.unit;
                 for (int r = 0, now; r < n; r += now) {
                     now = n - r < each ? n - r : each;
-                    tile_i8(&panel, 1, f, at + r, now, out + (r0 + r) * MR_TILE_OUT);
+                    tile_i8(&panel, 1, f, at + r, now, now, out + (r0 + r) * MR_TILE_OUT);
                 }
             }
             panel.data = buffer;

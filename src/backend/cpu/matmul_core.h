@@ -139,13 +139,15 @@ typedef struct mr_qgroup {
         int32_t start_hi; /* SUBS: of the last 16 */
     } u;
 } mr_qgroup;
-/* SUBS without mins: both starts are of the values n alone; after the values (int32) start_by * sum
- * of r.  With mins that is 0. */
+/* After the values an int32.  SUBS: start_by * sum of r where no mins are stored (both starts are then
+ * of the values n alone), else 0.  Others: start + the bits of MR_QROW_FLOAT * 2^e.  A sum I that begins
+ * with it is, its bits taken as a float, (MR_QROW_FLOAT + I) * 2^e: exact for I within +-2^22. */
 
 enum { MR_QROW_HEADER = 64, MR_TILE_OUT = 64, MR_NAN_BITS = 0x7fc00000 };
+#define MR_QROW_FLOAT 0x1.8p23f
 
 /* f32 activations that meet quantised weights in `fast`: so many prepared rows, each of what those before
- * it left over. */
+ * it left over; all but the first are even. */
 enum { MR_ACT_PARTS = 3 };
 
 /* How rows of k are prepared: what `quantise` is told. */
@@ -156,6 +158,7 @@ typedef struct mr_qform {
     bool halves;   /* SUBS: a start for each half of a group */
     bool less;     /* no bias is stored: u.less instead of u.a */
     bool wide;     /* values as int16 in the order v0 v2 v1 v3 (AVX2, 8 bits) */
+    bool even;     /* no slot: p and r are 0 */
     size_t step;   /* bytes from group to group */
     size_t stride; /* bytes from row to row */
 } mr_qform;
@@ -163,7 +166,7 @@ typedef struct mr_qform {
 /* ---- kernels of one ISA ---- */
 
 /* What becomes of a block's sums at one column: y = sums*by (+ bias), NaN made canonical, where sums
- * and by have `parts` rows for each of y: y = sum0*by0, then fma(sum1, by1, y) and so on; with a fn
+ * and by have `rows` rows of the first part, then of the others: y = sum0*by0, then fma(sum1, by1, y) and so on; with a fn
  * other than MR_OP_LINEAR y = fn(that of sums[0]) * that of sums[1], or * y where sums[1] is NULL. */
 typedef struct mr_finish {
     mr_op fn;
@@ -193,9 +196,9 @@ typedef struct mr_mm_kernels {
     /* The first k as f32 [k][16*nv]. */
     void (*unpack_f32)(const mr_column *c, int64_t k, float *panel);
     /* Quantised kinds; the first `units` of c->data; rows[r] points at the record of the first
-     * group. */
+     * group; those from `slots` on are even. */
     void (*tile_i8)(const mr_column *c, int64_t units, const mr_qform *f,
-                    const uint8_t *const *rows, int n, float *out);
+                    const uint8_t *const *rows, int n, int slots, float *out);
     /* One row, n = 1 or 2 columns of one matrix, or of two that share activations: out[i] for c[i]. */
     void (*row_i8)(const mr_column *c, int n, int64_t units, const mr_qform *f, const uint8_t *x,
                    float *const *out);

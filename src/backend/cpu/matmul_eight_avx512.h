@@ -5,83 +5,135 @@
  *         may be spilt or done twice.
  * How:    a block of k at a time: its scales as f32, then group by group both halves of the column,
  *         so that weights are read almost in order.  More rows are taken in equal parts, each over
- *         the block while it is in the L1 cache.  Lines are asked for from further on than a block
- *         reaches, as its scales are wanted first.
- *         A slot's nibbles are put into the upper half of their bytes, so that 3 is left of the
- *         shift by 7, and -8 times the values' sum, which zero asks for, goes through it too (with
- *         U8: -128 times, and all of the shift).
+ *         the block while it is in the L1 cache; nibbles are unpacked by the first of them, which
+ *         keeps the bytes for the slots and for those after it.  Lines are asked for from further on
+ *         than a block reaches, as its scales are wanted first.
+ *         Sums that stay within 2^22 (of nibbles, and of even rows) begin with the bits of a float
+ *         whose last bit is worth 2^e: one subtraction then takes the place of shift and conversion.
+ *         Their slots come last, by a product with 128; of other sums they come first, and of what
+ *         zero asks for a 128th with them, through one shift.
  * Use:    few_rows_i8 has tile_i8's parameters and returns how many rows it has done: all or none.
  * Bits:   the order of docs/numerics.md: fma(b, A, y), fma(s, I << e, y).
  */
 #include "backend/cpu/matmul_core.h"
 
-enum { EIGHT = 8, EIGHT_LEAST = 5, EIGHT_MOST = 32, EIGHT_K = 512, EIGHT_GROUPS = EIGHT_K / 32 };
+enum {
+    EIGHT = 8,
+    EIGHT_LEAST = 5,
+    EIGHT_FEWEST = 4, /* rows of one tile */
+    EIGHT_MOST = 32,
+    EIGHT_K = 512, /* of a block, and of one that several tiles share: */
+    EIGHT_SHARED_K = 256,
+    EIGHT_GROUPS = EIGHT_K / 32,
+    EIGHT_FAR = 32768 /* bytes from weights to those asked for */
+};
 
 /* Of one group and half a column. */
 typedef struct eight_side {
     _Alignas(64) float s[32];
-    float b[32];
+    float b[32]; /* biases; where none are stored, the floats by e that sums begin with */
     const uint8_t *w;
-    uint64_t upper[2]; /* matrices that put nibbles of even, odd quads into the upper half */
-    int64_t out, at;   /* bytes to the next side's outputs, and to its group's records */
+    uint8_t *bytes;  /* nibbles unpacked: 128 for each quad */
+    int64_t out, at; /* bytes to the next side's outputs, and to its group's records */
 } eight_side;
 
 /* zmm 0..15 sums (row r: 2r, 2r+1), 16..19 weights of two quads (then scales and biases), 20..23 of
- * rows in turn, 24 25 outputs, 26 27 what unpacks.
+ * rows in turn, 24 25 outputs, 26..28 constants, 29 30 slots.
  * Operands: %[x0]..%[x7] rows, %[at] of the group's record in them (r 0, p 4, e 8, start 12, a and
- * less 16, values 20), %[s] the side (b 128, w 256, upper 264, out 280, at 288).
- * EIGHTn(X) is X(row, its two sums, 20..23, two more and another) for each row. */
+ * less 16, values 20, then the start as a float's bits), %[s] the side (b 128, w 256, bytes 264, out
+ * 272, at 280), %[b] its bytes, to be written; of bytes what to ask for.
+ * EIGHTn(X) is X(row, its two sums, 20..23, four more) for each row. */
 /* clang-format off */
 #define EIGHT4(X)                                                                                  \
-    X(0, 0, 1, 20, 16, 17, 18) X(1, 2, 3, 21, 19, 24, 25)                                          \
-    X(2, 4, 5, 22, 16, 17, 18) X(3, 6, 7, 23, 19, 24, 25)
-#define EIGHT5(X) EIGHT4(X) X(4, 8, 9, 20, 16, 17, 18)
-#define EIGHT6(X) EIGHT5(X) X(5, 10, 11, 21, 19, 24, 25)
-#define EIGHT7(X) EIGHT6(X) X(6, 12, 13, 22, 16, 17, 18)
-#define EIGHT8(X) EIGHT7(X) X(7, 14, 15, 23, 19, 24, 25)
+    X(0, 0, 1, 20, 16, 17, 18, 19) X(1, 2, 3, 21, 24, 25, 29, 30)                                  \
+    X(2, 4, 5, 22, 16, 17, 18, 19) X(3, 6, 7, 23, 24, 25, 29, 30)
+#define EIGHT5(X) EIGHT4(X) X(4, 8, 9, 20, 16, 17, 18, 19)
+#define EIGHT6(X) EIGHT5(X) X(5, 10, 11, 21, 24, 25, 29, 30)
+#define EIGHT7(X) EIGHT6(X) X(6, 12, 13, 22, 16, 17, 18, 19)
+#define EIGHT8(X) EIGHT7(X) X(7, 14, 15, 23, 24, 25, 29, 30)
 
+/* What sums begin with. */
 #define EIGHT_ZERO(r, a) "vpxord %%zmm" #a ", %%zmm" #a ", %%zmm" #a "\n\t"
 #define EIGHT_LESS(r, a) "vpbroadcastd 16(%[x" #r "],%[at]), %%zmm" #a "\n\t"
-#define EIGHT_SLOT_U4(start, r, a0, a1, b, l0, l1, m)                                              \
-    "movl 4(%[x" #r "],%[at]), %k[t]\n\tand $1, %k[t]\n\t"                                         \
-    "vpbroadcastq 264(%[s],%[t],8), %%zmm" #m "\n\t"                                              \
-    "movl 4(%[x" #r "],%[at]), %k[t]\n\tand $-2, %k[t]\n\tshl $7, %k[t]\n\t"                       \
-    "vmovdqu64 (%[w],%[t]), %%zmm" #l0 "\n\tvmovdqu64 64(%[w],%[t]), %%zmm" #l1 "\n\t"            \
-    "vgf2p8affineqb $0, %%zmm" #m ", %%zmm" #l0 ", %%zmm" #l0 "\n\t"                              \
-    "vgf2p8affineqb $0, %%zmm" #m ", %%zmm" #l1 ", %%zmm" #l1 "\n\t"                              \
-    EIGHT_SLOT_SUMS(3, start, r, a0, a1, b, l0, l1)
-#define EIGHT_SLOT_U8(start, r, a0, a1, b, l0, l1, m)                                              \
+#define EIGHT_SLOT_FIRST(start, r, a0, a1, b, l0, l1)                                              \
     "movl 4(%[x" #r "],%[at]), %k[t]\n\tshl $8, %k[t]\n\t"                                         \
-    "vmovdqu64 (%[w],%[t]), %%zmm" #l0 "\n\tvmovdqu64 64(%[w],%[t]), %%zmm" #l1 "\n\t"            \
-    EIGHT_SLOT_SUMS(7, start, r, a0, a1, b, l0, l1)
-#define EIGHT_SLOT_SUMS(up, start, r, a0, a1, b, l0, l1)                                           \
+    "vmovdqu64 (%[w],%[t]), %%zmm" #l0 "\n\tvmovdqu64 64(%[w],%[t]), %%zmm" #l1 "\n\t"             \
     "vpbroadcastd (%[x" #r "],%[at]), %%zmm" #b "\n\t" start(r, a0) start(r, a1)                   \
-    "vpdpbusd %%zmm" #b ", %%zmm" #l0 ", %%zmm" #a0 "\n\t"                                        \
-    "vpdpbusd %%zmm" #b ", %%zmm" #l1 ", %%zmm" #a1 "\n\t"                                        \
-    "vpslld $" #up ", %%zmm" #a0 ", %%zmm" #a0 "\n\t"                                             \
-    "vpslld $" #up ", %%zmm" #a1 ", %%zmm" #a1 "\n\t"
-#define EIGHT_ZERO_U4(r, a0, a1, b, l0, l1, m) EIGHT_SLOT_U4(EIGHT_ZERO, r, a0, a1, b, l0, l1, m)
-#define EIGHT_LESS_U4(r, a0, a1, b, l0, l1, m) EIGHT_SLOT_U4(EIGHT_LESS, r, a0, a1, b, l0, l1, m)
-#define EIGHT_ZERO_U8(r, a0, a1, b, l0, l1, m) EIGHT_SLOT_U8(EIGHT_ZERO, r, a0, a1, b, l0, l1, m)
-#define EIGHT_LESS_U8(r, a0, a1, b, l0, l1, m) EIGHT_SLOT_U8(EIGHT_LESS, r, a0, a1, b, l0, l1, m)
+    "vpdpbusd %%zmm" #b ", %%zmm" #l0 ", %%zmm" #a0 "\n\t"                                         \
+    "vpdpbusd %%zmm" #b ", %%zmm" #l1 ", %%zmm" #a1 "\n\t"                                         \
+    "vpslld $7, %%zmm" #a0 ", %%zmm" #a0 "\n\tvpslld $7, %%zmm" #a1 ", %%zmm" #a1 "\n\t"
+#define EIGHT_ZERO_SLOT(r, a0, a1, b, l0, l1, m0, m1)                                              \
+    EIGHT_SLOT_FIRST(EIGHT_ZERO, r, a0, a1, b, l0, l1)
+#define EIGHT_LESS_SLOT(r, a0, a1, b, l0, l1, m0, m1)                                              \
+    EIGHT_SLOT_FIRST(EIGHT_LESS, r, a0, a1, b, l0, l1)
+#define EIGHT_FLOAT(r, a0, a1, b, l0, l1, m0, m1)                                                  \
+    "vpbroadcastd 20(%[x" #r "],%[at]), %%zmm" #a0 "\n\t"                                          \
+    "vpbroadcastd 20(%[x" #r "],%[at]), %%zmm" #a1 "\n\t"
+#define EIGHT_FROM_FLOAT(rows)                                                                     \
+    "add %[group], %[at]\n\t" rows(EIGHT_FLOAT) "sub %[group], %[at]\n\t"
+#define EIGHT_FROM_ZERO(rows) rows(EIGHT_ZERO_SLOT)
+#define EIGHT_FROM_LESS(rows) rows(EIGHT_LESS_SLOT)
+
+/* Weights of two quads, and their dots: step `eight_i` of four. */
 #define EIGHT_ASK_FOR(o)                                                                           \
-    "prefetcht1 32768+" #o "(%[w])\n\tprefetcht0 4096+" #o "(%[w])\n\t"
+    "prefetcht1 %c[far]+" o "(%[w])\n\tprefetcht0 4096+" o "(%[w])\n\t"
+#define EIGHT_ASK_SIDES EIGHT_ASK_FOR("0") EIGHT_ASK_FOR("64")
+#define EIGHT_LOAD(at, w) "vmovdqu64 " at "(%[w]), %%zmm" #w "\n\t"
+#define EIGHT_KEEP(at, w) "vmovdqa64 %%zmm" #w ", " at "(%[b])\n\t"
+#define EIGHT_AT(o) "256*eight_i+" #o
+#define EIGHT_AT_U8(o) "512*eight_i+" #o
 #define EIGHT_U4                                                                                   \
-    "vmovdqu64 (%[w]), %%zmm18\n\tvmovdqu64 64(%[w]), %%zmm19\n\t"                                 \
+    EIGHT_LOAD(EIGHT_AT(0), 18) EIGHT_LOAD(EIGHT_AT(64), 19)                                       \
     "vpandd %%zmm26, %%zmm18, %%zmm16\n\tvpandd %%zmm26, %%zmm19, %%zmm17\n\t"                     \
     "vgf2p8affineqb $0, %%zmm27, %%zmm18, %%zmm18\n\t"                                             \
     "vgf2p8affineqb $0, %%zmm27, %%zmm19, %%zmm19\n\t"                                             \
-    EIGHT_ASK_FOR(0) EIGHT_ASK_FOR(64) "add $256, %[w]\n\t"
+    EIGHT_KEEP(EIGHT_AT(0), 16) EIGHT_KEEP(EIGHT_AT(64), 17)                                       \
+    EIGHT_KEEP(EIGHT_AT(128), 18) EIGHT_KEEP(EIGHT_AT(192), 19)                                    \
+    EIGHT_ASK_FOR(EIGHT_AT(0)) EIGHT_ASK_FOR(EIGHT_AT(64))
 #define EIGHT_U8                                                                                   \
-    "vmovdqu64 (%[w]), %%zmm16\n\tvmovdqu64 64(%[w]), %%zmm17\n\t"                                 \
-    "vmovdqu64 256(%[w]), %%zmm18\n\tvmovdqu64 320(%[w]), %%zmm19\n\t"                             \
-    EIGHT_ASK_FOR(0) EIGHT_ASK_FOR(64) EIGHT_ASK_FOR(256) EIGHT_ASK_FOR(320) "add $512, %[w]\n\t"
+    EIGHT_LOAD(EIGHT_AT_U8(0), 16) EIGHT_LOAD(EIGHT_AT_U8(64), 17)                                 \
+    EIGHT_LOAD(EIGHT_AT_U8(256), 18) EIGHT_LOAD(EIGHT_AT_U8(320), 19)                              \
+    EIGHT_ASK_FOR(EIGHT_AT_U8(0)) EIGHT_ASK_FOR(EIGHT_AT_U8(64))                                   \
+    EIGHT_ASK_FOR(EIGHT_AT_U8(256)) EIGHT_ASK_FOR(EIGHT_AT_U8(320))
+#define EIGHT_BYTES                                                                                \
+    EIGHT_LOAD(EIGHT_AT(0), 16) EIGHT_LOAD(EIGHT_AT(64), 17)                                       \
+    EIGHT_LOAD(EIGHT_AT(128), 18) EIGHT_LOAD(EIGHT_AT(192), 19)                                    \
+    "prefetcht1 " EIGHT_AT(0) "(%[b])\n\t"
 #define EIGHT_DOTS(at, w0, w1, r, a0, a1, b)                                                       \
-    "vpbroadcastd " #at "(%[x" #r "],%[at]), %%zmm" #b "\n\t"                                      \
+    "vpbroadcastd 8*eight_i+" #at "(%[x" #r "],%[at]), %%zmm" #b "\n\t"                            \
     "vpdpbusd %%zmm" #b ", %%zmm" #w0 ", %%zmm" #a0 "\n\t"                                         \
     "vpdpbusd %%zmm" #b ", %%zmm" #w1 ", %%zmm" #a1 "\n\t"
-#define EIGHT_FIRST(r, a0, a1, b, l0, l1, m) EIGHT_DOTS(20, 16, 17, r, a0, a1, b)
-#define EIGHT_SECOND(r, a0, a1, b, l0, l1, m) EIGHT_DOTS(24, 18, 19, r, a0, a1, b)
+#define EIGHT_FIRST(r, a0, a1, b, l0, l1, m0, m1) EIGHT_DOTS(20, 16, 17, r, a0, a1, b)
+#define EIGHT_SECOND(r, a0, a1, b, l0, l1, m0, m1) EIGHT_DOTS(24, 18, 19, r, a0, a1, b)
+
+/* Slots, then sums as floats. */
+#define EIGHT_SLOT_LAST(r, a0, a1, b, l0, l1, m0, m1)                                              \
+    "movl 4(%[x" #r "],%[at]), %k[t]\n\tshl $7, %k[t]\n\tadd 264(%[s]), %[t]\n\t"                  \
+    "vpbroadcastd (%[x" #r "],%[at]), %%zmm" #b "\n\t" EIGHT_ZERO(r, m0) EIGHT_ZERO(r, m1)         \
+    "vmovdqa64 (%[t]), %%zmm" #l0 "\n\tvmovdqa64 64(%[t]), %%zmm" #l1 "\n\t"                       \
+    "vpdpbusd %%zmm" #b ", %%zmm" #l0 ", %%zmm" #m0 "\n\t"                                         \
+    "vpdpbusd %%zmm" #b ", %%zmm" #l1 ", %%zmm" #m1 "\n\t"                                         \
+    "vpdpwssd %%zmm28, %%zmm" #m0 ", %%zmm" #a0 "\n\t"                                             \
+    "vpdpwssd %%zmm28, %%zmm" #m1 ", %%zmm" #a1 "\n\t"
+#define EIGHT_TO_SHIFT(r, a0, a1, b, l0, l1, m0, m1)                                               \
+    "vpbroadcastd 8(%[x" #r "],%[at]), %%zmm" #b "\n\t"                                            \
+    "vpsllvd %%zmm" #b ", %%zmm" #a0 ", %%zmm" #a0 "\n\t"                                          \
+    "vpsllvd %%zmm" #b ", %%zmm" #a1 ", %%zmm" #a1 "\n\t"                                          \
+    "vcvtdq2ps %%zmm" #a0 ", %%zmm" #a0 "\n\tvcvtdq2ps %%zmm" #a1 ", %%zmm" #a1 "\n\t"
+#define EIGHT_TO_FLOAT(r, a0, a1, b, l0, l1, m0, m1)                                               \
+    "movl 8(%[x" #r "],%[at]), %k[t]\n\t"                                                          \
+    "vsubps 128(%[s],%[t],4)%{1to16%}, %%zmm" #a0 ", %%zmm" #a0 "\n\t"                             \
+    "vsubps 128(%[s],%[t],4)%{1to16%}, %%zmm" #a1 ", %%zmm" #a1 "\n\t"
+#define EIGHT_TO_FLOAT_BIAS(r, a0, a1, b, l0, l1, m0, m1) /* the start itself */          \
+    "vsubps 20(%[x" #r "],%[at])%{1to16%}, %%zmm" #a0 ", %%zmm" #a0 "\n\t"                         \
+    "vsubps 20(%[x" #r "],%[at])%{1to16%}, %%zmm" #a1 ", %%zmm" #a1 "\n\t"
+#define EIGHT_SLOTS(rows) rows(EIGHT_SLOT_LAST)
+#define EIGHT_NO_SLOTS(rows)
+#define EIGHT_SHIFTS(rows) rows(EIGHT_TO_SHIFT)
+#define EIGHT_FLOATS(rows) rows(EIGHT_TO_FLOAT)
+#define EIGHT_FLOATS_BIAS(rows)                                                                    \
+    "add %[group], %[at]\n\t" rows(EIGHT_TO_FLOAT_BIAS) "sub %[group], %[at]\n\t"
+
 #define EIGHT_SCALES                                                                               \
     "vmovups (%[s]), %%zmm16\n\tvmovups 64(%[s]), %%zmm17\n\t"                                     \
     "vmovups 128(%[s]), %%zmm18\n\tvmovups 192(%[s]), %%zmm19\n\t"
@@ -90,71 +142,91 @@ typedef struct eight_side {
     "vfmadd231ps %%zmm" #b ", %%zmm18, %%zmm24\n\tvfmadd231ps %%zmm" #b ", %%zmm19, %%zmm25\n\t"
 #define EIGHT_NO_BIAS(r, b)
 #define EIGHT_OUT(r, a0, a1, b, bias)                                                              \
-    "vpbroadcastd 8(%[x" #r "],%[at]), %%zmm" #b "\n\t"                                            \
-    "vpsllvd %%zmm" #b ", %%zmm" #a0 ", %%zmm" #a0 "\n\t"                                          \
-    "vpsllvd %%zmm" #b ", %%zmm" #a1 ", %%zmm" #a1 "\n\t"                                          \
     "vmovups 256*" #r "(%[out]), %%zmm24\n\tvmovups 256*" #r "+64(%[out]), %%zmm25\n\t"            \
-    "vcvtdq2ps %%zmm" #a0 ", %%zmm" #a0 "\n\tvcvtdq2ps %%zmm" #a1 ", %%zmm" #a1 "\n\t"             \
     bias(r, b)                                                                                     \
     "vfmadd231ps %%zmm16, %%zmm" #a0 ", %%zmm24\n\tvfmadd231ps %%zmm17, %%zmm" #a1 ", %%zmm25\n\t" \
     "vmovups %%zmm24, 256*" #r "(%[out])\n\tvmovups %%zmm25, 256*" #r "+64(%[out])\n\t"
-#define EIGHT_OUT_BIAS(r, a0, a1, b, l0, l1, m) EIGHT_OUT(r, a0, a1, b, EIGHT_BIAS)
-#define EIGHT_OUT_PLAIN(r, a0, a1, b, l0, l1, m) EIGHT_OUT(r, a0, a1, b, EIGHT_NO_BIAS)
+#define EIGHT_OUT_BIAS(r, a0, a1, b, l0, l1, m0, m1) EIGHT_OUT(r, a0, a1, b, EIGHT_BIAS)
+#define EIGHT_OUT_PLAIN(r, a0, a1, b, l0, l1, m0, m1) EIGHT_OUT(r, a0, a1, b, EIGHT_NO_BIAS)
 
 typedef void eight_fn(const eight_side *s, int64_t n, size_t group, const uint8_t *const *x,
-                      size_t at, float *out);
+                      size_t at, float *out, size_t ask);
 
-/* n sides; k of a group. */
-#define EIGHT_TILE(name, rows, n_rows, load, from, to)                                             \
+/* n sides; k of a group.  `from` is where they have their weights, `b_from` what %[b] starts at. */
+#define EIGHT_TILE(name, rows, n_rows, begin, from, b_from, load, step, sides, slots, floats, to)  \
     static __attribute__((noinline)) void name(const eight_side *s, int64_t n, size_t group,       \
-                                               const uint8_t *const *x, size_t at, float *out)     \
+                                               const uint8_t *const *x, size_t at, float *out,     \
+                                               size_t ask)                                         \
     {                                                                                              \
-        const uint8_t *w, *row[EIGHT];                                                             \
+        const uint8_t *w, *b, *row[EIGHT];                                                         \
         size_t t, runs = group / 32;                                                               \
         for (int r = 0; r < EIGHT; r++)                                                            \
             row[r] = x[r < (n_rows) ? r : 0];                                                      \
         __asm__ volatile(                                                                          \
             "movl $0x0f0f0f0f, %k[t]\n\tvpbroadcastd %k[t], %%zmm26\n\t"                           \
             "movabsq $0x1020408000000000, %[t]\n\tvpbroadcastq %[t], %%zmm27\n\t"                  \
-            ".p2align 6\n1:\n\tmovq 256(%[s]), %[w]\n\t"                                         \
-            rows(from) "movq %[runs], %[t]\n\t2:\n\t.rept 4\n\t"                                  \
-            load rows(EIGHT_FIRST) rows(EIGHT_SECOND) "add $8, %[at]\n\t"                          \
-            ".endr\n\tdec %[t]\n\tjnz 2b\n\tsub %[group], %[at]\n\t"                             \
-            EIGHT_ASK_FOR(0) EIGHT_ASK_FOR(64)                                                     \
-            EIGHT_SCALES rows(to)                                                                  \
-            "add 280(%[s]), %[out]\n\tadd 288(%[s]), %[at]\n\t"                                   \
-            "add %[side], %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                                        \
-            : [w] "=&r"(w), [s] "+r"(s), [at] "+r"(at), [out] "+r"(out), [n] "+m"(n), [t] "=&r"(t) \
+            "movl $128, %k[t]\n\tvpbroadcastd %k[t], %%zmm28\n\t"                                  \
+            ".p2align 6\n1:\n\tmovq " #from "(%[s]), %[w]\n\t"                                     \
+            "movq " #b_from "(%[s]), %[b]\n\tadd %[ask], %[b]\n\t" begin(rows)                     \
+            "movq %[runs], %[t]\n\t2:\n\t.set eight_i, 0\n\t.rept 4\n\t"                           \
+            load rows(EIGHT_FIRST) rows(EIGHT_SECOND) ".set eight_i, eight_i+1\n\t.endr\n\t"       \
+            "add $" #step ", %[w]\n\tadd $1024, %[b]\n\tadd $32, %[at]\n\tdec %[t]\n\tjnz 2b\n\t"  \
+            "sub %[group], %[at]\n\t" sides slots(rows) floats(rows) EIGHT_SCALES rows(to)         \
+            "add 272(%[s]), %[out]\n\tadd 280(%[s]), %[at]\n\t"                                    \
+            "add %[side], %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                                         \
+            : [w] "=&r"(w), [s] "+r"(s), [at] "+r"(at), [out] "+r"(out), [n] "+m"(n),              \
+              [t] "=&r"(t), [b] "=&r"(b)                                                           \
             : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]),              \
               [x4] "r"(row[4]), [x5] "r"(row[5]), [x6] "r"(row[6]), [x7] "r"(row[7]),              \
-              [runs] "m"(runs), [group] "m"(group), [side] "i"(sizeof(eight_side))               \
-            : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",      \
-              "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16",       \
-              "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25",     \
-              "xmm26", "xmm27");                                                                   \
+              [runs] "m"(runs), [group] "m"(group), [ask] "m"(ask),                                \
+              [side] "i"(sizeof(eight_side)), [far] "i"(EIGHT_FAR)                                 \
+            : CLOBBERS);                                                                           \
     }
 /* clang-format on */
-#define EIGHT_TILES(name, load, from, to)                                                          \
-    EIGHT_TILE(name##_4, EIGHT4, 4, load, from, to)                                                \
-    EIGHT_TILE(name##_5, EIGHT5, 5, load, from, to)                                                \
-    EIGHT_TILE(name##_6, EIGHT6, 6, load, from, to)                                                \
-    EIGHT_TILE(name##_7, EIGHT7, 7, load, from, to)                                                \
-    EIGHT_TILE(name##_8, EIGHT8, 8, load, from, to)
-EIGHT_TILES(eight_u4, EIGHT_U4, EIGHT_LESS_U4, EIGHT_OUT_PLAIN)
-EIGHT_TILES(eight_u4_bias, EIGHT_U4, EIGHT_ZERO_U4, EIGHT_OUT_BIAS)
-EIGHT_TILES(eight_u8, EIGHT_U8, EIGHT_LESS_U8, EIGHT_OUT_PLAIN)
-EIGHT_TILES(eight_u8_bias, EIGHT_U8, EIGHT_ZERO_U8, EIGHT_OUT_BIAS)
+/* from, b_from, load, step and sides. */
+#define EIGHT_OF_U4 256, 264, EIGHT_U4, 1024, EIGHT_ASK_SIDES
+#define EIGHT_OF_U8 256, 264, EIGHT_U8, 2048, EIGHT_ASK_SIDES
+#define EIGHT_OF_BYTES 264, 256, EIGHT_BYTES, 1024, ""
+#define EIGHT_TILES(name, ...)                                                                     \
+    EIGHT_TILE(name##_4, EIGHT4, 4, __VA_ARGS__)                                                   \
+    EIGHT_TILE(name##_5, EIGHT5, 5, __VA_ARGS__)                                                   \
+    EIGHT_TILE(name##_6, EIGHT6, 6, __VA_ARGS__)                                                   \
+    EIGHT_TILE(name##_7, EIGHT7, 7, __VA_ARGS__)                                                   \
+    EIGHT_TILE(name##_8, EIGHT8, 8, __VA_ARGS__)
+EIGHT_TILES(eight_u4, EIGHT_FROM_FLOAT, EIGHT_OF_U4, EIGHT_SLOTS, EIGHT_FLOATS, EIGHT_OUT_PLAIN)
+EIGHT_TILES(eight_u4_bias, EIGHT_FROM_FLOAT, EIGHT_OF_U4, EIGHT_SLOTS, EIGHT_FLOATS_BIAS,
+            EIGHT_OUT_BIAS)
+EIGHT_TILES(eight_bytes, EIGHT_FROM_FLOAT, EIGHT_OF_BYTES, EIGHT_SLOTS, EIGHT_FLOATS,
+            EIGHT_OUT_PLAIN)
+EIGHT_TILES(eight_bytes_bias, EIGHT_FROM_FLOAT, EIGHT_OF_BYTES, EIGHT_SLOTS, EIGHT_FLOATS_BIAS,
+            EIGHT_OUT_BIAS)
+EIGHT_TILES(eight_bytes_even, EIGHT_FROM_FLOAT, EIGHT_OF_BYTES, EIGHT_NO_SLOTS, EIGHT_FLOATS,
+            EIGHT_OUT_PLAIN)
+EIGHT_TILES(eight_bytes_even_bias, EIGHT_FROM_FLOAT, EIGHT_OF_BYTES, EIGHT_NO_SLOTS,
+            EIGHT_FLOATS_BIAS, EIGHT_OUT_BIAS)
+EIGHT_TILES(eight_u8, EIGHT_FROM_LESS, EIGHT_OF_U8, EIGHT_NO_SLOTS, EIGHT_SHIFTS, EIGHT_OUT_PLAIN)
+EIGHT_TILES(eight_u8_bias, EIGHT_FROM_ZERO, EIGHT_OF_U8, EIGHT_NO_SLOTS, EIGHT_SHIFTS,
+            EIGHT_OUT_BIAS)
+EIGHT_TILES(eight_u8_even, EIGHT_FROM_FLOAT, EIGHT_OF_U8, EIGHT_NO_SLOTS, EIGHT_FLOATS,
+            EIGHT_OUT_PLAIN)
+EIGHT_TILES(eight_u8_even_bias, EIGHT_FROM_FLOAT, EIGHT_OF_U8, EIGHT_NO_SLOTS, EIGHT_FLOATS_BIAS,
+            EIGHT_OUT_BIAS)
 
-static eight_fn *eight_of(const mr_layout *l, int rows)
+/* `unpacked`: by an earlier tile. */
+static eight_fn *eight_of(const mr_layout *l, bool unpacked, bool even, int rows)
 {
 #define SHAPES(name)                                                                               \
     {                                                                                              \
-        name##_4, name##_5, name##_6, name##_7, name##_8                                           \
+        {name##_4, name##_5, name##_6, name##_7, name##_8},                                        \
+        {                                                                                          \
+            name##_bias_4, name##_bias_5, name##_bias_6, name##_bias_7, name##_bias_8              \
+        }                                                                                          \
     }
-    static eight_fn *const fns[2][2][5] = {{SHAPES(eight_u8), SHAPES(eight_u8_bias)},
-                                           {SHAPES(eight_u4), SHAPES(eight_u4_bias)}};
+    static eight_fn *const fns[][2][5] = {SHAPES(eight_u8), SHAPES(eight_u8_even), SHAPES(eight_u4),
+                                          SHAPES(eight_bytes), SHAPES(eight_bytes_even)};
 #undef SHAPES
-    return fns[l->kind == MR_PACK_U4][l->bias][rows - 4];
+    const int kind = l->kind == MR_PACK_U8 ? even : !unpacked ? 2 : 3 + even;
+    return fns[kind][l->bias][rows - EIGHT_FEWEST];
 }
 
 /* Scales of a group, halves of whose outputs are two sides; `after` is where its unit has them. */
@@ -199,20 +271,27 @@ static void eight_block(const mr_column *c, const uint8_t *unit, int n, int per_
 }
 
 static int few_rows_i8(const mr_column *c, int64_t units, const mr_qform *f,
-                       const uint8_t *const *x, int rows, float *out)
+                       const uint8_t *const *x, int rows, int slots, float *out)
 {
     eight_side sides[EIGHT_GROUPS][2];
+    _Alignas(64) uint8_t bytes[EIGHT_SHARED_K * MR_TILE_OUT];
     const mr_layout *l = c->layout;
     const bool u4 = l->kind == MR_PACK_U4;
-    const int per_unit = l->k_unit / f->group, block = EIGHT_K / l->k_unit;
-    const int parts = (rows + EIGHT - 1) / EIGHT;
     if ((!u4 && l->kind != MR_PACK_U8) || c->nv != 4 || rows < EIGHT_LEAST || rows > EIGHT_MOST ||
         (!l->bias && l->zero != (u4 ? 8 : 128)))
         return 0;
+    /* Tiles of even rows, where there are enough: the others may take some of them. */
+    slots = slots < EIGHT_FEWEST ? EIGHT_FEWEST : slots;
+    slots = rows - slots < EIGHT_FEWEST ? rows : slots;
+    const bool shared = slots < rows || rows > EIGHT;
+    const int per_unit = l->k_unit / f->group,
+              block = (shared ? EIGHT_SHARED_K : EIGHT_K) / l->k_unit;
     for (int i = 0; i < 2 * EIGHT_GROUPS; i++) {
         eight_side *side = &sides[i / 2][i % 2];
-        side->upper[0] = 0x01020408;
-        side->upper[1] = 0x10204080;
+        for (int e = 0; e < STEPS && !l->bias; e++)
+            side->b[e] = MR_QROW_FLOAT * (float)(1 << e);
+        side->bytes =
+            bytes + (shared ? i * f->group * 32 % (int)sizeof bytes : i % 2 * f->group * 32);
         side->out = i % 2 ? -128 : 128;
         side->at = i % 2 ? (int64_t)f->step : 0;
     }
@@ -220,10 +299,15 @@ static int few_rows_i8(const mr_column *c, int64_t units, const mr_qform *f,
         const int n = (int)(units - u < block ? units - u : block);
         const size_t at = (size_t)(u * per_unit) * f->step;
         eight_block(c, c->data + (size_t)u * c->unit, n, per_unit, sides);
-        for (int i = 0, r = 0, now; i < parts; i++, r += now) {
-            now = (rows - r + parts - i - 1) / (parts - i);
-            eight_of(l, now)(sides[0], 2 * n * per_unit, (size_t)f->group, x + r, at,
-                             out + r * MR_TILE_OUT);
+        size_t ask =
+            0; /* of the tiles after the first: each a line of two, for the block after this */
+        for (int r = 0, now; r < rows; r += now) {
+            const bool even = r >= slots;
+            const int left = (even ? rows : slots) - r, tiles = (left + EIGHT - 1) / EIGHT;
+            now = (left + tiles - 1) / tiles;
+            eight_of(l, r > 0, even, now)(sides[0], 2 * n * per_unit, (size_t)f->group, x + r, at,
+                                          out + r * MR_TILE_OUT, ask);
+            ask = ask ? ask ^ 64 : EIGHT_FAR + (size_t)n * c->unit;
         }
     }
     return rows;

@@ -14,14 +14,15 @@ INLINE v16f one_nan(v16f a)
     return v16f_select(v16f_eq(a, a), a, v16f_bits(v16i_set1(MR_NAN_BITS)));
 }
 
-/* Outputs i.. of a row, up to 16 of `left`; the sums become zero. */
-INLINE v16f finished(float *sums, const float *by, int parts, const float *bias, int i, int left)
+/* Outputs i.. of a row, up to 16 of `left`; the sums, of whose parts each is `rows` on, become zero. */
+INLINE v16f finished(float *sums, const float *by, int parts, int rows, const float *bias, int i,
+                     int left)
 {
     v16f t = v16f_mul(v16f_load(sums + i), v16f_set1(by[0]));
     v16f_store(sums + i, v16f_zero());
     for (int p = 1; p < parts; p++) {
-        sums += MR_TILE_OUT;
-        t = v16f_fma(v16f_load(sums + i), v16f_set1(by[p]), t);
+        sums += rows * MR_TILE_OUT;
+        t = v16f_fma(v16f_load(sums + i), v16f_set1(by[p * rows]), t);
         v16f_store(sums + i, v16f_zero());
     }
     if (bias)
@@ -42,17 +43,18 @@ INLINE void gate(mr_op fn, v16f *a, int of)
 /* Outputs i.. of row r: `of` times 16, or up to 16 of `left`. */
 INLINE void finish_some(const mr_finish *f, mr_op fn, int r, int i, int of, int left)
 {
-    size_t at = (size_t)(r * f->parts) * MR_TILE_OUT;
-    const float *by = f->by + r * f->parts;
+    size_t at = (size_t)r * MR_TILE_OUT;
+    const float *by = f->by + r;
     float *y = f->y[r] + f->first + i;
     v16f t[2];
     foreach (v, of)
-        t[v] = finished(f->sums[0] + at, by, f->parts, f->bias[0], i + 16 * v, left - 16 * v);
+        t[v] =
+            finished(f->sums[0] + at, by, f->parts, f->rows, f->bias[0], i + 16 * v, left - 16 * v);
     if (fn != MR_OP_LINEAR) {
         gate(fn, t, of);
         foreach (v, of) {
-            v16f u = f->sums[1] ? finished(f->sums[1] + at, by, f->parts, f->bias[1], i + 16 * v,
-                                           left - 16 * v)
+            v16f u = f->sums[1] ? finished(f->sums[1] + at, by, f->parts, f->rows, f->bias[1],
+                                           i + 16 * v, left - 16 * v)
                                 : v16f_loadn(y + 16 * v, left - 16 * v);
             t[v] = v16f_mul(t[v], u);
         }

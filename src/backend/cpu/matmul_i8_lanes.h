@@ -311,7 +311,7 @@ SUBS_ROWS(subs_rows3, 3)
 SUBS_ROWS(subs_rows4, 4)
 
 static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
-                    int rows, float *out)
+                    int rows, int slots, float *out)
 {
     static i8_fn *const fns[4][4] = {{u4_rows1, u4_rows2, u4_rows3, u4_rows4},
                                      {u8_rows1, u8_rows2, u8_rows3, u8_rows4},
@@ -322,7 +322,7 @@ static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const 
         return;
     }
     i8_fn *const *fn = fns[c->layout->kind - MR_PACK_U4];
-    int r = I8_MANY_ROWS(c, units, f, x, rows, out);
+    int r = I8_MANY_ROWS(c, units, f, x, rows, slots, out);
     for (; r + 4 <= rows; r += 4)
         fn[3](c, units, f, x + r, out + r * MR_TILE_OUT);
     if (r < rows)

@@ -52,7 +52,7 @@ mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k
     if (f.halves && l->bias)
         f.start_by = 1;
     f.less = !l->bias && !f.halves;
-    f.step = sizeof(mr_qgroup) + (size_t)f.group * (f.wide ? 2 : 1) + (f.halves ? 4 : 0);
+    f.step = sizeof(mr_qgroup) + (size_t)f.group * (f.wide ? 2 : 1) + sizeof(int32_t);
     /* An odd number of cache lines: rows of a tile then lie in different sets. */
     f.stride = (MR_QROW_HEADER + (size_t)(k / f.group) * f.step + 63) / 64 * 64;
     f.stride += f.stride / 64 % 2 ? 0 : 64;
@@ -131,7 +131,9 @@ static void quantise_some(void *ctx, int task, int worker)
     const quantise_task *t = ctx;
     const mr_job *job = t->job;
     const mr_qform *form = &job->form;
+    mr_qform even = *form;
     float *rest = (float *)(void *)(t->rests + (size_t)worker * rest_bytes(form->k));
+    even.even = true;
     for (int64_t i = task * t->each; i < (task + 1) * t->each && i < t->vectors; i++) {
         int64_t r = job->x_choice ? i / job->choices : i, j = job->x_choice ? i % job->choices : 0;
         const float *x = job->x + r * job->x_row + j * job->x_choice;
@@ -139,7 +141,7 @@ static void quantise_some(void *ctx, int task, int worker)
         job->kernels->quantise(x, form, to);
         for (int part = 1; part < job->parts; part++, to += form->stride) {
             job->kernels->residue(part == 1 ? x : rest, form, to, rest);
-            job->kernels->quantise(rest, form, to + form->stride);
+            job->kernels->quantise(rest, &even, to + form->stride);
         }
     }
 }
@@ -177,8 +179,9 @@ void mr_job_prepare(mr_job *job)
 
 typedef struct block {
     const mr_job *job;
-    int rows, vectors;            /* of y; of x: job->parts for each */
-    const uint8_t *x[BLOCK_ROWS]; /* floats, or prepared rows */
+    int rows, vectors; /* of y; of x: job->parts for each */
+    const uint8_t
+        *x[BLOCK_ROWS]; /* floats, or prepared rows: the first parts, then the second ... */
     float *y[BLOCK_ROWS];
     float by[BLOCK_ROWS]; /* what a vector's sums are multiplied by: D, or 1 */
     float *sums[2];       /* zero between columns */
@@ -230,7 +233,7 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
         x[r] = b->x[r] + MR_QROW_HEADER;
     if (b->vectors <= job->kernels->direct_u4 || bytes.kind == c->layout->kind ||
         (c->layout->kind == MR_PACK_U4 && c->nv == 4 && job->kernels->takes_u4)) {
-        job->kernels->tile_i8(c, units, &job->form, x, b->vectors, sums);
+        job->kernels->tile_i8(c, units, &job->form, x, b->vectors, b->rows, sums);
         return;
     }
     for (int64_t u = 0; u < units; u += most) {
@@ -239,7 +242,7 @@ static void sums_i8(const block *b, const mr_column *c, int64_t units, float *su
         part.data += (size_t)len * c->unit;
         panel.ask = part.data;
         panel.ask_bytes = (size_t)len * c->unit;
-        job->kernels->tile_i8(&panel, len * each, &job->form, x, b->vectors, sums);
+        job->kernels->tile_i8(&panel, len * each, &job->form, x, b->vectors, b->rows, sums);
         for (int r = 0; r < b->vectors; r++)
             x[r] += (size_t)(len * (c->layout->k_unit / job->form.group)) * job->form.step;
     }
@@ -336,9 +339,9 @@ static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
             j = pair % job->choices;
         }
         b->y[i] = job->y + r * job->y_row + j * job->y_choice;
-        for (int v = i * job->parts; job->form.k && v < (i + 1) * job->parts; v++) {
-            int64_t vector =
-                (job->x_choice ? r * job->choices + j : r) * job->parts + v % job->parts;
+        for (int part = 0; job->form.k && part < job->parts; part++) {
+            int64_t vector = (job->x_choice ? r * job->choices + j : r) * job->parts + part;
+            int v = part * b->rows + i;
             b->x[v] = job->prepared + (size_t)vector * job->form.stride;
             memcpy(&b->by[v], b->x[v], sizeof b->by[v]);
         }

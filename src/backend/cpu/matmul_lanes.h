@@ -13,7 +13,7 @@
  *
  * The including file gives, besides lanes_ISA.h:
  *   TILE_NV, TILE_F32_ROWS            widest tile in lane blocks; rows of the f32 panel tile (1..6)
- *   I8_MANY_ROWS(c, units, f, x, rows, out)   a faster tile_i8 for the first rows; how many it did
+ *   I8_MANY_ROWS(c, units, f, x, rows, slots, out)   a faster tile_i8 for the first rows; how many it did
  *   F32_PANEL(w, k, x, out, ask, ask_by)           if defined: a faster f32 panel tile for columns of 64
  *   x8 x_u8(p), x4 x_u4(p)            a quad of values at p, as the ISA's dots want it
  *   x8 slot_u8(r), x4 slot_u4(r)      the same from four int8 in an int32

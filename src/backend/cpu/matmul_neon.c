@@ -15,7 +15,7 @@
 #define DIRECT_F32 4
 #define FEW_F32 4
 #define DIRECT_U4 4
-#define I8_MANY_ROWS(...) 0
+#define I8_MANY_ROWS(c, units, f, x, rows, slots, out) ((void)(slots), 0)
 
 typedef int8x16_t x8, x4;
 typedef v16i w8;

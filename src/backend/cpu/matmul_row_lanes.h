@@ -163,7 +163,7 @@ static void row_i8(const mr_column *c, int n, int64_t units, const mr_qform *f, 
     }
     if (c->nv != ROW_NV || (!u4 && l->kind != MR_PACK_U8)) {
         for (int s = 0; s < n; s++)
-            tile_i8(c + s, units, f, &x, 1, out[s]);
+            tile_i8(c + s, units, f, &x, 1, 1, out[s]);
         return;
     }
     int type = l->scale_dtype == MR_BF16 ? 0 : l->scale_dtype == MR_F16 ? 1 : 2;

@@ -143,7 +143,7 @@ typedef void tile_fn(const uint8_t *w, size_t group, const tile_scales *s, int64
             row[r] = x[r < (n_rows) ? r : 0];                                                      \
         __asm__ volatile(                                                                          \
             ".p2align 6\n1:\n\t" rows(from, 0) QUADS##quads(rows)                                  \
-                load rows(to, 0) "add $4*" #quads "+20, %[at]\n\tadd %[group], %[w]\n\t"           \
+                load rows(to, 0) "add $4*" #quads "+24, %[at]\n\tadd %[group], %[w]\n\t"           \
                                  "add $2048, %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                      \
             : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t), [ask] "+r"(ask)  \
             : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]),              \

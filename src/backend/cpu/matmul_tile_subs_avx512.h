@@ -214,10 +214,10 @@ static int subs_many_rows(const mr_column *c, int64_t units, const mr_qform *f,
 
 /* tile_i8's first rows, whatever the kind. */
 static int first_rows(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
-                      int rows, float *out)
+                      int rows, int slots, float *out)
 {
     if (c->layout->kind == MR_PACK_SUBS)
         return subs_many_rows(c, units, f, x, rows, out);
-    const int few = few_rows_i8(c, units, f, x, rows, out);
+    const int few = few_rows_i8(c, units, f, x, rows, slots, out);
     return few > 0 ? few : many_rows(c, units, f, x, rows, out);
 }

@@ -53,7 +53,8 @@ static inline __m512i quads_of_64(const float *x)
 }
 
 /* Slots p and d of 256 values' groups; *most collects the largest magnitudes. */
-LANES_INLINE void steps_of_256(const float *x, int group, __m256i *p, __m256 *d, __m512i *most)
+LANES_INLINE void steps_of_256(const float *x, int group, bool even, __m256i *p, __m256 *d,
+                               __m512i *most)
 {
     const __m512i quad = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
     const __m512i none = _mm512_set1_epi32(-1);
@@ -81,10 +82,12 @@ LANES_INLINE void steps_of_256(const float *x, int group, __m256i *p, __m256 *d,
     const __m512i lanes =
         group == 64 ? _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
                     : _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
-    *d = _mm512_castps512_ps256(_mm512_permutexvar_ps(lanes, _mm512_max_ps(a, b)));
+    if (even)
+        a = _mm512_mul_ps(_mm512_castsi512_ps(top.most), _mm512_set1_ps(1.0f / 127.0f));
+    *d = _mm512_castps512_ps256(_mm512_permutexvar_ps(lanes, even ? a : _mm512_max_ps(a, b)));
     *p = _mm256_and_si256(
         _mm512_castsi512_si256(_mm512_permutexvar_epi32(lanes, top.place)),
-        _mm256_set1_epi32(group / 4 - 1)); /* of the second 32 values: quads 8 to 15 */
+        _mm256_set1_epi32(even ? 0 : group / 4 - 1)); /* of the second 32 values: quads 8 to 15 */
 }
 
 /* The slots of four groups: low and high parts as bytes, and the sums of each. */
@@ -179,13 +182,13 @@ LANES_INLINE void store_8(int32_t *to, __m256i a)
 }
 
 /* The values and records of n groups, n * group <= 256. */
-LANES_INLINE void values_of_256(const float *x, const mr_qform *f, int group, int n, float step,
-                                float inverse, uint8_t *records)
+LANES_INLINE void values_of_256(const float *x, const mr_qform *f, int group, bool even, int n,
+                                float step, float inverse, uint8_t *records)
 {
     const int each = QUANTISE_AT_ONCE / group;
     float inv[QUANTISE_GROUPS];
     int32_t low[QUANTISE_GROUPS], high[QUANTISE_GROUPS], p[QUANTISE_GROUPS], e[QUANTISE_GROUPS],
-        start[QUANTISE_GROUPS], more[QUANTISE_GROUPS], own[QUANTISE_GROUPS];
+        start[QUANTISE_GROUPS], more[QUANTISE_GROUPS], after[QUANTISE_GROUPS];
     __m128i slot_low[2] = {_mm_setzero_si128(), _mm_setzero_si128()};
     __m128i slot_high[2] = {_mm_setzero_si128(), _mm_setzero_si128()};
     __m256 by;
@@ -196,7 +199,7 @@ LANES_INLINE void values_of_256(const float *x, const mr_qform *f, int group, in
     store_8(e, powers);
     _mm256_storeu_ps(inv, by);
     LANES_UNROLL
-    for (int g = 0; g < each; g += 4) {
+    for (int g = 0; g < each && !even; g += 4) {
         const float *slots[4];
         __m128i a, b;
         LANES_UNROLL
@@ -213,7 +216,7 @@ LANES_INLINE void values_of_256(const float *x, const mr_qform *f, int group, in
         uint8_t *to0 = records + (size_t)g0 * f->step + sizeof(mr_qgroup),
                 *to1 = records + (size_t)g1 * f->step + sizeof(mr_qgroup);
         __m512i q = round_64(x + 64 * c, _mm512_set1_ps(inv[g0]), _mm512_set1_ps(inv[g1]));
-        uint32_t slots = 1u << p[g0] | (g1 > g0 ? 256u << p[g1] : 0);
+        uint32_t slots = even ? 0 : 1u << p[g0] | (g1 > g0 ? 256u << p[g1] : 0);
         part[c] = _mm512_mask_dpbusd_epi32(_mm512_setzero_si512(), (__mmask16)~slots,
                                            _mm512_set1_epi8(1), q);
         if (group == 64 && g0 < n)
@@ -238,9 +241,12 @@ LANES_INLINE void values_of_256(const float *x, const mr_qform *f, int group, in
     if (f->halves) {
         store_8(start, _mm256_mullo_epi32(first, by_start));
         store_8(more, _mm256_mullo_epi32(last, by_start));
-        store_8(own, apart ? _mm256_mullo_epi32(slot_more, by_start) : _mm256_setzero_si256());
+        store_8(after, apart ? _mm256_mullo_epi32(slot_more, by_start) : _mm256_setzero_si256());
     } else {
-        store_8(start, _mm256_mullo_epi32(all, by_start));
+        __m256i starts = _mm256_mullo_epi32(all, by_start);
+        store_8(start, starts);
+        store_8(after, _mm256_add_epi32(_mm256_add_epi32(_mm256_slli_epi32(powers, 23), starts),
+                                        _mm256_set1_epi32(float_bits(MR_QROW_FLOAT))));
         if (f->less)
             store_8(more, _mm256_sub_epi32(_mm256_setzero_si256(), all));
         else /* A: exact */
@@ -249,20 +255,21 @@ LANES_INLINE void values_of_256(const float *x, const mr_qform *f, int group, in
     for (int g = 0; g < n; g++) {
         uint8_t *at = records + (size_t)g * f->step;
         int32_t *record = (int32_t *)(void *)at;
-        record[0] = high[g];
+        record[0] = even ? 0 : high[g];
         record[1] = p[g];
         record[2] = e[g];
         record[3] = start[g];
         record[4] = more[g];
-        memcpy(at + sizeof(mr_qgroup) + 4 * p[g], &low[g], 4);
-        if (f->halves)
-            memcpy(at + sizeof(mr_qgroup) + group, &own[g], 4);
+        if (!even)
+            memcpy(at + sizeof(mr_qgroup) + 4 * p[g], &low[g], 4);
+        memcpy(at + sizeof(mr_qgroup) + group, &after[g], 4);
     }
 }
 
 /* A row that is not whole 256s ends in one that overlaps the one before and writes the same; one
  * shorter than that is copied and ends in zeros. */
-LANES_INLINE void quantise_groups(const float *x, const mr_qform *f, int group, uint8_t *row)
+LANES_INLINE void quantise_groups(const float *x, const mr_qform *f, int group, bool even,
+                                  uint8_t *row)
 {
     const int64_t each = QUANTISE_AT_ONCE / group, groups = f->k / group;
     const int64_t last = groups > each ? groups - each : 0;
@@ -280,7 +287,7 @@ LANES_INLINE void quantise_groups(const float *x, const mr_qform *f, int group, 
         int64_t at = g < last ? g : last;
         __m256i places;
         __m256 d;
-        steps_of_256(x + at * group, group, &places, &d, &most);
+        steps_of_256(x + at * group, group, even, &places, &d, &most);
         largest = _mm256_max_ps(largest, d);
         keep_found(records + (size_t)at * f->step, d, places);
     }
@@ -288,15 +295,21 @@ LANES_INLINE void quantise_groups(const float *x, const mr_qform *f, int group, 
                   &step, &inverse))
         return;
     /* the last first: what was found of it lies within the one before */
-    values_of_256(x + last * group, f, group, n, step, inverse, records + (size_t)last * f->step);
+    values_of_256(x + last * group, f, group, even, n, step, inverse,
+                  records + (size_t)last * f->step);
     for (int64_t g = 0; g < last; g += each)
-        values_of_256(x + g * group, f, group, n, step, inverse, records + (size_t)g * f->step);
+        values_of_256(x + g * group, f, group, even, n, step, inverse,
+                      records + (size_t)g * f->step);
 }
 
 static void quantise(const float *x, const mr_qform *f, uint8_t *row)
 {
-    if (f->group == 64)
-        quantise_groups(x, f, 64, row);
+    if (f->group == 64 && f->even)
+        quantise_groups(x, f, 64, true, row);
+    else if (f->group == 64)
+        quantise_groups(x, f, 64, false, row);
+    else if (f->even)
+        quantise_groups(x, f, 32, true, row);
     else
-        quantise_groups(x, f, 32, row);
+        quantise_groups(x, f, 32, false, row);
 }

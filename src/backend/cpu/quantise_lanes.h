@@ -1,8 +1,8 @@
 /* Activations to 8 bits: one row.
  *
  * The form (docs/numerics.md, "int8 activations"): per group of 32 or 64 one quad, the slot, may be
- * up to 128 times as large as the others; steps are D * 2^e with one D per row.  Two passes: first
- * the quads' maxima give every group's d and the row's D, then values are rounded.
+ * up to 128 times as large as the others (not in even rows); steps are D * 2^e with one D per row.
+ * Two passes: first the quads' maxima give every group's d and the row's D, then values are rounded.
  * Magnitudes are compared as integers (the bits of |x| order as |x| does), so that a row with Inf
  * or NaN is seen by the same maximum; such a row gets D = NaN and zeros.
  */
@@ -15,6 +15,13 @@ static inline float bits_float(int32_t u)
     float f;
     memcpy(&f, &u, 4);
     return f;
+}
+
+static inline int32_t float_bits(float f)
+{
+    int32_t u;
+    memcpy(&u, &f, 4);
+    return u;
 }
 
 static bool any_not_finite(v16i most)
@@ -77,7 +84,7 @@ static const int8_t quad_in_lane[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 
 static const int8_t vector_of_lane[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
 
 /* The group's slot and d; *most collects magnitude bits. */
-static inline float group_step(const float *x, int group, int32_t *p, v16i *most)
+static inline float group_step(const float *x, int group, bool even, int32_t *p, v16i *most)
 {
     v16i vector = v16i_load_i8(vector_of_lane);
     v16f rank = v16f_sub(v16f_set1(16.0f), v16f_from_i(v16i_load_i8(quad_in_lane)));
@@ -91,7 +98,9 @@ static inline float group_step(const float *x, int group, int32_t *p, v16i *most
     float best = v16f_reduce_max(v16f_select(v16f_eq(m, v16f_set1(a)), rank,
                                              v16f_zero())); /* the lowest quad ranks highest */
     float c = v16f_reduce_max(v16f_select(v16f_eq(rank, v16f_set1(best)), v16f_zero(), m));
-    *p = 16 - (int32_t)best;
+    *p = even ? 0 : 16 - (int32_t)best;
+    if (even)
+        return a * (1.0f / 127.0f);
     a *= 1.0f / 16319.0f;
     c *= 1.0f / 127.0f;
     return c > a ? c : a;
@@ -123,7 +132,7 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
     v16i quad = v16i_load_i8(quad_of_element), half[2] = {v16i_zero(), v16i_zero()}, slot = half[0];
     const bool apart = f->halves && f->start_by < 0;
     for (int i = 0; i < f->group; i += 16, quad = v16i_add(quad, v16i_set1(4))) {
-        v16m in_slot = v16i_eq(quad, v16i_set1(g->p));
+        v16m in_slot = v16i_eq(quad, v16i_set1(f->even ? -1 : g->p));
         v16i v = rounded(v16f_load(x + i), inv, in_slot);
         v16i high = v16i_select(in_slot, v16i_sar(v16i_add(v, v16i_set1(64)), 7), v16i_zero());
         v16i low = v16i_sub(v, v16i_shl(high, 7));
@@ -140,18 +149,20 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
         sum[i] = v16f_reduce_add(v16f_from_i(half[i]));
     memcpy(&g->r, high_bytes + 4 * g->p, 4);
     g->e = e;
+    int32_t last;
     if (f->halves) {
         g->start = f->start_by * (int32_t)sum[0];
         g->u.start_hi = f->start_by * (int32_t)sum[1];
-        int32_t own = apart ? f->start_by * (int32_t)v16f_reduce_add(v16f_from_i(slot)) : 0;
-        memcpy(values + f->group, &own, sizeof own);
+        last = apart ? f->start_by * (int32_t)v16f_reduce_add(v16f_from_i(slot)) : 0;
     } else {
         g->start = f->start_by * (int32_t)(sum[0] + sum[1]);
         if (f->less)
             g->u.less = -(int32_t)(sum[0] + sum[1]);
         else
             g->u.a = (sum[0] + sum[1]) * (float)(1 << e);
+        last = float_bits(MR_QROW_FLOAT * (float)(1 << e)) + g->start;
     }
+    memcpy(values + f->group * (f->wide ? 2 : 1), &last, sizeof last);
 }
 
 static void quantise(const float *x, const mr_qform *f, uint8_t *row)
@@ -162,7 +173,8 @@ static void quantise(const float *x, const mr_qform *f, uint8_t *row)
     v16i most = v16i_zero();
     for (int64_t i = 0; i < groups; i++) {
         mr_qgroup g = {0};
-        g.u.a = group_step(x + i * f->group, f->group, &g.p, &most); /* d, for the second pass */
+        g.u.a = group_step(x + i * f->group, f->group, f->even, &g.p,
+                           &most); /* d, for the second pass */
         largest = g.u.a > largest ? g.u.a : largest;
         memcpy(records + (size_t)i * f->step, &g, sizeof g);
     }
