@@ -244,7 +244,7 @@ static void test_out_of_memory_together(void **state)
         if (!st)
             break;
     }
-    assert_true(failed > 3);
+    assert_true(failed >= N); /* at least a block for each */
     mr_engine_close(e);
 }
 
