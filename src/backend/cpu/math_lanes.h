@@ -20,13 +20,12 @@ LANES_INLINE void polynomial_each(v16f *p, const v16f *x, int of, const float *c
 }
 
 /* e^x of each: x = n ln2 + r with |r| <= ln2/2, e^r = 1 + (r + r^2 q(r)), times 2^n, rounded once.
- * -inf and below -104 give 0, NaN stays; none is above 89. */
-LANES_INLINE void exp_each(v16f *x, int of)
+ * NaN stays; none is below -104 or above 89. */
+LANES_INLINE void exp_within_each(v16f *x, int of)
 {
     static const float c[] = {0x1.a1b5ccp-13f, 0x1.6d974cp-10f, 0x1.11107ep-7f,
                               0x1.555480p-5f,  0x1.555556p-3f,  0.5f};
     v16f n[4], r[4], q[4];
-    EACH x[i] = v16f_max(v16f_set1(-104.0f), x[i]);
     EACH n[i] = v16f_mul(x[i], v16f_set1(0x1.715476p+0f));
     EACH n[i] = v16f_rint(n[i]);
     EACH r[i] = v16f_fnma(n[i], v16f_set1(0x1.62e430p-1f), x[i]);
@@ -38,6 +37,13 @@ LANES_INLINE void exp_each(v16f *x, int of)
     EACH x[i] = v16f_ldexp(x[i], n[i]);
 }
 
+/* -inf and below -104 give 0; none is above 89. */
+LANES_INLINE void exp_each(v16f *x, int of)
+{
+    EACH x[i] = v16f_max(v16f_set1(-104.0f), x[i]);
+    exp_within_each(x, of);
+}
+
 /* +inf above 88.73. */
 LANES_INLINE void exp_any_each(v16f *x, int of)
 {
@@ -45,11 +51,11 @@ LANES_INLINE void exp_any_each(v16f *x, int of)
     exp_each(x, of);
 }
 
-/* Magnitude of m with the sign of s. */
-static inline v16f v16f_copysign(v16f m, v16f s)
+/* m, which is positive, zero or of the sign of s, with the sign of s. */
+static inline v16f v16f_to_sign(v16f m, v16f s)
 {
     v16i sign = v16i_and(v16i_bits(s), v16i_set1((int32_t)0x80000000));
-    return v16f_bits(v16i_or(v16i_bits(v16f_abs(m)), sign));
+    return v16f_bits(v16i_or(v16i_bits(m), sign));
 }
 
 /* |x| < 0.625: x + x^3 p(x^2); else 1 - 2 / (e^(2|x|) + 1) with the sign of x. */
@@ -63,13 +69,13 @@ LANES_INLINE void tanh_each(v16f *x, int of)
     EACH small[i] = v16f_mul(small[i], z[i]);
     EACH small[i] = v16f_fma(small[i], x[i], x[i]);
     EACH z[i] = v16f_abs(x[i]);
-    EACH z[i] = v16f_add(z[i], z[i]);
-    exp_any_each(z, of);
+    EACH z[i] = v16f_min(v16f_set1(89.0f), v16f_add(z[i], z[i]));
+    exp_within_each(z, of);
     EACH z[i] = v16f_add(z[i], v16f_set1(1.0f));
     EACH z[i] = v16f_div(v16f_set1(2.0f), z[i]);
     EACH z[i] = v16f_sub(v16f_set1(1.0f), z[i]);
     EACH z[i] = v16f_select(v16f_lt(v16f_abs(x[i]), v16f_set1(0.625f)), small[i], z[i]);
-    EACH x[i] = v16f_copysign(z[i], x[i]);
+    EACH x[i] = v16f_to_sign(z[i], x[i]);
 }
 
 /* |x| < 0.9296875: x + x p(x^2); else 1 - e^q(|x|), q fitted to log erfc on [0.9, 4]; 1 beyond. */
@@ -88,7 +94,7 @@ LANES_INLINE void erf_each(v16f *x, int of)
     exp_any_each(q, of);
     EACH q[i] = v16f_sub(v16f_set1(1.0f), q[i]);
     EACH q[i] = v16f_select(v16f_lt(v16f_abs(x[i]), v16f_set1(0.9296875f)), small[i], q[i]);
-    EACH x[i] = v16f_copysign(q[i], x[i]);
+    EACH x[i] = v16f_to_sign(q[i], x[i]);
 }
 
 LANES_INLINE void silu_each(v16f *x, int of)

@@ -6,7 +6,7 @@
  */
 #include "backend/cpu/math_lanes.h"
 
-enum { FINISH_AHEAD = 12 };
+enum { FINISH_AHEAD = 12, FINISH_AT_ONCE = 2 };
 
 /* NaN differs between ISAs in sign and payload; outputs carry one. */
 INLINE v16f one_nan(v16f a)
@@ -25,9 +25,7 @@ INLINE v16f finished(float *sums, const float *by, int parts, int rows, const fl
         t = v16f_fma(v16f_load(sums + i), v16f_set1(by[p * rows]), t);
         v16f_store(sums + i, v16f_zero());
     }
-    if (bias)
-        t = v16f_add(t, v16f_loadn(bias + i, left));
-    return one_nan(t);
+    return bias ? v16f_add(t, v16f_loadn(bias + i, left)) : t;
 }
 
 INLINE void gate(mr_op fn, v16f *a, int of)
@@ -41,19 +39,18 @@ INLINE void gate(mr_op fn, v16f *a, int of)
 }
 
 /* Outputs i.. of row r: `of` times 16, or up to 16 of `left`. */
-INLINE void finish_some(const mr_finish *f, mr_op fn, int r, int i, int of, int left)
+INLINE void finish_some(const mr_finish *f, mr_op fn, int parts, int r, int i, int of, int left)
 {
     size_t at = (size_t)r * MR_TILE_OUT;
     const float *by = f->by + r;
     float *y = f->y[r] + f->first + i;
-    v16f t[2];
+    v16f t[FINISH_AT_ONCE];
     foreach (v, of)
-        t[v] =
-            finished(f->sums[0] + at, by, f->parts, f->rows, f->bias[0], i + 16 * v, left - 16 * v);
+        t[v] = finished(f->sums[0] + at, by, parts, f->rows, f->bias[0], i + 16 * v, left - 16 * v);
     if (fn != MR_OP_LINEAR) {
         gate(fn, t, of);
         foreach (v, of) {
-            v16f u = f->sums[1] ? finished(f->sums[1] + at, by, f->parts, f->rows, f->bias[1],
+            v16f u = f->sums[1] ? finished(f->sums[1] + at, by, parts, f->rows, f->bias[1],
                                            i + 16 * v, left - 16 * v)
                                 : v16f_loadn(y + 16 * v, left - 16 * v);
             t[v] = v16f_mul(t[v], u);
@@ -61,33 +58,45 @@ INLINE void finish_some(const mr_finish *f, mr_op fn, int r, int i, int of, int 
     }
     foreach (v, of) {
         if (left - 16 * v >= 16)
-            v16f_store(y + 16 * v, t[v]);
+            v16f_store(y + 16 * v, one_nan(t[v]));
         else
-            v16f_storen(y + 16 * v, t[v], left - 16 * v);
+            v16f_storen(y + 16 * v, one_nan(t[v]), left - 16 * v);
     }
 }
 
-INLINE void finish_rows(const mr_finish *f, mr_op fn)
+INLINE void finish_rows(const mr_finish *f, mr_op fn, int parts)
 {
     for (int r = -FINISH_AHEAD; r < f->rows; r++) {
         for (int i = 0; r + FINISH_AHEAD < f->rows && i < f->n; i += 16)
             __builtin_prefetch(f->y[r + FINISH_AHEAD] + f->first + i, 1, 3);
         int i = 0;
-        for (; r >= 0 && i + 32 <= f->n; i += 32)
-            finish_some(f, fn, r, i, 2, 32);
+        for (; r >= 0 && i + 16 * FINISH_AT_ONCE <= f->n; i += 16 * FINISH_AT_ONCE)
+            finish_some(f, fn, parts, r, i, FINISH_AT_ONCE, 16 * FINISH_AT_ONCE);
         for (; r >= 0 && i < f->n; i += 16)
-            finish_some(f, fn, r, i, 1, f->n - i);
+            finish_some(f, fn, parts, r, i, 1, f->n - i);
+    }
+}
+
+/* One part and no bias is what most products are: then little is left beside the arithmetic. */
+INLINE void finish_of(const mr_finish *f, mr_op fn)
+{
+    mr_finish own = *f; /* which the stores to y cannot change */
+    if (f->parts == 1 && !f->bias[0] && !f->bias[1]) {
+        own.bias[0] = own.bias[1] = NULL;
+        finish_rows(&own, fn, 1);
+    } else {
+        finish_rows(&own, fn, f->parts);
     }
 }
 
 static void finish(const mr_finish *f)
 {
     if (f->fn == MR_OP_LINEAR)
-        finish_rows(f, MR_OP_LINEAR);
+        finish_of(f, MR_OP_LINEAR);
     else if (f->fn == MR_OP_SILU)
-        finish_rows(f, MR_OP_SILU);
+        finish_of(f, MR_OP_SILU);
     else if (f->fn == MR_OP_GELU_TANH)
-        finish_rows(f, MR_OP_GELU_TANH);
+        finish_of(f, MR_OP_GELU_TANH);
     else
-        finish_rows(f, MR_OP_GELU);
+        finish_of(f, MR_OP_GELU);
 }
