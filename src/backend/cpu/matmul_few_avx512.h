@@ -1,4 +1,4 @@
-/* Few rows of f32 activations against weights of 4 and 8 bits on AVX-512.
+/* Few rows of f32 activations against weights of 4, 8 and 16 bits on AVX-512.
  *
  * Why:    two ports do all 512-bit arithmetic.  Per weight and 16 outputs the contract wants an FMA
  *         for the weight and one per row; what makes a float of a code must cost next to nothing
@@ -7,9 +7,9 @@
  *         wanted once as it is and once shifted by 4, each loaded from four bytes.  Both copies go
  *         through a ring in the L1 cache, three steps of 8 k ahead: loads that straddle lines are
  *         free there, and a late line from memory holds nothing up.  8 bits: loads under a mask are
- *         free, so each byte comes as the lowest of its lane, and is converted.
+ *         free, so each byte comes as the lowest of its lane, and is converted.  16 bits: as they come.
  *         Sums stay in registers: up to 4 rows x 64 outputs, or 8 x 32, twice.
- * Use:    FEW_ROWS_F32 of matmul_f32_lanes.h: wide columns of U4 and U8, any rows.
+ * Use:    FEW_ROWS_F32 of matmul_f32_lanes.h: wide columns of U4, U8, BF16 and F16, any rows.
  * Bits:   w = fma(s, q, b), or rounded twice; y = fma(w, x, y), k ascending.
  */
 
@@ -41,13 +41,8 @@ typedef struct few {
 } few;
 
 /* Weights of one k for all rows. */
-INLINE void few_step(few *f, const v16f q[4], const float *const *x, int64_t k, int rows, int nv,
-                     bool twice)
+INLINE void few_step(few *f, const v16f w[4], const float *const *x, int64_t k, int rows, int nv)
 {
-    v16f w[4];
-    foreach (v, nv)
-        w[v] =
-            twice ? v16f_add(v16f_mul(f->s[v], q[v]), f->b[v]) : v16f_fma(f->s[v], q[v], f->b[v]);
     foreach (r, rows) {
         v16f xk = v16f_set1(x[r][k]);
         foreach (v, nv)
@@ -55,27 +50,20 @@ INLINE void few_step(few *f, const v16f q[4], const float *const *x, int64_t k, 
     }
 }
 
-/* Lane blocks v0.. of a column; the first `stored` of the rows are wanted. */
-INLINE void few_blocks(const mr_column *c, int v0, int64_t k1, const float *const *rows_at,
-                       int rows, int stored, int nv, bool u4, bool twice, float *out)
+/* Codes of lane blocks v0.. of a column. */
+INLINE void few_codes(few *f, const mr_column *c, int v0, int64_t k1, const float *const *x,
+                      int rows, int nv, bool u4, bool twice)
 {
-    const float *x[FEW_MOST];
     const int steps = c->layout->k_unit / (u4 ? 8 : 4), to = u4 ? 8 : 4;
     const size_t sides = c->unit - c->lines;
     const uint8_t *unit = c->data + 64 * v0;
     int64_t filled = 0, all = k1 / 8;
     u4_ring ring;
-    few f;
-    foreach (r, rows) {
-        x[r] = rows_at[r < stored ? r : 0];
-        foreach (v, nv)
-            f.y[r][v] = v16f_load(out + (r < stored ? r : 0) * MR_TILE_OUT + 16 * (v0 + v));
-    }
     for (; u4 && filled < RING_AHEAD; filled++)
         ring_fill(&ring, filled, unit + RING_COPY * filled, nv);
     for (int64_t k = 0; k < k1; unit += c->unit) {
         foreach (v, nv)
-            unit_scales(c, unit - 64 * v0 + c->lines, v0 + v, 0, &f.s[v], &f.b[v]);
+            unit_scales(c, unit - 64 * v0 + c->lines, v0 + v, 0, &f->s[v], &f->b[v]);
         for (size_t i = 0; v0 == 0 && i < sides; i += 64)
             row_ask(unit + c->lines + i);
         for (int i = 0; i < steps; i++, k += to) {
@@ -91,14 +79,59 @@ INLINE void few_blocks(const mr_column *c, int v0, int64_t k1, const float *cons
                     row_ask(line + 64 * v);
             }
             foreach (j, to) {
-                v16f q[4];
-                foreach (v, nv)
-                    q[v] = u4 ? u4_float(from + j / 4 * RING_COPY + 64 * v + j % 4)
-                              : number_u8(from + 64 * v, j);
-                few_step(&f, q, x, k + j, rows, nv, twice);
+                v16f w[4];
+                foreach (v, nv) {
+                    v16f q = u4 ? u4_float(from + j / 4 * RING_COPY + 64 * v + j % 4)
+                                : number_u8(from + 64 * v, j);
+                    w[v] = twice ? v16f_add(v16f_mul(f->s[v], q), f->b[v])
+                                 : v16f_fma(f->s[v], q, f->b[v]);
+                }
+                few_step(f, w, x, k + j, rows, nv);
             }
         }
     }
+}
+
+/* Floats of lane blocks v0.. of a column. */
+INLINE void few_floats(few *f, const mr_column *c, int v0, int64_t k1, const float *const *x,
+                       int rows, int nv, bool bf16)
+{
+    const uint8_t *at = c->data + (bf16 ? 64 : 32) * v0;
+    for (int64_t k = 0; k < k1; k += bf16 ? 2 : 1, at += c->unit) {
+        v16f w[4], second[4];
+        foreach (v, nv) {
+            if (bf16) {
+                v16i pair = load_line(at + 64 * v);
+                row_ask(at + 64 * v);
+                w[v] = v16f_bits(v16i_shl(pair, 16));
+                second[v] = v16f_bits(v16i_and(pair, v16i_set1((int32_t)0xffff0000)));
+            } else {
+                if (v % 2 == 0)
+                    row_ask(at + 32 * v);
+                w[v] = load_numbers(at + 32 * v, MR_F16);
+            }
+        }
+        few_step(f, w, x, k, rows, nv);
+        if (bf16 && k + 1 < k1)
+            few_step(f, second, x, k + 1, rows, nv);
+    }
+}
+
+/* Lane blocks v0.. of a column; the first `stored` of the rows are wanted. */
+INLINE void few_blocks(const mr_column *c, int v0, int64_t k, const float *const *rows_at, int rows,
+                       int stored, int nv, mr_pack_kind kind, bool twice, float *out)
+{
+    const float *x[FEW_MOST];
+    few f;
+    foreach (r, rows) {
+        x[r] = rows_at[r < stored ? r : 0];
+        foreach (v, nv)
+            f.y[r][v] = v16f_load(out + (r < stored ? r : 0) * MR_TILE_OUT + 16 * (v0 + v));
+    }
+    if (kind == MR_PACK_BF16 || kind == MR_PACK_F16)
+        few_floats(&f, c, v0, k, x, rows, nv, kind == MR_PACK_BF16);
+    else
+        few_codes(&f, c, v0, k, x, rows, nv, kind == MR_PACK_U4, twice);
     foreach (r, rows)
         if (r < stored)
             foreach (v, nv)
@@ -107,36 +140,43 @@ INLINE void few_blocks(const mr_column *c, int v0, int64_t k1, const float *cons
 
 typedef void few_fn(const mr_column *c, int64_t k, const float *const *x, int stored, float *out);
 
-#define FEW(name, rows, nv, u4)                                                                    \
+#define FEW(name, rows, nv, kind)                                                                  \
     static __attribute__((noinline)) void name(const mr_column *c, int64_t k,                      \
                                                const float *const *x, int stored, float *out)      \
     {                                                                                              \
         bool twice = two_roundings(c->layout);                                                     \
         for (int v = 0; v < 4; v += nv)                                                            \
             if (twice)                                                                             \
-                few_blocks(c, v, k, x, rows, stored, nv, u4, true, out);                           \
+                few_blocks(c, v, k, x, rows, stored, nv, kind, true, out);                         \
             else                                                                                   \
-                few_blocks(c, v, k, x, rows, stored, nv, u4, false, out);                          \
+                few_blocks(c, v, k, x, rows, stored, nv, kind, false, out);                        \
     }
-FEW(few_u4_1, 1, 4, true)
-FEW(few_u4_2, 2, 4, true)
-FEW(few_u4_4, 4, 4, true)
-FEW(few_u4_6, 6, 2, true)
-FEW(few_u4_8, 8, 2, true)
-FEW(few_u8_1, 1, 4, false)
-FEW(few_u8_2, 2, 4, false)
-FEW(few_u8_4, 4, 4, false)
-FEW(few_u8_6, 6, 2, false)
-FEW(few_u8_8, 8, 2, false)
+#define FEWS(name, kind)                                                                           \
+    FEW(name##_1, 1, 4, kind)                                                                      \
+    FEW(name##_2, 2, 4, kind)                                                                      \
+    FEW(name##_4, 4, 4, kind)                                                                      \
+    FEW(name##_6, 6, 2, kind)                                                                      \
+    FEW(name##_8, 8, 2, kind)
+FEWS(few_u4, MR_PACK_U4)
+FEWS(few_u8, MR_PACK_U8)
+FEWS(few_bf16, MR_PACK_BF16)
+FEWS(few_f16, MR_PACK_F16)
 
-/* All rows of a wide column of U4 or U8, up to FEW_MOST at once. */
+/* All rows of a wide column of those kinds, up to FEW_MOST at once. */
 static void few_rows_f32(const mr_column *c, int64_t k, const float *const *x, int rows, float *out)
 {
-    static few_fn *const fns[2][5] = {{few_u8_1, few_u8_2, few_u8_4, few_u8_6, few_u8_8},
-                                      {few_u4_1, few_u4_2, few_u4_4, few_u4_6, few_u4_8}};
+#define SHAPES(name)                                                                               \
+    {                                                                                              \
+        name##_1, name##_2, name##_4, name##_6, name##_8                                           \
+    }
+    static few_fn *const fns[][5] = {[MR_PACK_F16] = SHAPES(few_f16),
+                                     [MR_PACK_BF16] = SHAPES(few_bf16),
+                                     [MR_PACK_U4] = SHAPES(few_u4),
+                                     [MR_PACK_U8] = SHAPES(few_u8)};
+#undef SHAPES
     for (int r = 0; r < rows; r += FEW_MOST) {
         int n = rows - r < FEW_MOST ? rows - r : FEW_MOST;
         int shape = n == 1 ? 0 : (n + 1) / 2;
-        fns[c->layout->kind == MR_PACK_U4][shape](c, k, x + r, n, out + r * MR_TILE_OUT);
+        fns[c->layout->kind][shape](c, k, x + r, n, out + r * MR_TILE_OUT);
     }
 }

@@ -199,7 +199,7 @@ static void sums_f32(const block *b, const mr_column *c, int64_t k, float *sums)
         .layout = &panel_layout, .data = b->panel, .unit = line, .lines = line, .nv = c->nv};
     for (int r = 0; r < b->rows; r++)
         x[r] = (const float *)(const void *)b->x[r];
-    bool few = c->nv == 4 && (c->layout->kind == MR_PACK_U4 || c->layout->kind == MR_PACK_U8);
+    bool few = c->nv == 4 && few_kind(c->layout->kind);
     if (b->rows <= (few ? kernels->few_f32 : kernels->direct_f32) ||
         c->layout->kind == MR_PACK_F32) {
         kernels->tile_f32(c, k, x, b->rows, sums);
