@@ -240,14 +240,14 @@ static bool is_product(mr_op op)
 }
 
 /* The weights of the product that follows step i, of the first one behind the last. */
-static void tell_next(const mr_cpu *cpu, const mr_plan *p, const mr_run *r, int i)
+static void tell_next(const mr_plan *p, const mr_run *r, int i)
 {
     for (int n = 1; n <= p->n_steps; n++) {
         const mr_step *s = &p->steps[(i + n) % p->n_steps];
         if (!is_product(s->op))
             continue;
         bool gated = s->op == MR_OP_GATED_LINEAR;
-        mr_job_tell(cpu->pool, r->weights[s->in[1].index]->matrix,
+        mr_job_tell(&((const mr_cpu_step *)s->prep)->mm, r->weights[s->in[1].index]->matrix,
                     gated ? r->weights[s->in[2].index]->matrix : NULL, r->rows);
         return;
     }
@@ -268,7 +268,7 @@ static mr_err run(mr_backend *b, const mr_plan *p, const mr_run *r, int first, i
                          .prep = s->prep,
                          .scratch = (char *)r->arena + s->scratch_offset};
         if (is_product(s->op))
-            tell_next(c.cpu, p, r, i);
+            tell_next(p, r, i);
         uint64_t start = r->trace ? mr_clock_ns() : 0;
         MR_TRY(c.prep->run(&c));
         if (r->trace)

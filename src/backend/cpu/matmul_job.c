@@ -480,11 +480,12 @@ void mr_job_run(const mr_job *job)
     mr_pool_run(job->mm->pool, (int)threads * s.parts, run_items, &s);
 }
 
-/* Of many matrices, or for more than one row, columns are read one after the other. */
-void mr_job_tell(mr_pool *pool, const mr_matrix *w, const mr_matrix *pair, int64_t rows)
+/* Of many matrices, or for more than one prepared row, columns are read one after the other. */
+void mr_job_tell(const mr_mm *mm, const mr_matrix *w, const mr_matrix *pair, int64_t rows)
 {
     enum { AHEAD_BYTES = 128 * 1024 };
-    const int64_t columns = mr_matrix_columns(w), threads = mr_pool_threads(pool);
+    const int64_t columns = mr_matrix_columns(w), threads = mr_pool_threads(mm->pool);
+    const bool one = rows == 1 && mr_job_parts(mm, &w->layout) <= 1;
     for (int t = 0; threads > 1 && t < threads; t++) {
         const stretch s = stretch_of(columns * w->e, threads, t);
         int64_t items = s.end - s.first, first;
@@ -494,12 +495,12 @@ void mr_job_tell(mr_pool *pool, const mr_matrix *w, const mr_matrix *pair, int64
         mr_ahead a = {.from = {c.data}};
         if (pair) {
             a.from[1] = mr_matrix_column(pair, s.first / columns, s.first % columns, &first).data;
-        } else if (rows == 1 && w->e == 1 && items > 1) {
+        } else if (one && w->e == 1 && items > 1) {
             a.from[1] = mr_matrix_column(w, 0, s.first + (items + 1) / 2, &first).data;
             items = (items + 1) / 2;
         }
         size_t bytes = (size_t)items * (size_t)w->units * c.unit;
         a.bytes = bytes < AHEAD_BYTES ? bytes : AHEAD_BYTES;
-        mr_pool_tell(pool, t, &a);
+        mr_pool_tell(mm->pool, t, &a);
     }
 }

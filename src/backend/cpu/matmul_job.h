@@ -49,6 +49,6 @@ bool mr_job_same_form(const mr_mm *mm, const mr_matrix *a, const mr_matrix *b);
 
 /* Tells the pool which columns of a coming product (gated: with `pair`, else NULL) each thread reads
  * first. */
-void mr_job_tell(mr_pool *pool, const mr_matrix *w, const mr_matrix *pair, int64_t rows);
+void mr_job_tell(const mr_mm *mm, const mr_matrix *w, const mr_matrix *pair, int64_t rows);
 
 #endif
