@@ -223,13 +223,15 @@ INLINE v16f codes_scaled(codes_form f, const mr_layout *l, v16f s, v16f b, const
 /* The same with two runs of 16 k, of which these are the small integers. */
 INLINE v16f codes_scaled_16(codes_form f, const codes_unit *u, int v, const v16f sub[2],
                             const v16f min[2], const codes_record *r, v16i low, v16i high,
-                            v16i slot, v16f y)
+                            bool slotted, v16i slot, v16f y)
 {
+    v16f sum = v16f_fma(sub[0], v16f_from_i(low), v16f_mul(sub[1], v16f_from_i(high)));
     if (f.kind == CODES_SUBMIN16)
         y = v16f_fma(v16f_mul(u->less[v], r->step),
                      v16f_fma(min[0], r->sums[0], v16f_mul(min[1], r->sums[1])), y);
-    return v16f_fma(v16f_mul(u->d[v], r->step), subs_sum(sub[0], low, sub[1], high, r->first, slot),
-                    y);
+    if (slotted)
+        sum = subs_sum(sub[0], low, sub[1], high, r->first, slot);
+    return v16f_fma(v16f_mul(u->d[v], r->step), sum, y);
 }
 
 /* Scales that are no integers. */
@@ -242,9 +244,9 @@ INLINE v16f codes_scaled_e4m3(const v16f s[2], const codes_record *r, const uint
     return v16f_fma(s[1], v16f_from_i(shift_up(high, e)), y);
 }
 
-/* y of lane block v0 + v of all rows, after the sums of group g. */
+/* y of lane block v0 + v of all rows, after the sums of group g; the first `slots` have one. */
 INLINE void codes_group_scale(codes_form f, const mr_layout *l, const codes_unit *u, size_t g,
-                              const uint8_t *const *x, int rows, int v0, int v,
+                              const uint8_t *const *x, int rows, int slots, int v0, int v,
                               v16i low[CODES_FEW][CODES_NV], v16i high[CODES_FEW][CODES_NV],
                               const codes_quads *quads, v16f y[CODES_FEW][CODES_NV])
 {
@@ -261,22 +263,27 @@ INLINE void codes_group_scale(codes_form f, const mr_layout *l, const codes_unit
     }
     foreach (r, rows) {
         const codes_record record = codes_record_of(f, x[r]);
-        v16i slot = codes_slot(quads->at[record.p] + 64 * at, f, &record);
-        if (!halves)
+        const bool slotted = r < slots;
+        v16i slot = v16i_zero(), sum = low[r][v];
+        if (slotted)
+            slot = codes_slot(quads->at[record.p] + 64 * at, f, &record);
+        if (halves && f.kind != CODES_E4M3) {
             y[r][at] =
-                codes_scaled(f, l, s[0], b[0], x[r], codes_with_slot(f, low[r][v], slot), y[r][at]);
-        else if (f.kind == CODES_E4M3)
-            y[r][at] = codes_scaled_e4m3(s, &record, x[r], low[r][v], high[r][v], slot, y[r][at]);
-        else
-            y[r][at] =
-                codes_scaled_16(f, u, at, s, b, &record, low[r][v], high[r][v], slot, y[r][at]);
+                codes_scaled_16(f, u, at, s, b, &record, sum, high[r][v], slotted, slot, y[r][at]);
+        } else if (halves) {
+            y[r][at] = codes_scaled_e4m3(s, &record, x[r], sum, high[r][v], slot, y[r][at]);
+        } else {
+            if (slotted)
+                sum = codes_with_slot(f, sum, slot);
+            y[r][at] = codes_scaled(f, l, s[0], b[0], x[r], sum, y[r][at]);
+        }
     }
 }
 
 /* One activation group, lane blocks v0..; g counts them within the unit, x[r] are its records. */
 INLINE void codes_group(codes_form f, const mr_column *c, const codes_unit *u, const uint8_t *unit,
-                        size_t g, int group, const uint8_t *const *x, int rows, int v0, int nv,
-                        v16f y[CODES_FEW][CODES_NV])
+                        size_t g, int group, const uint8_t *const *x, int rows, int slots, int v0,
+                        int nv, v16f y[CODES_FEW][CODES_NV])
 {
     const size_t k_unit = (size_t)c->layout->k_unit, blocks = (size_t)group / 32;
     v16i low[CODES_FEW][CODES_NV], high[CODES_FEW][CODES_NV];
@@ -290,12 +297,13 @@ INLINE void codes_group(codes_form f, const mr_column *c, const codes_unit *u, c
                    low, f.kind >= CODES_SUB16 ? high : low, quads.at + 8 * b);
     }
     foreach (v, nv)
-        codes_group_scale(f, c->layout, u, g, x, rows, v0, v, low, high, &quads, y);
+        codes_group_scale(f, c->layout, u, g, x, rows, slots, v0, v, low, high, &quads, y);
 }
 
 /* One row of one or two columns, or 2 to CODES_FEW rows of one; out[s] are a column's. */
-INLINE void codes_rows_i8(codes_form f, const mr_column *c, int streams, int rows, int64_t units,
-                          const mr_qform *q, const uint8_t *const *rows_at, float *const *out)
+INLINE void codes_rows_i8(codes_form f, const mr_column *c, int streams, int rows, int slots,
+                          int64_t units, const mr_qform *q, const uint8_t *const *rows_at,
+                          float *const *out)
 {
     _Alignas(64) uint8_t numbers[2][CODES_NUMBERS];
     v16f y[2][CODES_FEW][CODES_NV];
@@ -322,10 +330,12 @@ INLINE void codes_rows_i8(codes_form f, const mr_column *c, int streams, int row
         for (size_t g = 0; g < groups; g++) {
             foreach (s, streams)
                 if (rows == 1)
-                    codes_group(f, &own, &side[s], unit[s], g, group, x, rows, 0, CODES_NV, y[s]);
+                    codes_group(f, &own, &side[s], unit[s], g, group, x, rows, slots, 0, CODES_NV,
+                                y[s]);
                 else
                     for (int v = 0; v < CODES_NV; v += nv)
-                        codes_group(f, &own, &side[s], unit[s], g, group, x, rows, v, nv, y[s]);
+                        codes_group(f, &own, &side[s], unit[s], g, group, x, rows, slots, v, nv,
+                                    y[s]);
             foreach (r, rows)
                 x[r] += step;
         }
@@ -408,7 +418,7 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
 /* ---- the forms ---------------------------------------------------------------------------- */
 
 typedef void codes_i8_fn(const mr_column *c, int64_t units, const mr_qform *f,
-                         const uint8_t *const *x, float *const *out);
+                         const uint8_t *const *x, int slots, float *const *out);
 typedef void codes_f32_fn(const mr_column *c, int64_t k, const float *x, float *out);
 
 typedef struct codes_fns {
@@ -419,9 +429,10 @@ typedef struct codes_fns {
 #define CODES_I8(name, streams, rows, ...)                                                         \
     static __attribute__((noinline)) void name(const mr_column *c, int64_t units,                  \
                                                const mr_qform *f, const uint8_t *const *x,         \
-                                               float *const *out)                                  \
+                                               int slots, float *const *out)                       \
     {                                                                                              \
-        codes_rows_i8((codes_form){__VA_ARGS__}, c, streams, rows, units, f, x, out);              \
+        codes_rows_i8((codes_form){__VA_ARGS__}, c, streams, rows, rows == 1 ? 1 : slots, units,   \
+                      f, x, out);                                                                  \
     }
 #if ROW_STREAMS > 1
 #define CODES_TWO(name, ...) CODES_I8(codes_two_##name, 2, 1, __VA_ARGS__)
@@ -488,23 +499,23 @@ static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const 
 
 /* Up to CODES_FEW rows of a wide column; two as three. */
 static void codes_few_i8(const mr_column *c, int64_t units, const mr_qform *f,
-                         const uint8_t *const *x, int rows, float *out)
+                         const uint8_t *const *x, int rows, int slots, float *out)
 {
     const codes_fns *fns = codes_fns_of(c->layout);
     if (rows == 2) {
         float sums[3 * MR_TILE_OUT] = {0}, *to = sums;
         const uint8_t *at[3] = {x[0], x[1], x[0]};
         memcpy(sums, out, 2 * MR_TILE_OUT * sizeof *out);
-        fns->few[0](c, units, f, at, &to);
+        fns->few[0](c, units, f, at, slots, &to);
         memcpy(out, sums, 2 * MR_TILE_OUT * sizeof *out);
         return;
     }
-    (rows == 1 ? fns->one : fns->few[rows == 4])(c, units, f, x, &out);
+    (rows == 1 ? fns->one : fns->few[rows == 4])(c, units, f, x, slots, &out);
 }
 
 /* More rows of a wide column: over units that stay in the L1 cache. */
 static void codes_fews_i8(const mr_column *c, int64_t units, const mr_qform *f,
-                          const uint8_t *const *x, int rows, float *out)
+                          const uint8_t *const *x, int rows, int slots, float *out)
 {
     const size_t step = f->step * (size_t)(c->layout->k_unit / f->group);
     const int64_t each = c->unit < CODES_NEAR ? CODES_NEAR / (int64_t)c->unit : 1;
@@ -517,24 +528,24 @@ static void codes_fews_i8(const mr_column *c, int64_t units, const mr_qform *f,
             for (int i = 0; i < n; i++)
                 at[i] = x[r + i] + (size_t)u * step;
             codes_few_i8(&part, units - u < each ? units - u : each, f, at, n,
-                         out + r * MR_TILE_OUT);
+                         slots > r ? slots - r : 0, out + r * MR_TILE_OUT);
         }
 }
 
 /* Any rows of a column of codes: few directly, more through a buffer of one unit. */
 static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
-                          const uint8_t *const *x, int rows, float *out)
+                          const uint8_t *const *x, int rows, int slots, float *out)
 {
     _Alignas(64) uint8_t buffer[CODES_PANEL];
     mr_layout bytes = mr_layout_bytes(c->layout);
     mr_column panel = panel_column(c, &bytes, buffer);
     const uint8_t *at[CODES_ROWS];
     if (rows <= CODES_FEW && c->nv == CODES_NV) {
-        codes_few_i8(c, units, f, x, rows, out);
+        codes_few_i8(c, units, f, x, rows, slots, out);
         return;
     }
     if (CODES_FEW > 1 && c->nv == CODES_NV && bytes.kind != MR_PACK_SUBS) {
-        codes_fews_i8(c, units, f, x, rows, out);
+        codes_fews_i8(c, units, f, x, rows, slots, out);
         return;
     }
     const int parts = c->layout->k_unit / bytes.k_unit;

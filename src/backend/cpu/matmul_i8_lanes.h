@@ -47,12 +47,16 @@ INLINE v16i add_slot(v16i sum, v16i slot)
 #endif
 
 /* The start of every sum: the slot's high parts times 128, and what the values' sum makes up for.
- */
+ * The first `slots` rows have one. */
 INLINE void group_slots(const uint8_t *lines, int stride, int v0, const uint8_t *const *x,
-                        size_t at, int rows, int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
+                        size_t at, int rows, int slots, int nv, mr_pack_kind kind,
+                        v16i acc[MAX_ROWS][MAX_NV])
 {
     const bool u4 = kind == MR_PACK_U4;
-    foreach (r, rows) {
+    foreach (r, rows - slots)
+        foreach (v, nv)
+            acc[slots + r][v] = v16i_set1(RECORD(x[slots + r] + at, start));
+    foreach (r, slots) {
         const uint8_t *record = x[r] + at;
         const unsigned p = (unsigned)RECORD(record, p);
         const uint8_t *line = lines + ((size_t)(u4 ? p / 2 : p) * (size_t)stride + (size_t)v0) * 64;
@@ -143,7 +147,7 @@ INLINE void group_scale(const uint8_t *after, mr_dtype type, bool bias, int stri
 
 /* What the loops need is copied to locals first: stores to `out` might alias it. */
 INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
-                      const uint8_t *const *rows_at, int rows, int nv, int stride,
+                      const uint8_t *const *rows_at, int rows, int slots, int nv, int stride,
                       mr_pack_kind kind, float *out)
 {
     v16i acc[MAX_ROWS][MAX_NV];
@@ -162,7 +166,7 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
         for (int g = 0; g < per_unit; g++, at += step)
             for (int v = 0; v < stride; v += nv) {
                 const uint8_t *first = unit + (size_t)g * group;
-                group_slots(first, stride, v, x, at, rows, nv, kind, acc);
+                group_slots(first, stride, v, x, at, rows, slots, nv, kind, acc);
                 group_dots(first, stride, v, quads, x, at + sizeof(mr_qgroup), rows, nv, kind, acc);
                 if (bias)
                     group_scale(unit + lines, type, true, stride, v, x, at, rows, nv, acc, out);
@@ -270,29 +274,32 @@ INLINE void subs_column(const mr_column *c, int64_t units, const mr_qform *f,
 typedef void i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
                    float *out);
 
-#define I8_ROWS(name, rows, kind)                                                                  \
+#define I8_ROWS(name, rows, slots, kind)                                                           \
     static __attribute__((noinline)) void name(                                                    \
         const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x, float *out) \
     {                                                                                              \
         if (TILE_NV == 1)                                                                          \
-            i8_column(c, units, f, x, rows, 1, c->nv, kind, out);                                  \
+            i8_column(c, units, f, x, rows, slots, 1, c->nv, kind, out);                           \
         else if (c->nv == 1)                                                                       \
-            i8_column(c, units, f, x, rows, 1, 1, kind, out);                                      \
+            i8_column(c, units, f, x, rows, slots, 1, 1, kind, out);                               \
         else                                                                                       \
-            i8_column(c, units, f, x, rows, TILE_NV, 4, kind, out);                                \
+            i8_column(c, units, f, x, rows, slots, TILE_NV, 4, kind, out);                         \
     }
-I8_ROWS(u8_rows1, 1, MR_PACK_U8)
-I8_ROWS(u8_rows2, 2, MR_PACK_U8)
-I8_ROWS(u8_rows3, 3, MR_PACK_U8)
-I8_ROWS(u8_rows4, 4, MR_PACK_U8)
-I8_ROWS(u4_rows1, 1, MR_PACK_U4)
-I8_ROWS(u4_rows2, 2, MR_PACK_U4)
-I8_ROWS(u4_rows3, 3, MR_PACK_U4)
-I8_ROWS(u4_rows4, 4, MR_PACK_U4)
-I8_ROWS(bytes_rows1, 1, MR_PACK_U4_BYTES)
-I8_ROWS(bytes_rows2, 2, MR_PACK_U4_BYTES)
-I8_ROWS(bytes_rows3, 3, MR_PACK_U4_BYTES)
-I8_ROWS(bytes_rows4, 4, MR_PACK_U4_BYTES)
+I8_ROWS(u8_rows1, 1, 1, MR_PACK_U8)
+I8_ROWS(u8_rows2, 2, 2, MR_PACK_U8)
+I8_ROWS(u8_rows3, 3, 3, MR_PACK_U8)
+I8_ROWS(u8_rows4, 4, 4, MR_PACK_U8)
+I8_ROWS(u8_parts, MR_ACT_PARTS, 1, MR_PACK_U8)
+I8_ROWS(u4_rows1, 1, 1, MR_PACK_U4)
+I8_ROWS(u4_rows2, 2, 2, MR_PACK_U4)
+I8_ROWS(u4_rows3, 3, 3, MR_PACK_U4)
+I8_ROWS(u4_rows4, 4, 4, MR_PACK_U4)
+I8_ROWS(u4_parts, MR_ACT_PARTS, 1, MR_PACK_U4)
+I8_ROWS(bytes_rows1, 1, 1, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_rows2, 2, 2, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_rows3, 3, 3, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_rows4, 4, 4, MR_PACK_U4_BYTES)
+I8_ROWS(bytes_parts, MR_ACT_PARTS, 1, MR_PACK_U4_BYTES)
 
 #define SUBS_ROWS(name, rows)                                                                      \
     static __attribute__((noinline)) void name(                                                    \
@@ -318,13 +325,17 @@ static void tile_i8(const mr_column *c, int64_t units, const mr_qform *f, const 
                                      {bytes_rows1, bytes_rows2, bytes_rows3, bytes_rows4},
                                      {subs_rows1, subs_rows2, subs_rows3, subs_rows4}};
     if (c->layout->kind == MR_PACK_CODES) {
-        codes_tile_i8(c, units, f, x, rows, out);
+        codes_tile_i8(c, units, f, x, rows, slots, out);
         return;
     }
-    i8_fn *const *fn = fns[c->layout->kind - MR_PACK_U4];
+    static i8_fn *const parts[4] = {u4_parts, u8_parts, bytes_parts}; /* of one row's */
+    const int kind = c->layout->kind - MR_PACK_U4;
+    i8_fn *const *fn = fns[kind];
     int r = I8_MANY_ROWS(c, units, f, x, rows, slots, out);
     for (; r + 4 <= rows; r += 4)
         fn[3](c, units, f, x + r, out + r * MR_TILE_OUT);
-    if (r < rows)
+    if (r == 0 && rows == MR_ACT_PARTS && slots == 1 && parts[kind])
+        parts[kind](c, units, f, x, out);
+    else if (r < rows)
         fn[rows - r - 1](c, units, f, x + r, out + r * MR_TILE_OUT);
 }

@@ -158,7 +158,7 @@ static void row_i8(const mr_column *c, int n, int64_t units, const mr_qform *f, 
         return;
     }
     if (c->nv == ROW_NV && l->kind == MR_PACK_CODES) {
-        (n == 1 ? codes_fns_of(l)->one : codes_fns_of(l)->two)(c, units, f, &x, out);
+        (n == 1 ? codes_fns_of(l)->one : codes_fns_of(l)->two)(c, units, f, &x, 1, out);
         return;
     }
     if (c->nv != ROW_NV || (!u4 && l->kind != MR_PACK_U8)) {
