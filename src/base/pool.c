@@ -16,6 +16,9 @@
  * `sleepers` and looks at the ticket again; the caller sets the ticket, raises `epoch` and looks at
  * `sleepers`.  The caller waits likewise on `pending`, which the last thread to finish brings to 0.
  *
+ * A thread that spins asks for what it was told it will read (mr_pool_tell).  What was told lies there twice:
+ * the caller writes one while threads read the other, and the next run turns to it.
+ *
  * With more threads than CPUs spinning only takes time from those that work: nobody spins, and no
  * more threads are woken than there are CPUs.
  */
