@@ -54,6 +54,12 @@ typedef enum mr_pack_kind {
     MR_PACK_CODES
 } mr_pack_kind;
 
+/* Kinds of which few rows may be more: mr_mm_kernels.few_f32. */
+static inline bool mr_pack_few(mr_pack_kind kind)
+{
+    return kind == MR_PACK_U4 || kind == MR_PACK_U8 || kind == MR_PACK_BF16 || kind == MR_PACK_F16;
+}
+
 typedef struct mr_layout {
     mr_pack_kind kind;
     int k_unit;           /* k per unit */
@@ -143,12 +149,6 @@ typedef struct mr_qgroup {
  * of the values n alone), else 0.  Others: start + the bits of MR_QROW_FLOAT * 2^e.  A sum I that begins
  * with it is, its bits taken as a float, (MR_QROW_FLOAT + I) * 2^e: exact for I within +-2^22. */
 
-/* Kinds of which few rows may be more: mr_mm_kernels.few_f32. */
-static inline bool few_kind(mr_pack_kind kind)
-{
-    return kind == MR_PACK_U4 || kind == MR_PACK_U8 || kind == MR_PACK_BF16 || kind == MR_PACK_F16;
-}
-
 enum { MR_QROW_HEADER = 64, MR_TILE_OUT = 64, MR_NAN_BITS = 0x7fc00000 };
 #define MR_QROW_FLOAT 0x1.8p23f
 
@@ -192,7 +192,7 @@ typedef struct mr_mm_kernels {
     bool wide_u8;  /* wants mr_qform.wide for U8 */
     bool takes_u4; /* tile_i8 is as fast on wide columns of U4 as on panels of their bytes */
     /* Up to so many rows straight from the packed form, more by panel: on floats, on floats for wide
-     * columns of few_kind, on int8 of U4. */
+     * columns of mr_pack_few, on int8 of U4. */
     int direct_f32, few_f32, direct_u4;
     void (*quantise)(const float *x, const mr_qform *f, uint8_t *row);
     /* rest = x less what `row` holds of it; rest may be x. */

@@ -198,7 +198,7 @@ static void tile_f32(const mr_column *c, int64_t k, const float *const *x, int r
         return;
     }
 #ifdef FEW_ROWS_F32
-    if (c->nv == 4 && few_kind(c->layout->kind) &&
+    if (c->nv == 4 && mr_pack_few(c->layout->kind) &&
         (rows > 4 || c->layout->kind == MR_PACK_U4 || c->layout->kind == MR_PACK_U8)) {
         FEW_ROWS_F32(c, k, x, rows, out);
         return;

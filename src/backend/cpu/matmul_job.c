@@ -199,7 +199,7 @@ static void sums_f32(const block *b, const mr_column *c, int64_t k, float *sums)
         .layout = &panel_layout, .data = b->panel, .unit = line, .lines = line, .nv = c->nv};
     for (int r = 0; r < b->rows; r++)
         x[r] = (const float *)(const void *)b->x[r];
-    bool few = c->nv == 4 && few_kind(c->layout->kind);
+    bool few = c->nv == 4 && mr_pack_few(c->layout->kind);
     if (b->rows <= (few ? kernels->few_f32 : kernels->direct_f32) ||
         c->layout->kind == MR_PACK_F32) {
         kernels->tile_f32(c, k, x, b->rows, sums);
@@ -489,8 +489,10 @@ void mr_job_tell(const mr_mm *mm, const mr_matrix *w, const mr_matrix *pair, int
     for (int t = 0; threads > 1 && t < threads; t++) {
         const stretch s = stretch_of(columns * w->e, threads, t);
         int64_t items = s.end - s.first, first;
-        if (items == 0)
+        if (items == 0) {
+            mr_pool_tell(mm->pool, t, &(mr_ahead){.bytes = 0});
             continue;
+        }
         mr_column c = mr_matrix_column(w, s.first / columns, s.first % columns, &first);
         mr_ahead a = {.from = {c.data}};
         if (pair) {

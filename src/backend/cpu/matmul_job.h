@@ -35,8 +35,8 @@ typedef struct mr_job {
     size_t memory_bytes;
 } mr_job;
 
-/* Prepared rows that one row of activations becomes; 0: it runs on floats.  Of 4 bits the kernels on
- * floats are bound by arithmetic, and three int8 products cost less; of others they do not. */
+/* Prepared rows that one row of activations becomes; 0: it runs on floats.  (f32 activations: kernels on
+ * floats are bound by arithmetic, and three int8 products cost less.) */
 int mr_job_parts(const mr_mm *mm, const mr_layout *l);
 /* Scratch of a job on `vectors` distinct rows of activations, at most `rows` of which meet one
  * matrix. */
