@@ -135,7 +135,7 @@ mr_column mr_matrix_column(const mr_matrix *m, int64_t e, int64_t c, int64_t *fi
  * A prepared row: 64 bytes of header (float D), then per group a record and the values n. */
 
 typedef struct mr_qgroup {
-    int32_t r;     /* four int8: the high parts of the slot */
+    int32_t r;     /* four int8: the high parts of the slot, or 0: none is needed */
     int32_t p;     /* the slot: a quad of this group */
     int32_t e;     /* the group's step is D * 2^e */
     int32_t start; /* start_by * sum of v; SUBS: of the first 16 */

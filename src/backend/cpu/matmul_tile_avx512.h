@@ -3,20 +3,19 @@
  * Why:    where two ports do all 512-bit arithmetic, everything beside the dots costs.  24 sums
  *         hide the dots' latency (12 do not quite) and make 10 loads serve 24 dots; the outputs
  *         are in memory, since loads and stores are free; 2^e is in the scales.  What is left per
- *         group, 16 outputs and row: the dots, one for the slot, a shift, a conversion, an FMA, and
- *         one more with a bias.
+ *         group, 16 outputs and row: the dots, a conversion, an FMA, one more with a bias, and for
+ *         a slot, which a quarter to a half of the groups have, a dot and a product by 128 (of bytes
+ *         a shift and an addition).
  * How:    a block of k: bytes of the weights (U8 as packed, U4 unpacked) and per group the scales
  *         times 2^0 .. 2^6, all within the L1 cache; then all rows over it, asking meanwhile for the next
  *         block, line by line between the dots: at once the requests would wait for each other.
- *         Without a bias zero is made 128 (U4: q + 120), so that what makes up for it is a multiple
- *         of 128 and enters ahead of the slot's shift, which costs nothing.
  * Use:    many_rows has tile_i8's parameters and returns how many rows it has done: all or none.
  * Bits:   the order of docs/numerics.md: fma(b, A, y), fma(s, I << e, y).  s * 2^e is exact and
  *         takes the place of the shift: scaling commutes with the rounding of I to f32.
  */
 #include "backend/cpu/matmul_core.h"
 
-enum { MANY_ROWS = 5, BLOCK_K = 256, BLOCK_GROUPS = BLOCK_K / 32, STEPS = 7, UP = 120 };
+enum { MANY_ROWS = 5, BLOCK_K = 256, BLOCK_GROUPS = BLOCK_K / 32, STEPS = 7 };
 
 /* Of one group: scales by e, biases. */
 typedef struct tile_scales {
@@ -45,23 +44,24 @@ static inline void widen_scales(const mr_column *c, const uint8_t *after, tile_s
     }
 }
 
-/* Nibbles as bytes, in the order of U8, each `up` more. */
-static inline void widen_lines(const uint8_t *from, size_t bytes, int up, uint8_t *to)
+/* Nibbles as bytes, in the order of U8. */
+static inline void widen_lines(const uint8_t *from, size_t bytes, uint8_t *to)
 {
-    v16i low = v16i_set1(0x0f0f0f0f), add = v16i_set1(0x01010101 * up);
+    v16i low = v16i_set1(0x0f0f0f0f);
     for (size_t i = 0; i < bytes; i += 256, to += 512)
         LANES_UNROLL for (int v = 0; v < 4; v++)
         {
             v16i line = v16i_load((const int32_t *)(const void *)(from + i + 64 * v));
             int32_t *pair = (int32_t *)(void *)to + 16 * v;
-            v16i_store(pair, v16i_add(v16i_and(line, low), add));
-            v16i_store(pair + 64, v16i_add(v16i_and(v16i_shr(line, 4), low), add));
+            v16i_store(pair, v16i_and(line, low));
+            v16i_store(pair + 64, v16i_and(v16i_shr(line, 4), low));
         }
 }
 
-/* zmm 0..23 sums (row r: 4r..4r+3), 24..27 weights or biases, 28 29 of rows in turn, 30 A.
- * Operands: %[x0]..%[x5] rows, %[at] of the group's record in them (r 0, p 4, e 8, start 12, a and
- * less 16, values 20), %[w] weights (256 bytes a quad), %[s] scales.
+/* zmm 0..23 sums (row r: 4r..4r+3), 24..27 weights or biases, 28 29 of rows in turn, 30 A or a slot's
+ * high parts, 31 128.
+ * Operands: %[x0]..%[x5] rows, %[at] of the group's record in them (r 0, p 4, e 8, start 12, a 16,
+ * values 20), %[w] weights (256 bytes a quad), %[s] scales.
  * ROWSn(X, q) is X(q, row, its four sums, 28 or 29) for each row; only DOTS wants a q. */
 /* clang-format off */
 #define ROWS1(X, q) X(q, 0, 0, 1, 2, 3, 28)
@@ -69,23 +69,30 @@ static inline void widen_lines(const uint8_t *from, size_t bytes, int up, uint8_
 #define ROWS4(X, q) ROWS2(X, q) X(q, 2, 8, 9, 10, 11, 28) X(q, 3, 12, 13, 14, 15, 29)
 #define ROWS6(X, q) ROWS4(X, q) X(q, 4, 16, 17, 18, 19, 28) X(q, 5, 20, 21, 22, 23, 29)
 
-#define ZERO(r, a) "vpxord %%zmm" #a ", %%zmm" #a ", %%zmm" #a "\n\t"
-#define LESS(r, a) "vpbroadcastd 16(%[x" #r "],%[at]), %%zmm" #a "\n\t"
-#define SLOT(v, w, a, b)                                                                           \
-    "vmovdqu64 64*" #v "(%[w],%[t]), %%zmm" #w "\n\t"                                              \
-    "vpdpbusd %%zmm" #b ", %%zmm" #w ", %%zmm" #a "\n\t"                                           \
-    "vpslld $7, %%zmm" #a ", %%zmm" #a "\n\t"
-#define SLOTS(r, a0, a1, a2, a3, b)                                                                \
+#define SET(r, a) "vpbroadcastd 12(%[x" #r "],%[at]), %%zmm" #a "\n\t"
+#define START(q, r, a0, a1, a2, a3, b) SET(r, a0) SET(r, a1) SET(r, a2) SET(r, a3)
+/* Row r's slot, if it has one, which no branch can foresee: each stands between dots of its own, so that
+ * there is work at hand while a wrong guess is mended. */
+#define SLOT(add, r, a0, a1, a2, a3)                                                               \
+    ".if %c[rows] > " #r "\n\tmovl (%[x" #r "],%[at]), %k[t]\n\ttest %k[t], %k[t]\n\tjz 2f\n\t"    \
     "movl 4(%[x" #r "],%[at]), %k[t]\n\tshl $8, %[t]\n\t"                                          \
-    "vpbroadcastd (%[x" #r "],%[at]), %%zmm" #b "\n\t"                                             \
-    SLOT(0, 24, a0, b) SLOT(1, 25, a1, b) SLOT(2, 26, a2, b) SLOT(3, 27, a3, b)
-#define FROM_ZERO(q, r, a0, a1, a2, a3, b)                                                         \
-    ZERO(r, a0) ZERO(r, a1) ZERO(r, a2) ZERO(r, a3) SLOTS(r, a0, a1, a2, a3, b)
-#define FROM_LESS(q, r, a0, a1, a2, a3, b)                                                         \
-    LESS(r, a0) LESS(r, a1) LESS(r, a2) LESS(r, a3) SLOTS(r, a0, a1, a2, a3, b)
-#define START(r, a) "vpaddd 12(%[x" #r "],%[at])%{1to16%}, %%zmm" #a ", %%zmm" #a "\n\t"
-#define FROM_START(q, r, a0, a1, a2, a3, b)                                                        \
-    FROM_ZERO(q, r, a0, a1, a2, a3, b) START(r, a0) START(r, a1) START(r, a2) START(r, a3)
+    "vpbroadcastd (%[x" #r "],%[at]), %%zmm30\n\t"                                                 \
+    SLOT_DOT(0, 24, 28) add(28, a0) SLOT_DOT(1, 25, 29) add(29, a1)                                \
+    SLOT_DOT(2, 26, 28) add(28, a2) SLOT_DOT(3, 27, 29) add(29, a3) "2:\n\t.endif\n\t"
+#define SLOT_DOT(v, w, a)                                                                          \
+    "vmovdqu64 64*" #v "(%[w],%[t]), %%zmm" #w "\n\t"                                              \
+    "vpxord %%zmm" #a ", %%zmm" #a ", %%zmm" #a "\n\t"                                             \
+    "vpdpbusd %%zmm30, %%zmm" #w ", %%zmm" #a "\n\t"
+/* Sums of codes up to 63 are numbers of 16 bits. */
+#define ADD_CODES(b, a) "vpdpwssd %%zmm31, %%zmm" #b ", %%zmm" #a "\n\t"
+#define ADD_BYTES(b, a)                                                                            \
+    "vpslld $7, %%zmm" #b ", %%zmm" #b "\n\tvpaddd %%zmm" #b ", %%zmm" #a ", %%zmm" #a "\n\t"
+#define SLOT0(add) SLOT(add, 0, 0, 1, 2, 3)
+#define SLOT1(add) SLOT(add, 1, 4, 5, 6, 7)
+#define SLOT2(add) SLOT(add, 2, 8, 9, 10, 11)
+#define SLOT3(add) SLOT(add, 3, 12, 13, 14, 15)
+#define SLOT4(add) SLOT(add, 4, 16, 17, 18, 19)
+#define SLOT5(add) SLOT(add, 5, 20, 21, 22, 23)
 
 #define DOT(b, w, a) "vpdpbusd %%zmm" #b ", %%zmm" #w ", %%zmm" #a "\n\t"
 #define DOTS(q, r, a0, a1, a2, a3, b)                                                              \
@@ -96,11 +103,14 @@ static inline void widen_lines(const uint8_t *from, size_t bytes, int up, uint8_
     "vmovdqu64 256*" #q "(%[w]), %%zmm24\n\tvmovdqu64 256*" #q "+64(%[w]), %%zmm25\n\t"            \
     "vmovdqu64 256*" #q "+128(%[w]), %%zmm26\n\tvmovdqu64 256*" #q "+192(%[w]), %%zmm27\n\t"       \
     rows(DOTS, q)
-#define QUADS8(rows)                                                                               \
-    QUAD(rows, 0) QUAD(rows, 1) QUAD(rows, 2) QUAD(rows, 3)                                        \
-    QUAD(rows, 4) QUAD(rows, 5) QUAD(rows, 6) QUAD(rows, 7)
-#define QUADS16(rows)                                                                              \
-    QUADS8(rows) QUAD(rows, 8) QUAD(rows, 9) QUAD(rows, 10) QUAD(rows, 11)                         \
+#define QUADS8(rows, add)                                                                          \
+    QUAD(rows, 0) SLOT0(add) QUAD(rows, 1) SLOT1(add) QUAD(rows, 2) SLOT2(add)                     \
+    QUAD(rows, 3) SLOT3(add) QUAD(rows, 4) SLOT4(add) QUAD(rows, 5) SLOT5(add)                     \
+    QUAD(rows, 6) QUAD(rows, 7)
+#define QUADS16(rows, add)                                                                         \
+    QUAD(rows, 0) QUAD(rows, 1) SLOT0(add) QUAD(rows, 2) QUAD(rows, 3) SLOT1(add)                  \
+    QUAD(rows, 4) QUAD(rows, 5) SLOT2(add) QUAD(rows, 6) QUAD(rows, 7) SLOT3(add)                  \
+    QUAD(rows, 8) QUAD(rows, 9) SLOT4(add) QUAD(rows, 10) QUAD(rows, 11) SLOT5(add)                \
     QUAD(rows, 12) QUAD(rows, 13) QUAD(rows, 14) QUAD(rows, 15)
 
 #define LOAD_BIAS                                                                                  \
@@ -124,7 +134,7 @@ static inline void widen_lines(const uint8_t *from, size_t bytes, int up, uint8_
     "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",        \
         "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18",   \
         "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28",  \
-        "xmm29", "xmm30"
+        "xmm29", "xmm30", "xmm31"
 /* clang-format on */
 
 typedef void tile_fn(const uint8_t *w, size_t group, const tile_scales *s, int64_t n,
@@ -132,36 +142,40 @@ typedef void tile_fn(const uint8_t *w, size_t group, const tile_scales *s, int64
                      size_t ask_by);
 
 /* n groups of `quads`, whose weights lie `group` bytes apart. */
-#define TILE(name, rows, n_rows, quads, from, load, to)                                            \
+#define TILE(name, shape, n_rows, quads, add, load, to)                                            \
     static __attribute__((noinline)) void name(                                                    \
         const uint8_t *w, size_t group, const tile_scales *s, int64_t n, const uint8_t *const *x,  \
         size_t at, float *out, const uint8_t *ask, size_t ask_by)                                  \
     {                                                                                              \
+        static const int32_t by = 128;                                                             \
         size_t t;                                                                                  \
         const uint8_t *row[6];                                                                     \
         for (int r = 0; r < 6; r++)                                                                \
             row[r] = x[r < (n_rows) ? r : 0];                                                      \
         __asm__ volatile(                                                                          \
-            ".p2align 6\n1:\n\t" rows(from, 0) QUADS##quads(rows)                                  \
-                load rows(to, 0) "add $4*" #quads "+24, %[at]\n\tadd %[group], %[w]\n\t"           \
-                                 "add $2048, %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                      \
+            "vpbroadcastd %[by], %%zmm31\n\t.p2align 6\n1:\n\t" shape(START, 0)                    \
+                QUADS##quads(shape, add)                                                           \
+                    load shape(to, 0) "add $4*" #quads "+24, %[at]\n\tadd %[group], %[w]\n\t"      \
+                                      "add $2048, %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                 \
             : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t), [ask] "+r"(ask)  \
             : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]),              \
               [x4] "r"(row[4]), [x5] "r"(row[5]), [group] "m"(group), [out] "r"(out),              \
-              [ask_by] "r"(ask_by)                                                                 \
+              [ask_by] "r"(ask_by), [by] "m"(by), [rows] "i"(n_rows)                               \
             : CLOBBERS);                                                                           \
     }
-#define TILES(name, quads, from, load, to)                                                         \
-    TILE(name##_1, ROWS1, 1, quads, from, load, to)                                                \
-    TILE(name##_2, ROWS2, 2, quads, from, load, to)                                                \
-    TILE(name##_4, ROWS4, 4, quads, from, load, to)                                                \
-    TILE(name##_6, ROWS6, 6, quads, from, load, to)
-TILES(bias_32, 8, FROM_ZERO, LOAD_BIAS, OUT_BIAS)
-TILES(bias_64, 16, FROM_ZERO, LOAD_BIAS, OUT_BIAS)
-TILES(less_32, 8, FROM_LESS, "", OUT_PLAIN)
-TILES(less_64, 16, FROM_LESS, "", OUT_PLAIN)
-TILES(start_32, 8, FROM_START, "", OUT_PLAIN)
-TILES(start_64, 16, FROM_START, "", OUT_PLAIN)
+#define TILES(name, quads, add, load, to)                                                          \
+    TILE(name##_1, ROWS1, 1, quads, add, load, to)                                                 \
+    TILE(name##_2, ROWS2, 2, quads, add, load, to)                                                 \
+    TILE(name##_4, ROWS4, 4, quads, add, load, to)                                                 \
+    TILE(name##_6, ROWS6, 6, quads, add, load, to)
+TILES(codes_32, 8, ADD_CODES, "", OUT_PLAIN)
+TILES(codes_64, 16, ADD_CODES, "", OUT_PLAIN)
+TILES(codes_bias_32, 8, ADD_CODES, LOAD_BIAS, OUT_BIAS)
+TILES(codes_bias_64, 16, ADD_CODES, LOAD_BIAS, OUT_BIAS)
+TILES(bytes_32, 8, ADD_BYTES, "", OUT_PLAIN)
+TILES(bytes_64, 16, ADD_BYTES, "", OUT_PLAIN)
+TILES(bytes_bias_32, 8, ADD_BYTES, LOAD_BIAS, OUT_BIAS)
+TILES(bytes_bias_64, 16, ADD_BYTES, LOAD_BIAS, OUT_BIAS)
 
 static tile_fn *tile_of(const mr_layout *l, const mr_qform *f, int rows)
 {
@@ -169,12 +183,11 @@ static tile_fn *tile_of(const mr_layout *l, const mr_qform *f, int rows)
     {                                                                                              \
         name##_1, name##_2, name##_4, name##_6                                                     \
     }
-    static tile_fn *const fns[3][2][4] = {{SHAPES(bias_32), SHAPES(bias_64)},
-                                          {SHAPES(less_32), SHAPES(less_64)},
-                                          {SHAPES(start_32), SHAPES(start_64)}};
+    static tile_fn *const fns[2][2][2][4] = {
+        {{SHAPES(codes_32), SHAPES(codes_64)}, {SHAPES(codes_bias_32), SHAPES(codes_bias_64)}},
+        {{SHAPES(bytes_32), SHAPES(bytes_64)}, {SHAPES(bytes_bias_32), SHAPES(bytes_bias_64)}}};
 #undef SHAPES
-    bool less = l->zero == 128 || (l->zero == 8 && l->kind == MR_PACK_U4);
-    return fns[l->bias ? 0 : less ? 1 : 2][f->group == 64][rows / 2];
+    return fns[l->kind == MR_PACK_U8][l->bias][f->group == 64][rows / 2];
 }
 
 static int many_rows(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
@@ -200,7 +213,7 @@ static int many_rows(const mr_column *c, int64_t units, const mr_qform *f, const
             for (int g = 0; g < per_unit; g++)
                 widen_scales(c, from + c->lines, &scales[i * per_unit + g]);
             if (kind == MR_PACK_U4)
-                widen_lines(from, c->lines, l->bias || l->zero != 8 ? 0 : UP, to);
+                widen_lines(from, c->lines, to);
             else if (!as_packed)
                 memcpy(to, from, c->lines);
         }

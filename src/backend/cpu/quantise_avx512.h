@@ -103,7 +103,11 @@ static inline void round_slots(const float *const x[4], __m128 inv, __m128i *low
     a = _mm512_mul_ps(a, _mm512_permutexvar_ps(each, _mm512_castps128_ps512(inv)));
     __m512i v = _mm512_min_epi32(_mm512_cvtps_epi32(a), limit);
     v = _mm512_max_epi32(v, _mm512_sub_epi32(_mm512_setzero_si512(), limit));
-    __m512i r = _mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(64)), 7);
+    uint32_t large = _mm512_cmpgt_epi32_mask(_mm512_abs_epi32(v), _mm512_set1_epi32(127));
+    large |= large >> 1;
+    large = ((large | large >> 2) & 0x1111) * 15; /* all four of a slot that has one */
+    __m512i r =
+        _mm512_maskz_srai_epi32((__mmask16)large, _mm512_add_epi32(v, _mm512_set1_epi32(64)), 7);
     *high = _mm512_cvtepi32_epi8(r);
     *low = _mm512_cvtepi32_epi8(_mm512_sub_epi32(v, _mm512_slli_epi32(r, 7)));
     *sum_low = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), *low);

@@ -134,7 +134,10 @@ static inline void group_values(const float *x, const mr_qform *f, float d, floa
     for (int i = 0; i < f->group; i += 16, quad = v16i_add(quad, v16i_set1(4))) {
         v16m in_slot = v16i_eq(quad, v16i_set1(f->even ? -1 : g->p));
         v16i v = rounded(v16f_load(x + i), inv, in_slot);
-        v16i high = v16i_select(in_slot, v16i_sar(v16i_add(v, v16i_set1(64)), 7), v16i_zero());
+        v16m large = v16i_gt(v16i_max(v, v16i_sub(v16i_zero(), v)), v16i_set1(127));
+        v16i any = v16i_set1(-(int32_t)v16m_any(large)); /* in a slot alone */
+        v16i high = v16i_sar(v16i_add(v, v16i_set1(64)), 7);
+        high = v16i_select(in_slot, v16i_and(high, any), v16i_zero());
         v16i low = v16i_sub(v, v16i_shl(high, 7));
         v16i_store_i8(high_bytes + i, high);
         if (f->wide)
