@@ -307,6 +307,16 @@ void mr_pool_tell(mr_pool *p, int w, const mr_ahead *told)
     p->told = true;
 }
 
+mr_ahead mr_pool_ahead(const mr_pool *p, int w)
+{
+    uint32_t turn = atomic_load_explicit(&p->turn, memory_order_relaxed);
+    const ahead *a = &p->aheads[(turn & 1) * (uint32_t)p->threads + (uint32_t)w];
+    mr_ahead told = {.bytes = atomic_load_explicit(&a->bytes, memory_order_relaxed)};
+    for (int i = 0; i < 2; i++)
+        told.from[i] = atomic_load_explicit(&a->from[i], memory_order_relaxed);
+    return told;
+}
+
 static void wait_for_all(mr_pool *p)
 {
     if (spin_until(&p->workers[0], &p->pending, false))
@@ -325,6 +335,9 @@ void mr_pool_run(mr_pool *p, int n_tasks, mr_task fn, void *ctx)
     assert(!busy && "one mr_pool_run at a time");
     (void)busy;
     assert(n_tasks < 1 << TASK_BITS);
+    if (p->told)
+        atomic_fetch_add_explicit(&p->turn, 1, memory_order_release);
+    p->told = false;
     if (p->threads == 1 || n_tasks == 1) {
         for (int i = 0; i < n_tasks; i++)
             fn(ctx, i, 0);
@@ -333,9 +346,6 @@ void mr_pool_run(mr_pool *p, int n_tasks, mr_task fn, void *ctx)
         p->ctx = ctx;
         p->n_tasks = n_tasks;
         p->run++;
-        if (p->told)
-            atomic_fetch_add_explicit(&p->turn, 1, memory_order_release);
-        p->told = false;
         atomic_store_explicit(&p->pending, (uint32_t)n_tasks, memory_order_relaxed);
         atomic_store(&p->ticket, (uint32_t)n_tasks);
         atomic_fetch_add(&p->epoch, 1);

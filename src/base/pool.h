@@ -39,5 +39,7 @@ typedef struct mr_ahead {
 /* While they wait, threads ask for this to come to their caches.  Told by the thread that calls mr_pool_run,
  * for each worker; it holds from the next run on.  Nothing is read, so it may be stale or freed. */
 void mr_pool_tell(mr_pool *p, int worker, const mr_ahead *a);
+/* What holds in this run, for tasks that end to ask for; zeros if nothing was told. */
+mr_ahead mr_pool_ahead(const mr_pool *p, int worker);
 
 #endif

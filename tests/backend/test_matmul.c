@@ -457,7 +457,7 @@ static void check_moe(const mr_mm *mm, mr_fmt fmt, mr_fmt down, int64_t rows, ch
     vec->map(MR_OP_SILU, 0.0f, a, a, pairs * f);
     vec->mul(a, a, b, pairs * f);
     mr_expert_linear(mm, d, a, TOP * f, f, true, ids, rows, TOP, out, s2);
-    mr_moe(mm, g, u, d, MR_OP_SILU, x, h, ids, weight, rows, TOP, y, h, s3);
+    mr_moe(mm, g, u, d, MR_OP_SILU, x, h, ids, weight, rows, TOP, y, h, s3, NULL, NULL);
     for (int64_t r = 0; r < rows; r++) {
         vec->combine(want, out + r * TOP * h, h, weight + r * TOP, TOP, h);
         CHECK(same_numbers(want, y + r * h, h), "moe row %d of %d on %s", (int)r, (int)rows,

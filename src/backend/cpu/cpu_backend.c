@@ -239,18 +239,31 @@ static bool is_product(mr_op op)
     return op == MR_OP_LINEAR || op == MR_OP_GATED_LINEAR || op == MR_OP_LINEAR_HEADS;
 }
 
-/* The weights of the product that follows step i, of the first one behind the last. */
-static void tell_next(const mr_plan *p, const mr_run *r, int i)
+static bool is_routed(mr_op op)
 {
-    for (int n = 1; n <= p->n_steps; n++) {
-        const mr_step *s = &p->steps[(i + n) % p->n_steps];
-        if (!is_product(s->op))
-            continue;
-        bool gated = s->op == MR_OP_GATED_LINEAR;
-        mr_job_tell(&((const mr_cpu_step *)s->prep)->mm, r->weights[s->in[1].index]->matrix,
-                    gated ? r->weights[s->in[2].index]->matrix : NULL, r->rows);
+    return op == MR_OP_MOE || op == MR_OP_EXPERT_LINEAR;
+}
+
+/* Behind the last step comes the first.  Which experts will be chosen nobody knows. */
+void mr_cpu_tell_next(const void *call)
+{
+    const mr_cpu_call *c = call;
+    const mr_plan *p = c->plan;
+    const mr_step *s = c->step;
+    do
+        s = s + 1 < p->steps + p->n_steps ? s + 1 : p->steps;
+    while (!is_product(s->op) && !is_routed(s->op));
+    if (is_routed(s->op)) {
+        for (int t = 0; t < c->cpu->threads; t++)
+            mr_pool_tell(c->cpu->pool, t, &(mr_ahead){.bytes = 0});
         return;
     }
+    mr_weight *const *w = c->run->weights;
+    const mr_matrix *m = w[s->in[1].index]->matrix;
+    mr_job_tell(&(mr_job){.mm = &((const mr_cpu_step *)s->prep)->mm,
+                          .w = {m, s->op == MR_OP_GATED_LINEAR ? w[s->in[2].index]->matrix : NULL},
+                          .rows = c->run->rows,
+                          .choices = m->e});
 }
 
 static mr_err run(mr_backend *b, const mr_plan *p, const mr_run *r, int first, int last)
@@ -267,8 +280,8 @@ static mr_err run(mr_backend *b, const mr_plan *p, const mr_run *r, int first, i
                          .step = s,
                          .prep = s->prep,
                          .scratch = (char *)r->arena + s->scratch_offset};
-        if (is_product(s->op))
-            tell_next(p, r, i);
+        if (is_product(s->op) || s->op == MR_OP_EXPERT_LINEAR)
+            mr_cpu_tell_next(&c);
         uint64_t start = r->trace ? mr_clock_ns() : 0;
         MR_TRY(c.prep->run(&c));
         if (r->trace)

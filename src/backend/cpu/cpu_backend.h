@@ -111,6 +111,9 @@ const mr_matrix *mr_cpu_matrix(const mr_cpu_call *c, int i);
 void mr_cpu_split(const mr_cpu *cpu, int64_t units, int64_t cost, mr_stretch_fn fn,
                   const void *ctx);
 
+/* Tells the pool what the product behind this step (an mr_cpu_call) begins with. */
+void mr_cpu_tell_next(const void *call);
+
 /* cpu_plan.c */
 mr_err mr_cpu_supports(const mr_backend *b, const mr_graph *g, const mr_node *n);
 mr_err mr_cpu_step_plan(const mr_backend *b, const mr_plan *p, mr_step *s);

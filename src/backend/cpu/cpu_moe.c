@@ -70,7 +70,8 @@ mr_err mr_run_moe(const mr_cpu_call *c)
     mr_view x = mr_cpu_in(c, 0), y = mr_cpu_out(c, 0), w = mr_cpu_in(c, 2);
     MR_TRY(check_experts(c, 1, 3, w.rows * w.dim));
     mr_moe(&c->prep->mm, mr_cpu_matrix(c, 3), mr_cpu_matrix(c, 4), mr_cpu_matrix(c, 5), c->prep->fn,
-           x.p, x.row, mr_cpu_ints(c, 1), w.p, x.rows, w.dim, y.p, y.row, c->scratch);
+           x.p, x.row, mr_cpu_ints(c, 1), w.p, x.rows, w.dim, y.p, y.row, c->scratch,
+           mr_cpu_tell_next, c);
     return MR_OK;
 }
 

@@ -70,11 +70,13 @@ void mr_expert_linear(const mr_mm *mm, const mr_matrix *w, const float *x, int64
                       int64_t ldx_j, bool each_j, const int32_t *ids, int64_t rows, int64_t k_top,
                       float *y, void *scratch);
 /* The whole expert MLP: gate, up, fn, product, down per group of rows; outputs summed in selection
- * order.  Gate and up need activations of one form (int8 groups and zero, or f32). */
+ * order.  Gate and up need activations of one form (int8 groups and zero, or f32).  last: called
+ * before the last product runs, to tell the pool what follows; or NULL. */
 size_t mr_moe_scratch(const mr_mm *mm, mr_fmt gate_up, mr_fmt down, int64_t experts, int64_t h,
                       int64_t f, int64_t rows, int64_t k_top);
 void mr_moe(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const mr_matrix *wd,
             mr_op fn, const float *x, int64_t ldx, const int32_t *ids, const float *weights,
-            int64_t rows, int64_t k_top, float *y, int64_t ldy, void *scratch);
+            int64_t rows, int64_t k_top, float *y, int64_t ldy, void *scratch,
+            void (*last)(const void *ctx), const void *ctx);
 
 #endif

@@ -40,17 +40,17 @@ typedef struct codes_form {
 } codes_form;
 
 /* Lines of lane blocks v0.. of a block. */
-INLINE void codes_ask(const codes_at *at, int bits, int v0, int nv)
+INLINE void codes_ask(const codes_at *at, size_t far, int bits, int v0, int nv)
 {
     for (int v = v0; v < v0 + nv; v++) {
         foreach (i, 4)
             if (bits >= 4)
-                row_ask(at->fours + CODES_ROW * i + 64 * v);
+                row_ask(at->fours + CODES_ROW * i + 64 * v, far);
         foreach (i, 2)
             if (bits == 2 || bits == 3 || bits == 6)
-                row_ask(at->pairs + CODES_ROW * i + 64 * v);
+                row_ask(at->pairs + CODES_ROW * i + 64 * v, far);
         if (bits & 1)
-            row_ask(at->ones + 64 * v);
+            row_ask(at->ones + 64 * v, far);
     }
 }
 
@@ -282,8 +282,8 @@ INLINE void codes_group_scale(codes_form f, const mr_layout *l, const codes_unit
 
 /* One activation group, lane blocks v0..; g counts them within the unit, x[r] are its records. */
 INLINE void codes_group(codes_form f, const mr_column *c, const codes_unit *u, const uint8_t *unit,
-                        size_t g, int group, const uint8_t *const *x, int rows, int slots, int v0,
-                        int nv, v16f y[CODES_FEW][CODES_NV])
+                        size_t far, size_t g, int group, const uint8_t *const *x, int rows,
+                        int slots, int v0, int nv, v16f y[CODES_FEW][CODES_NV])
 {
     const size_t k_unit = (size_t)c->layout->k_unit, blocks = (size_t)group / 32;
     v16i low[CODES_FEW][CODES_NV], high[CODES_FEW][CODES_NV];
@@ -292,7 +292,7 @@ INLINE void codes_group(codes_form f, const mr_column *c, const codes_unit *u, c
         codes_start(f, x[r], nv, low[r], high[r]);
     for (size_t b = 0; b < blocks; b++) {
         codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g * blocks + b);
-        codes_ask(&at, f.bits, v0, nv);
+        codes_ask(&at, far, f.bits, v0, nv);
         codes_dots(&at, x, sizeof(mr_qgroup) + 32 * b * (f.u8 && U8_WIDE ? 2 : 1), f, rows, v0, nv,
                    low, f.kind >= CODES_SUB16 ? high : low, quads.at + 8 * b);
     }
@@ -313,6 +313,7 @@ INLINE void codes_rows_i8(codes_form f, const mr_column *c, int streams, int row
               nv = f.kind >= CODES_SUB16 ? CODES_HALVES_NV : TILE_NV; /* of few rows */
     const size_t groups = (size_t)(c->layout->k_unit / group), step = q->step, next = c->unit;
     const mr_column own = *c;
+    size_t far[2];
     foreach (r, rows)
         x[r] = rows_at[r];
     foreach (s, streams) {
@@ -323,19 +324,20 @@ INLINE void codes_rows_i8(codes_form f, const mr_column *c, int streams, int row
     }
     for (int64_t n = 0; n < units; n++) {
         foreach (s, streams) {
+            far[s] = row_far(c + s, unit[s]);
             for (size_t i = own.lines; i < next; i += 64)
-                row_ask(unit[s] + i);
+                row_ask(unit[s] + i, far[s]);
             side[s] = codes_unit_of(f, unit[s] + own.lines, numbers[s]);
         }
         for (size_t g = 0; g < groups; g++) {
             foreach (s, streams)
                 if (rows == 1)
-                    codes_group(f, &own, &side[s], unit[s], g, group, x, rows, slots, 0, CODES_NV,
-                                y[s]);
+                    codes_group(f, &own, &side[s], unit[s], far[s], g, group, x, rows, slots, 0,
+                                CODES_NV, y[s]);
                 else
                     for (int v = 0; v < CODES_NV; v += nv)
-                        codes_group(f, &own, &side[s], unit[s], g, group, x, rows, slots, v, nv,
-                                    y[s]);
+                        codes_group(f, &own, &side[s], unit[s], far[s], g, group, x, rows, slots, v,
+                                    nv, y[s]);
             foreach (r, rows)
                 x[r] += step;
         }
@@ -390,11 +392,12 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
         y[v] = v16f_load(out + 16 * v);
     for (int64_t k = 0; k < k1; k += l->k_unit, unit += c->unit) {
         codes_unit u = codes_unit_of(f, unit + c->lines, numbers);
+        const size_t far = row_far(c, unit);
         for (size_t i = c->lines; i < c->unit; i += 64)
-            row_ask(unit + i);
+            row_ask(unit + i, far);
         for (size_t g = 0; g < blocks; g++, x += 32) {
             codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g);
-            codes_ask(&at, f.bits, 0, CODES_NV);
+            codes_ask(&at, far, f.bits, 0, CODES_NV);
             if (!nibbles)
                 foreach (i, 8)
                     foreach (v, CODES_NV)
@@ -561,7 +564,7 @@ static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
             for (int p = 0; p < parts; p++) {
                 for (size_t i = 0; parts > 1 && i < share;
                      i += 64) /* not all at once: few can be under way */
-                    row_ask(unit + (size_t)p * share + i);
+                    row_ask(unit + (size_t)p * share + i, row_far(c, unit));
                 for (int r = 0; r < n; r++)
                     at[r] = x[r0 + r] + ((size_t)u * (size_t)parts + (size_t)p) * step;
                 panel.data = buffer + (size_t)p * panel.unit;

@@ -93,7 +93,8 @@ struct mr_matrix {
     int64_t wide, narrow; /* columns of 64 and of 16 outputs per matrix */
     int64_t units;        /* per column */
     size_t unit[2], lines[2],
-        matrix; /* bytes: unit (and its lines) of a narrow and a wide column, one matrix */
+        matrix;    /* bytes: unit (and its lines) of a narrow and a wide column, one matrix */
+    size_t far[2]; /* mr_column.far of such columns */
     uint8_t *data;
 };
 
@@ -121,13 +122,17 @@ typedef struct mr_column {
     int nv;             /* 16*nv outputs */
     const uint8_t *ask; /* panels: what will be unpacked next, to be asked for meanwhile */
     size_t ask_bytes;   /* or 0 */
+    /* Few rows: each line asks for the one `far` bytes (whole units) on, but where that is at `end` or
+     * behind it for the one `jump` further. */
+    size_t far, jump;
+    const uint8_t *end;
 } mr_column;
 
 static inline int64_t mr_matrix_columns(const mr_matrix *m)
 {
     return m->wide + m->narrow;
 }
-/* Column c of matrix e; *first is its first output. */
+/* Column c of matrix e; *first is its first output; end is NULL, jump 0. */
 mr_column mr_matrix_column(const mr_matrix *m, int64_t e, int64_t c, int64_t *first);
 
 /* ---- activations for int8 products ----

@@ -123,7 +123,8 @@ static void combine_row(void *ctx, int task, int worker)
 
 void mr_moe(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const mr_matrix *wd,
             mr_op fn, const float *x, int64_t ldx, const int32_t *ids, const float *weights,
-            int64_t rows, int64_t k_top, float *y, int64_t ldy, void *scratch)
+            int64_t rows, int64_t k_top, float *y, int64_t ldy, void *scratch,
+            void (*last)(const void *ctx), const void *ctx)
 {
     int64_t pairs_n = rows * k_top, f = wg->n, h = wd->n;
     int32_t *first = scratch, *pairs = first + wg->e + 1;
@@ -139,10 +140,13 @@ void mr_moe(const mr_mm *mm, const mr_matrix *wg, const mr_matrix *wu, const mr_
     mr_job up = routed_job(mm, wg, x, ldx, 0, inner, rows, k_top, first, pairs, at);
     up.w[1] = wu;
     up.fn = fn;
+    mr_job down = routed_job(mm, wd, inner, k_top * f, f, out, rows, k_top, first, pairs, at);
+    mr_job_tell(&down);
     mr_job_prepare(&up);
     mr_job_run(&up);
-    mr_job down = routed_job(mm, wd, inner, k_top * f, f, out, rows, k_top, first, pairs, at);
     mr_job_prepare(&down);
+    if (last)
+        last(ctx);
     mr_job_run(&down);
 
     combine_task t = {mr_vec(mm->isa), out, weights, y, ldy, h, k_top};

@@ -20,11 +20,11 @@ typedef struct u4_ring {
 } u4_ring;
 
 /* `step` counts steps of 8 k. */
-INLINE void ring_fill(u4_ring *ring, int64_t step, const uint8_t *lines, int nv)
+INLINE void ring_fill(u4_ring *ring, int64_t step, const uint8_t *lines, size_t far, int nv)
 {
     uint8_t *to = ring->step[step % RING];
     foreach (v, nv) {
-        row_ask(lines + 64 * v);
+        row_ask(lines + 64 * v, far);
         v16i line = load_line(lines + 64 * v);
         v16i_store((int32_t *)(void *)(to + 64 * v), line);
         v16i_store((int32_t *)(void *)(to + RING_COPY + 64 * v), v16i_shr(line, 4));
@@ -60,23 +60,25 @@ INLINE void few_codes(few *f, const mr_column *c, int v0, int64_t k1, const floa
     int64_t filled = 0, all = k1 / 8;
     u4_ring ring;
     for (; u4 && filled < RING_AHEAD; filled++)
-        ring_fill(&ring, filled, unit + RING_COPY * filled, nv);
+        ring_fill(&ring, filled, unit + RING_COPY * filled, row_far(c, c->data), nv);
     for (int64_t k = 0; k < k1; unit += c->unit) {
+        const size_t far = row_far(c, unit), far_next = row_far(c, unit + c->unit);
         foreach (v, nv)
             unit_scales(c, unit - 64 * v0 + c->lines, v0 + v, 0, &f->s[v], &f->b[v]);
         for (size_t i = 0; v0 == 0 && i < sides; i += 64)
-            row_ask(unit + c->lines + i);
+            row_ask(unit + c->lines + i, far);
         for (int i = 0; i < steps; i++, k += to) {
             const uint8_t *line = unit + RING_COPY * i, *from = line;
             if (u4) {
                 const uint8_t *ahead = line + RING_COPY * RING_AHEAD;
+                const bool own = i + RING_AHEAD < steps;
                 if (filled < all)
-                    ring_fill(&ring, filled, ahead + (i + RING_AHEAD < steps ? 0 : sides), nv);
+                    ring_fill(&ring, filled, ahead + (own ? 0 : sides), own ? far : far_next, nv);
                 filled++;
                 from = ring.step[k / 8 % RING];
             } else {
                 foreach (v, nv)
-                    row_ask(line + 64 * v);
+                    row_ask(line + 64 * v, far);
             }
             foreach (j, to) {
                 v16f w[4];
@@ -99,15 +101,16 @@ INLINE void few_floats(few *f, const mr_column *c, int v0, int64_t k1, const flo
     const uint8_t *at = c->data + (bf16 ? 64 : 32) * v0;
     for (int64_t k = 0; k < k1; k += bf16 ? 2 : 1, at += c->unit) {
         v16f w[4], second[4];
+        const size_t far = row_far(c, at);
         foreach (v, nv) {
             if (bf16) {
                 v16i pair = load_line(at + 64 * v);
-                row_ask(at + 64 * v);
+                row_ask(at + 64 * v, far);
                 w[v] = v16f_bits(v16i_shl(pair, 16));
                 second[v] = v16f_bits(v16i_and(pair, v16i_set1((int32_t)0xffff0000)));
             } else {
                 if (v % 2 == 0)
-                    row_ask(at + 32 * v);
+                    row_ask(at + 32 * v, far);
                 w[v] = load_numbers(at + 32 * v, MR_F16);
             }
         }

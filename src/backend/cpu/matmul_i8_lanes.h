@@ -80,8 +80,9 @@ INLINE bool from_memory(mr_pack_kind kind)
 
 /* Then every quad; x[r] + at are the group's values.  Weights of all lane blocks first: what a row gives
  * is then needed for no longer than it takes, so the sums find room in the registers. */
-INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, const uint8_t *const *x,
-                       size_t at, int rows, int nv, mr_pack_kind kind, v16i acc[MAX_ROWS][MAX_NV])
+INLINE void group_dots(const uint8_t *lines, size_t far, int stride, int v0, int quads,
+                       const uint8_t *const *x, size_t at, int rows, int nv, mr_pack_kind kind,
+                       v16i acc[MAX_ROWS][MAX_NV])
 {
     const uint8_t *line = lines + (size_t)v0 * 64;
     const bool ask = from_memory(kind), u4 = kind == MR_PACK_U4;
@@ -92,7 +93,7 @@ INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, cons
             foreach (v, nv) {
                 w[v] = w_u8(load_line(line + 64 * v));
                 if (ask)
-                    row_ask(line + 64 * v);
+                    row_ask(line + 64 * v, far);
             }
             foreach (r, rows) {
                 x8 quad = x_u8(x[r] + at);
@@ -113,7 +114,7 @@ INLINE void group_dots(const uint8_t *lines, int stride, int v0, int quads, cons
                 high[v] = load_line(line + next + 64 * v);
             }
             if (ask)
-                row_ask(line + 64 * v);
+                row_ask(line + 64 * v, far);
         }
         foreach (r, rows) {
             x4 first = x_u4(x[r] + at), second = x_u4(x[r] + at + 4);
@@ -160,14 +161,16 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
     foreach (r, rows)
         x[r] = rows_at[r];
     for (int64_t u = 0; u < units; u++, unit += next) {
+        const size_t far = row_far(c, unit);
         if (from_memory(kind))
             for (size_t i = lines; i < next; i += 64)
-                row_ask(unit + i);
+                row_ask(unit + i, far);
         for (int g = 0; g < per_unit; g++, at += step)
             for (int v = 0; v < stride; v += nv) {
                 const uint8_t *first = unit + (size_t)g * group;
                 group_slots(first, stride, v, x, at, rows, slots, nv, kind, acc);
-                group_dots(first, stride, v, quads, x, at + sizeof(mr_qgroup), rows, nv, kind, acc);
+                group_dots(first, far, stride, v, quads, x, at + sizeof(mr_qgroup), rows, nv, kind,
+                           acc);
                 if (bias)
                     group_scale(unit + lines, type, true, stride, v, x, at, rows, nv, acc, out);
                 else

@@ -186,7 +186,21 @@ typedef struct block {
     float by[BLOCK_ROWS]; /* what a vector's sums are multiplied by: D, or 1 */
     float *sums[2];       /* zero between columns */
     uint8_t *panel;
+    const uint8_t *end[2]; /* of what the thread reads of these matrices, column after column, */
+    mr_ahead then;         /* and what it reads after that */
 } block;
+
+/* Column `column` of the i-th matrix (or, of a plain product, of the i-th run of columns).  Its last lines
+ * ask for what comes then; if nothing is known, for themselves. */
+static mr_column next_column(const block *b, int i, int64_t e, int64_t column, int64_t *first)
+{
+    const mr_job *job = b->job;
+    mr_column c = mr_matrix_column(job->w[job->w[1] ? i : 0], e, column, first);
+    const uint8_t *then = b->then.from[i];
+    c.end = b->end[i];
+    c.jump = then ? (uintptr_t)then - (uintptr_t)c.end : -c.far;
+    return c;
+}
 
 static void sums_f32(const block *b, const mr_column *c, int64_t k, float *sums)
 {
@@ -272,7 +286,7 @@ static void run_column(const block *b, int64_t e, int64_t column)
     int n = 0;
     for (int i = 0; i < 2 && job->w[i]; i++) {
         const mr_matrix *m = job->w[i];
-        mr_column c = mr_matrix_column(m, e, column, &first);
+        mr_column c = next_column(b, i, e, column, &first);
         n = (int)(m->n - first < 16 * c.nv ? m->n - first : 16 * c.nv);
         if (job->form.k)
             sums_i8(b, &c, m->units, b->sums[i]);
@@ -291,7 +305,7 @@ static void row_columns(const block *b, int64_t e, const int64_t *columns, int n
     mr_column c[2];
     bool pair = job->w[1] != NULL;
     for (int i = 0; i < n; i++)
-        c[i] = mr_matrix_column(job->w[pair ? i : 0], e, columns[pair ? 0 : i], &first[i]);
+        c[i] = next_column(b, i, e, columns[pair ? 0 : i], &first[i]);
     if (job->form.k)
         job->kernels->row_i8(c, n, m->units, &job->form, b->x[0] + MR_QROW_HEADER, b->sums);
     else
@@ -319,9 +333,11 @@ static int64_t rows_of(const mr_job *job, int64_t e)
     return job->first ? job->first[e + 1] - job->first[e] : job->rows;
 }
 
+/* (Of many experts few are chosen: those that are not cost no division.) */
 static int64_t blocks_of(const schedule *s, int64_t e)
 {
-    return (rows_of(s->job, e) + s->block_rows - 1) / s->block_rows;
+    int64_t rows = rows_of(s->job, e);
+    return rows == 0 ? 0 : (rows + s->block_rows - 1) / s->block_rows;
 }
 
 /* Rows row0.. of matrix e. */
@@ -414,6 +430,55 @@ static void run_row(const block *b, int64_t e, int64_t base, const stretch *own,
     }
 }
 
+/* What is read first of n columns of matrix e, from `first` on; one: by one prepared row, in two runs. */
+static mr_ahead begins(const mr_matrix *w, const mr_matrix *pair, int64_t e, int64_t first,
+                       int64_t n, bool one)
+{
+    enum { AHEAD_BYTES = 128 * 1024 };
+    int64_t output;
+    mr_column c = mr_matrix_column(w, e, first, &output);
+    mr_ahead a = {.from = {c.data}};
+    if (pair) {
+        a.from[1] = mr_matrix_column(pair, e, first, &output).data;
+    } else if (one && n > 1) {
+        n = (n + 1) / 2;
+        a.from[1] = mr_matrix_column(w, e, first + n, &output).data;
+    }
+    size_t bytes = (size_t)n * (size_t)w->units * c.unit;
+    a.bytes = bytes < AHEAD_BYTES ? bytes : AHEAD_BYTES;
+    return a;
+}
+
+static const uint8_t *column_end(const mr_matrix *w, int64_t e, int64_t column)
+{
+    int64_t first;
+    mr_column c = mr_matrix_column(w, e, column, &first);
+    return c.data + (size_t)w->units * c.unit;
+}
+
+/* Of a block, the last one of matrix e or not, whose items begin at `base`: where the runs of columns end
+ * that the thread reads, and what it reads after them, of the block that follows or as the pool was told. */
+static void look_ahead(const schedule *s, const stretch *own, int64_t e, bool last, int64_t base,
+                       int worker, block *b)
+{
+    const mr_job *job = s->job;
+    const int64_t after = base + s->columns, end = own->end < after ? own->end : after;
+    const int64_t first = own->first > base ? own->first : base, half = (end - first + 1) / 2;
+    const bool runs = !job->w[1] && b->vectors == 1;
+    b->end[0] = column_end(job->w[0], e, (runs ? first + half : end) - 1 - base);
+    if (job->w[1] || runs)
+        b->end[1] = column_end(job->w[job->w[1] ? 1 : 0], e, end - 1 - base);
+    if (own->end <= after) {
+        b->then = mr_pool_ahead(job->mm->pool, worker);
+        return;
+    }
+    for (e += last; blocks_of(s, e) == 0;)
+        e++;
+    int64_t left = own->end - after;
+    b->then = begins(job->w[0], job->w[1], e, 0, left < s->columns ? left : s->columns,
+                     rows_of(job, e) * job->parts == 1);
+}
+
 static void run_items(void *ctx, int task, int worker)
 {
     const schedule *s = ctx;
@@ -440,6 +505,8 @@ static void run_items(void *ctx, int task, int worker)
         int64_t row_block = (item - base) / s->columns, column = (item - base) % s->columns;
         block_rows(s, e, row_block * s->block_rows, &b);
         int64_t left = s->columns - column < run.end - item ? s->columns - column : run.end - item;
+        look_ahead(s, &home, e, (row_block + 1) * s->columns == here, base + row_block * s->columns,
+                   worker, &b);
         if (b.vectors == 1)
             run_row(&b, e, base + row_block * s->columns, &home, item, left);
         else
@@ -456,7 +523,7 @@ static int64_t even_rows(int64_t rows, int64_t blocks)
     return blocks == 1 ? rows : (each + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
 }
 
-void mr_job_run(const mr_job *job)
+static schedule schedule_of(const mr_job *job)
 {
     int64_t threads = mr_pool_threads(job->mm->pool), largest = 0;
     schedule s = {.job = job,
@@ -474,35 +541,39 @@ void mr_job_run(const mr_job *job)
             break;
         s.block_rows = even_rows(s.block_rows, 2);
     } while (true);
+    return s;
+}
+
+void mr_job_run(const mr_job *job)
+{
+    int threads = mr_pool_threads(job->mm->pool);
+    schedule s = schedule_of(job);
     if (s.items == 0)
         return;
     cut_tasks(&s, threads, s.block_rows * job->parts <= FEW_ROWS);
-    mr_pool_run(job->mm->pool, (int)threads * s.parts, run_items, &s);
+    mr_pool_run(job->mm->pool, threads * s.parts, run_items, &s);
 }
 
-/* Of many matrices, or for more than one prepared row, columns are read one after the other. */
-void mr_job_tell(const mr_mm *mm, const mr_matrix *w, const mr_matrix *pair, int64_t rows)
+/* The columns of heads lie one after the other, and are short: taken together, not in two runs each. */
+void mr_job_tell(const mr_job *told)
 {
-    enum { AHEAD_BYTES = 128 * 1024 };
-    const int64_t columns = mr_matrix_columns(w), threads = mr_pool_threads(mm->pool);
-    const bool one = rows == 1 && mr_job_parts(mm, &w->layout) <= 1;
-    for (int t = 0; threads > 1 && t < threads; t++) {
-        const stretch s = stretch_of(columns * w->e, threads, t);
-        int64_t items = s.end - s.first, first;
-        if (items == 0) {
-            mr_pool_tell(mm->pool, t, &(mr_ahead){.bytes = 0});
-            continue;
+    const int threads = mr_pool_threads(told->mm->pool);
+    mr_job job = *told;
+    job.parts = mr_job_parts(job.mm, &job.w[0]->layout);
+    job.parts = job.parts > 0 ? job.parts : 1;
+    const schedule s = schedule_of(&job);
+    for (int t = 0; t < threads; t++) {
+        const stretch own = stretch_of(s.items, threads, t);
+        int64_t base = 0, e = 0, n = own.end - own.first;
+        mr_ahead a = {.bytes = 0};
+        for (; n > 0 && base + blocks_of(&s, e) * s.columns <= own.first; e++)
+            base += blocks_of(&s, e) * s.columns;
+        if (n > 0) {
+            const int64_t column = (own.first - base) % s.columns, left = s.columns - column;
+            const bool apart = job.pairs || job.w[0]->e == 1;
+            a = begins(job.w[0], job.w[1], e, column, apart && left < n ? left : n,
+                       apart && rows_of(&job, e) * job.parts == 1);
         }
-        mr_column c = mr_matrix_column(w, s.first / columns, s.first % columns, &first);
-        mr_ahead a = {.from = {c.data}};
-        if (pair) {
-            a.from[1] = mr_matrix_column(pair, s.first / columns, s.first % columns, &first).data;
-        } else if (one && w->e == 1 && items > 1) {
-            a.from[1] = mr_matrix_column(w, 0, s.first + (items + 1) / 2, &first).data;
-            items = (items + 1) / 2;
-        }
-        size_t bytes = (size_t)items * (size_t)w->units * c.unit;
-        a.bytes = bytes < AHEAD_BYTES ? bytes : AHEAD_BYTES;
-        mr_pool_tell(mm->pool, t, &a);
+        mr_pool_tell(job.mm->pool, t, &a);
     }
 }

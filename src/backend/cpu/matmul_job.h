@@ -47,8 +47,7 @@ void mr_job_run(const mr_job *job);
 /* Both matrices of a gated product read activations of one form. */
 bool mr_job_same_form(const mr_mm *mm, const mr_matrix *a, const mr_matrix *b);
 
-/* Tells the pool which columns of a coming product (gated: with `pair`, else NULL) each thread reads
- * first. */
-void mr_job_tell(const mr_mm *mm, const mr_matrix *w, const mr_matrix *pair, int64_t rows);
+/* Tells the pool which columns of a coming job, which need not be prepared, each thread reads first. */
+void mr_job_tell(const mr_job *job);
 
 #endif

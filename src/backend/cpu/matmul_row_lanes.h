@@ -10,23 +10,23 @@
 enum { ROW_NV = 4 };
 
 /* One group of one stream: all quads; x are the values, high those of upper nibbles. */
-INLINE void row_step_u4(const uint8_t *lines, x4 low, x4 high, v16i acc[ROW_NV])
+INLINE void row_step_u4(const uint8_t *lines, size_t far, x4 low, x4 high, v16i acc[ROW_NV])
 {
     const v16i m = v16i_set1(0x0f0f0f0f);
     foreach (v, ROW_NV) {
         const uint8_t *p = lines + 64 * v;
-        row_ask(p);
+        row_ask(p, far);
         v16i both = load_line(p);
         acc[v] = dot_u4(acc[v], v16i_and(both, m), low);
         acc[v] = dot_u4(acc[v], v16i_and(v16i_shr(both, 4), m), high);
     }
 }
 
-INLINE void row_step_u8(const uint8_t *lines, x8 x, v16i acc[ROW_NV])
+INLINE void row_step_u8(const uint8_t *lines, size_t far, x8 x, v16i acc[ROW_NV])
 {
     foreach (v, ROW_NV) {
         const uint8_t *p = lines + 64 * v;
-        row_ask(p);
+        row_ask(p, far);
         acc[v] = dot_u8(acc[v], w_u8(load_line(p)), x);
     }
 }
@@ -65,12 +65,15 @@ INLINE void row_i8_streams(const mr_column *c, int streams, int64_t units, const
     const uint8_t *unit[2];
     const int quads = f->group / 4, per_unit = c->layout->k_unit / f->group;
     const size_t lines = c->lines, next = c->unit, group = lines / (size_t)per_unit, step = f->step;
+    size_t far[2];
     foreach (s, streams) {
         unit[s] = c[s].data;
         foreach (v, ROW_NV)
             y[s][v] = v16f_load(out[s] + 16 * v);
     }
     for (int64_t u = 0; u < units; u++) {
+        foreach (s, streams)
+            far[s] = row_far(c + s, unit[s]);
         for (int g = 0; g < per_unit; g++, x += step) {
             const uint8_t *values = x + sizeof(mr_qgroup);
             const size_t first = (size_t)g * group;
@@ -82,11 +85,11 @@ INLINE void row_i8_streams(const mr_column *c, int streams, int64_t units, const
                 if (u4) {
                     x4 low = x_u4(values + 4 * i), high = x_u4(values + 4 * i + 4);
                     foreach (s, streams)
-                        row_step_u4(unit[s] + at, low, high, acc[s]);
+                        row_step_u4(unit[s] + at, far[s], low, high, acc[s]);
                 } else {
                     x8 quad = x_u8(values + (U8_WIDE ? 8 : 4) * i);
                     foreach (s, streams)
-                        row_step_u8(unit[s] + at, quad, acc[s]);
+                        row_step_u8(unit[s] + at, far[s], quad, acc[s]);
                 }
             }
             foreach (s, streams)
@@ -94,7 +97,7 @@ INLINE void row_i8_streams(const mr_column *c, int streams, int64_t units, const
         }
         foreach (s, streams) {
             for (size_t i = lines; i < next; i += 64)
-                row_ask(unit[s] + i);
+                row_ask(unit[s] + i, far[s]);
             unit[s] += next;
         }
     }
@@ -188,10 +191,11 @@ INLINE void row_floats(const mr_column *c, int streams, int64_t k1, const float 
     for (; k + (kind == MR_PACK_BF16) < k1; k += kind == MR_PACK_BF16 ? 2 : 1) {
         v16f x0 = v16f_set1(x[k]), x1 = kind == MR_PACK_BF16 ? v16f_set1(x[k + 1]) : x0;
         foreach (s, streams) {
+            const size_t far = row_far(c + s, p[s]);
             foreach (v, ROW_NV) {
                 const uint8_t *at = p[s] + line * (size_t)v;
                 if (kind != MR_PACK_F16 || v % 2 == 0)
-                    row_ask(at);
+                    row_ask(at, far);
                 if (kind == MR_PACK_BF16) {
                     v16i pair = load_line(at);
                     y[s][v] = v16f_fma(v16f_bits(v16i_shl(pair, 16)), x0, y[s][v]);
@@ -249,12 +253,13 @@ INLINE void numbers_row(const mr_column *c, int64_t k1, const float *x,
     for (int64_t k = 0; k < k1; k += each * lines, unit += c->unit) {
         foreach (v, ROW_NV)
             unit_scales(c, unit + c->lines, v, 0, &scale[v], &bias[v]);
+        const size_t far = row_far(c, unit);
         for (size_t i = c->lines; i < c->unit; i += 64)
-            row_ask(unit + i);
+            row_ask(unit + i, far);
         for (int i = 0; i < lines; i++, x += each) {
             const uint8_t *line = unit + 256 * (size_t)i;
             foreach (v, ROW_NV)
-                row_ask(line + 64 * v);
+                row_ask(line + 64 * v, far);
             foreach (v, ROW_NV)
                 foreach (j, each) {
                     v16f q = number(line + 64 * v, j);

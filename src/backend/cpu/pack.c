@@ -14,7 +14,8 @@
 enum {
     PACK_ROWS = 1024,       /* rows of a task at most, */
     PACK_BYTES = 256 << 10, /* halved until they are so small; 64 at least */
-    PACK_LINES = 32         /* of a unit: 128 bytes of k, or 256 nibbles */
+    PACK_LINES = 32,        /* of a unit: 128 bytes of k, or 256 nibbles */
+    FAR_BYTES = 16384       /* about so far ahead few rows ask for weights */
 };
 
 /* MLX affine and symmetric integers of 4 and 8 bits; the other widths are CODES. */
@@ -109,6 +110,7 @@ static bool matrix_sizes(mr_matrix *m)
     m->units = m->k / m->layout.k_unit + (m->k % m->layout.k_unit != 0);
     for (int wide = 0; wide < 2; wide++) {
         m->unit[wide] = mr_layout_unit(&m->layout, wide ? 4 : 1);
+        m->far[wide] = (FAR_BYTES + m->unit[wide] / 2) / m->unit[wide] * m->unit[wide];
         m->lines[wide] = mr_layout_lines(&m->layout, wide ? 4 : 1);
     }
     size_t broad, narrow, all;
@@ -199,7 +201,8 @@ mr_column mr_matrix_column(const mr_matrix *m, int64_t e, int64_t c, int64_t *fi
                        .data = p,
                        .unit = m->unit[wide],
                        .lines = m->lines[wide],
-                       .nv = wide ? 4 : 1};
+                       .nv = wide ? 4 : 1,
+                       .far = m->far[wide]};
 }
 
 mr_place mr_matrix_place(const mr_matrix *m, int64_t e, int64_t o)
