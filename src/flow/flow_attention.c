@@ -196,7 +196,7 @@ static absorbed split_kv(mr_flow *f, const mr_mla_spec *s)
         mr_flow_fail(f, MR_ELIMIT, "%s: the name \"%.60s...\" is too long", f->name, name);
         return (absorbed){MR_NO_VAL, MR_NO_VAL};
     }
-    k.fmt = (mr_fmt){.dtype = MR_F32}; /* transposed rows come as f32 */
+    k.fmt = mr_fmt_transposed(v.fmt, s->kv_lora);
     y.k = mr_flow_recipe(f, kname, &k, 3, kdim);
     y.v = mr_flow_recipe(f, vname, &v, 3, vdim);
     return y;

@@ -56,11 +56,16 @@ typedef struct mr_fmt {
     mr_dtype dtype;
     int bits, group;      /* grouped formats */
     mr_dtype scale_dtype; /* grouped formats */
+    bool across;          /* quantised: blocks and groups run along outputs instead of inputs */
 } mr_fmt;
-/* "bf16", "q4_1", "affine4/64/bf16", "fp8/128/f32"; into a caller's buffer of >= 32 bytes. */
+/* "bf16", "q4_1", "affine4/64/bf16", "fp8/128/f32", "q8_0/across"; into a caller's buffer of >= 32
+ * bytes. */
 const char *mr_fmt_name(mr_fmt f, char *buf);
 bool mr_fmt_parse(const char *s, mr_fmt *out);
 bool mr_fmt_equal(mr_fmt a, mr_fmt b);
+/* What rows of k in a format are, transposed: floats as they are, quantised ones across; f32 where the
+ * last group of a row is cut short, and of those that are across already. */
+mr_fmt mr_fmt_transposed(mr_fmt f, int64_t k);
 
 typedef struct mr_value {
     mr_vtype type;

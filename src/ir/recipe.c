@@ -2,9 +2,10 @@
  *
  * A row of the result is traced back to a stored row: which tensor, then the modifiers from the
  * last to the first.  :rows, :unrope and :untile only renumber; :t turns (run, column) into (row, element),
- * so a transposed piece is served from one dequantised run; :plus1 commutes with all of them and is
- * applied at the end.  Stored rows are read in spans: a span grows while at least half of it is
- * wanted, so a run without a map is one read and a permuted head is one too. */
+ * so a transposed piece of floats is served from one run, and a quantised one is given as its runs are
+ * stored; :plus1 commutes with all of them and is applied at the end.  Stored rows are read in spans: a
+ * span grows while at least half of it is wanted, so a run without a map is one read and a permuted
+ * head is one too. */
 #include "ir/recipe.h"
 #include "base/real.h"
 #include "ir/graph_internal.h"
@@ -53,6 +54,7 @@ typedef struct source {
     piece *piece;
     mr_stored t;
     mod mod[MAX_MODS];
+    mr_fmt fmt;             /* of the result rows, unless they are widened */
     int64_t rows, k, first; /* result rows, their length, number of the first */
 } source;
 
@@ -295,6 +297,7 @@ static mr_err bind_one(void *ctx, const char *name)
                     mr_fmt_name(f, fmt));
     s->rows = s->t.rows;
     s->k = s->t.k;
+    s->fmt = f;
     for (int i = 0; i < s->piece->n_mod; i++) {
         s->mod[i] = s->piece->mod[i];
         MR_TRY(apply(r, name, &s->mod[i], &s->rows, &s->k));
@@ -303,7 +306,10 @@ static mr_err bind_one(void *ctx, const char *name)
         int64_t unit = mr_row_unit(f.dtype, f.bits, f.group);
         bool torn =
             (kind == MOD_UNTILE_K && s->mod[i].arg[1] % unit) || (kind == MOD_UNROPE_K && unit > 1);
-        r->widen |= kind == MOD_T || kind == MOD_PLUS1 || kind == MOD_NEGEXP || torn;
+        if (kind == MOD_T)
+            s->fmt = mr_fmt_transposed(f, s->t.k);
+        bool turned = kind == MOD_T && i == s->piece->n_mod - 1 && s->fmt.dtype == f.dtype;
+        r->widen |= (kind == MOD_T && !turned) || kind == MOD_PLUS1 || kind == MOD_NEGEXP || torn;
     }
     int t, at, tile;
     if (has_mod(s, MOD_T, &t) && has_move(s, &at))
@@ -323,19 +329,32 @@ static bool all_vectors(const mr_recipe *r)
     return r->n_sources > 1;
 }
 
+/* Rows of both can come together as they are. */
+static bool alike(const source *a, const source *b)
+{
+    return mr_fmt_equal(a->fmt, b->fmt) && (!a->fmt.across || a->t.k == b->t.k);
+}
+
 static mr_err join(mr_recipe *r)
 {
     const source *first = &r->source[0];
     char a[32], b[32];
-    r->fmt = r->widen ? (mr_fmt){.dtype = MR_F32} : first->t.fmt;
+    bool turned = false, unlike = false;
+    int t;
+    for (int i = 0; i < r->n_sources; i++) {
+        turned |= has_mod(&r->source[i], MOD_T, &t);
+        unlike |= !alike(&r->source[i], first);
+    }
+    r->widen |= turned && unlike;
+    r->fmt = r->widen ? (mr_fmt){.dtype = MR_F32} : first->fmt;
     r->joined = all_vectors(r);
     r->rows = r->joined ? 1 : 0;
     r->k = r->joined ? 0 : first->k;
     for (int i = 0; i < r->n_sources; i++) {
         source *s = &r->source[i];
-        if (!r->widen && !mr_fmt_equal(s->t.fmt, r->fmt))
+        if (!r->widen && !alike(s, first))
             return fail(r->text, "formats differ: %s and %s", mr_fmt_name(r->fmt, a),
-                        mr_fmt_name(s->t.fmt, b));
+                        mr_fmt_name(s->fmt, b));
         if (!r->joined && s->k != r->k)
             return fail(r->text, "rows differ in length: %lld and %lld", (long long)r->k,
                         (long long)s->k);
@@ -527,52 +546,6 @@ static mr_err rows_f32(const delivery *d, const source *s, int to, int64_t row, 
     return MR_OK;
 }
 
-/* The run of L rows before :t, as f32, in buf[2]. */
-static mr_err fetch_run(const delivery *d, const source *s, int t, int64_t run, const float **out)
-{
-    mr_recipe_scratch *c = d->scratch;
-    int64_t length = s->mod[t].arg[0], index = s - d->r->source;
-    if (c->run_of != d->r->id || c->run_source != index || c->run != run) {
-        c->run_of = 0;
-        MR_TRY(grow(c, 2, (size_t)length * (size_t)s->t.k * sizeof(float)));
-        MR_TRY(rows_f32(d, s, t, run * length, length, c->buf[2]));
-        c->run_of = d->r->id;
-        c->run_source = index;
-        c->run = run;
-    }
-    *out = c->buf[2];
-    return MR_OK;
-}
-
-static mr_err rows_transposed(const delivery *d, const source *s, int t, int64_t row, int64_t n,
-                              float *dst)
-{
-    int64_t length = s->mod[t].arg[0], k = s->t.k;
-    for (int64_t i = 0; i < n; i++, dst += length) {
-        const float *run;
-        int64_t at = trace(s, t + 1, s->piece->n_mod, row + i);
-        MR_TRY(fetch_run(d, s, t, at / k, &run));
-        for (int64_t l = 0; l < length; l++)
-            dst[l] = run[l * k + at % k];
-    }
-    return MR_OK;
-}
-
-/* Rows [row, row+n) of a source as f32, all modifiers applied. */
-static mr_err source_f32(const delivery *d, const source *s, int64_t row, int64_t n, float *dst)
-{
-    int t, at;
-    if (has_mod(s, MOD_T, &t))
-        MR_TRY(rows_transposed(d, s, t, row, n, dst));
-    else
-        MR_TRY(rows_f32(d, s, s->piece->n_mod, row, n, dst));
-    if (has_mod(s, MOD_PLUS1, &at))
-        add_one(dst, n * s->k);
-    for (int64_t i = 0; has_mod(s, MOD_NEGEXP, &at) && i < n * s->k; i++)
-        dst[i] = (float)-mr_exp(dst[i]);
-    return MR_OK;
-}
-
 static void copy_row(const source *s, void *dst, const void *src, size_t bytes)
 {
     int at;
@@ -582,29 +555,91 @@ static void copy_row(const source *s, void *dst, const void *src, size_t bytes)
         memcpy(dst, src, bytes);
 }
 
-/* Rows [row, row+n) of a source as stored, to rows [at, ..) of the result. */
-static mr_err source_stored(const delivery *d, const source *s, int64_t row, int64_t n,
-                            const mr_rows *out, int64_t at)
+/* Rows [row, row+n) before modifier `to` as stored, to rows [at, ..) of the result. */
+static mr_err rows_stored(const delivery *d, const source *s, int to, int64_t row, int64_t n,
+                          const mr_rows *out, int64_t at)
 {
     size_t data = row_bytes(&s->t.fmt, s->t.k), scale = scale_bytes(&s->t.fmt, s->t.k);
     for (int64_t end = row + n; row < end;) {
         mr_rows in;
-        span x = next_span(s, s->piece->n_mod, row, end);
+        span x = next_span(s, to, row, end);
         MR_TRY(read_span(d, s, x, &in));
         for (int64_t i = 0; i < x.count; i++, at++) {
-            size_t from = (size_t)(trace(s, 0, s->piece->n_mod, row + i) - x.low);
-            size_t to = (size_t)at;
-            copy_row(s, (char *)out->data + to * data, (const char *)in.data + from * data, data);
+            size_t from = (size_t)(trace(s, 0, to, row + i) - x.low), dst = (size_t)at;
+            copy_row(s, (char *)out->data + dst * data, (const char *)in.data + from * data, data);
             if (scale)
-                copy_row(s, (char *)out->scales + to * scale,
+                copy_row(s, (char *)out->scales + dst * scale,
                          (const char *)in.scales + from * scale, scale);
             if (out->biases)
-                copy_row(s, (char *)out->biases + to * scale,
+                copy_row(s, (char *)out->biases + dst * scale,
                          (const char *)in.biases + from * scale, scale);
         }
         row += x.count;
     }
     return MR_OK;
+}
+
+/* The run of L rows before :t, as f32 or as stored, in buf[2]. */
+static mr_err fetch_run(const delivery *d, const source *s, int t, int64_t run, const char **out)
+{
+    mr_recipe_scratch *c = d->scratch;
+    int64_t length = s->mod[t].arg[0], index = s - d->r->source;
+    if (c->run_of != d->r->id || c->run_source != index || c->run != run) {
+        c->run_of = 0;
+        MR_TRY(grow(c, 2, (size_t)length * row_bytes(&d->r->fmt, s->t.k)));
+        mr_rows rows = {.data = c->buf[2]};
+        if (d->r->widen)
+            MR_TRY(rows_f32(d, s, t, run * length, length, c->buf[2]));
+        else
+            MR_TRY(rows_stored(d, s, t, run * length, length, &rows, 0));
+        c->run_of = d->r->id;
+        c->run_source = index;
+        c->run = run;
+    }
+    *out = c->buf[2];
+    return MR_OK;
+}
+
+/* Floats of the result's format. */
+static mr_err rows_transposed(const delivery *d, const source *s, int t, int64_t row, int64_t n,
+                              char *dst)
+{
+    int64_t length = s->mod[t].arg[0], k = s->t.k;
+    size_t size = (size_t)mr_dtype_block_bytes(d->r->fmt.dtype);
+    for (int64_t i = 0; i < n; i++) {
+        const char *run;
+        int64_t at = trace(s, t + 1, s->piece->n_mod, row + i);
+        MR_TRY(fetch_run(d, s, t, at / k, &run));
+        for (int64_t l = 0; l < length; l++, dst += size)
+            memcpy(dst, run + (size_t)(l * k + at % k) * size, size);
+    }
+    return MR_OK;
+}
+
+/* Rows [row, row+n) of a source as f32, all modifiers applied. */
+static mr_err source_f32(const delivery *d, const source *s, int64_t row, int64_t n, float *dst)
+{
+    int t, at;
+    if (has_mod(s, MOD_T, &t))
+        MR_TRY(rows_transposed(d, s, t, row, n, (char *)dst));
+    else
+        MR_TRY(rows_f32(d, s, s->piece->n_mod, row, n, dst));
+    if (has_mod(s, MOD_PLUS1, &at))
+        add_one(dst, n * s->k);
+    for (int64_t i = 0; has_mod(s, MOD_NEGEXP, &at) && i < n * s->k; i++)
+        dst[i] = (float)-mr_exp(dst[i]);
+    return MR_OK;
+}
+
+/* Rows [row, row+n) of a source in its format, to rows [at, ..) of the result. */
+static mr_err source_rows(const delivery *d, const source *s, int64_t row, int64_t n,
+                          const mr_rows *out, int64_t at)
+{
+    int t;
+    if (has_mod(s, MOD_T, &t))
+        return rows_transposed(d, s, t, row, n,
+                               (char *)out->data + (size_t)at * row_bytes(&s->fmt, s->k));
+    return rows_stored(d, s, s->piece->n_mod, row, n, out, at);
 }
 
 static mr_err deliver_joined(const delivery *d, const mr_rows *out)
@@ -618,7 +653,7 @@ static mr_err deliver_joined(const delivery *d, const mr_rows *out)
         if (r->widen)
             MR_TRY(source_f32(d, s, 0, 1, (float *)part.data));
         else
-            MR_TRY(source_stored(d, s, 0, 1, &part, 0));
+            MR_TRY(source_rows(d, s, 0, 1, &part, 0));
     }
     return MR_OK;
 }
@@ -648,8 +683,19 @@ static mr_err deliver(const delivery *d, int64_t row0, int64_t n, const mr_rows 
         if (r->widen)
             MR_TRY(source_f32(d, s, row, count, (float *)out->data + at * r->k));
         else
-            MR_TRY(source_stored(d, s, row, count, out, at));
+            MR_TRY(source_rows(d, s, row, count, out, at));
         at += count;
+    }
+    return MR_OK;
+}
+
+/* The runs [run0, run0+runs) of rows that are across. */
+static mr_err deliver_runs(const delivery *d, int64_t run0, int64_t runs, const mr_rows *out)
+{
+    for (int64_t i = 0; i < runs; i++) {
+        const source *s = &d->r->source[find_source(d->r, (run0 + i) * out->across)];
+        int64_t row = (run0 + i - s->first / out->across) * out->k;
+        MR_TRY(rows_stored(d, s, s->piece->n_mod - 1, row, out->k, out, i * out->k));
     }
     return MR_OK;
 }
@@ -659,8 +705,12 @@ mr_err mr_recipe_rows(const mr_recipe *r, int64_t row0, int64_t n, mr_reader_fn 
 {
     assert(r->id && row0 >= 0 && n >= 0 && n <= r->rows - row0);
     delivery d = {r, read, ctx, scratch};
-    size_t data = (size_t)n * row_bytes(&r->fmt, r->k),
-           scale = (size_t)n * scale_bytes(&r->fmt, r->k);
+    /* what is stored: the rows, or the runs that they are columns of */
+    int64_t across = r->fmt.across ? r->source[0].t.k : 0, first = across ? row0 % across : 0,
+            runs = across ? (first + n + across - 1) / across : 0;
+    int64_t rows = across ? runs * r->k : n, k = across ? across : r->k;
+    size_t data = (size_t)rows * row_bytes(&r->fmt, k),
+           scale = (size_t)rows * scale_bytes(&r->fmt, k);
     MR_TRY(grow(scratch, 0, data + 2 * scale));
     const source *s = &r->source[find_source(r, row0)];
     /* stored rows as they are, of one tensor: the reader's own answer will do */
@@ -674,12 +724,16 @@ mr_err mr_recipe_rows(const mr_recipe *r, int64_t row0, int64_t n, mr_reader_fn 
                      .scale_dtype = r->fmt.scale_dtype,
                      .n = n,
                      .k = r->k,
-                     .data = base};
+                     .data = base,
+                     .across = across,
+                     .first = first};
     if (scale)
         out->scales = base + data;
     if (r->fmt.dtype == MR_AFFINE)
         out->biases = base + data + scale;
     if (r->joined)
         return n ? deliver_joined(&d, out) : MR_OK;
+    if (across)
+        return deliver_runs(&d, row0 / across, n ? runs : 0, out);
     return deliver(&d, row0, n, out);
 }

@@ -13,7 +13,8 @@
  *         :unrope(H)     undo GGUF's order of q and k rows: in each of H heads of d rows, row
  *                        2i+j becomes row j*d/2+i
  *         :unrope_k(H)   the same along each row (as f32 where the format has blocks)
- *         :t(L)          transpose each run of L rows [L,K] -> [K,L] (as f32)
+ *         :t(L)          transpose each run of L rows [L,K] -> [K,L]: written last, in the format of
+ *                        mr_fmt_transposed; else, or beside pieces of another format, as f32
  *         :untile(H,D)   rows lie as tiles of H heads of D rows; of R tiles, head k of tile r becomes
  *                        head k*R+r
  *         :untile_k(H,D) the same along each row (as f32 where D is not whole blocks of the format)
@@ -55,7 +56,7 @@ typedef mr_err (*mr_reader_fn)(void *ctx, const mr_stored *t, int64_t row0, int6
 mr_err mr_recipe_parse(mr_recipe **out, const char *text, mr_arena *arena);
 mr_err mr_recipe_bind(mr_recipe *r, mr_lookup_fn lookup, void *ctx);
 /* After bind: total rows, k, and the format rows come in (the common format of the pieces; F32 for
- * all if a piece is transposed or has plus1; else pieces of unlike formats are an error). */
+ * all if a piece comes as f32; else pieces of unlike formats are an error). */
 int64_t mr_recipe_total(const mr_recipe *r);
 int64_t mr_recipe_k(const mr_recipe *r);
 mr_fmt mr_recipe_fmt(const mr_recipe *r);
@@ -66,7 +67,7 @@ mr_err mr_recipe_names(const mr_recipe *r, mr_err (*fn)(void *ctx, const char *n
 /* Prepared rows [row0, row0+n); buffers grow in `scratch`, which starts as {0} (caller frees it
  * with mr_recipe_scratch_free), and *out points into them until the next call. */
 typedef struct mr_recipe_scratch {
-    void *buf[3]; /* result, stored rows, one run of a transpose as f32 */
+    void *buf[3]; /* result, stored rows, one run of a transpose */
     size_t cap[3];
     uint64_t run_of; /* whose run buf[2] holds: number of the binding, 0 none; tensor; run */
     int64_t run_source, run;

@@ -239,13 +239,16 @@ mr_err mr_shape_WEIGHT(mr_shape *s)
     MR_TRY(declared_dims(s, false));
     if (!mr_dtype_is_weight(y->fmt.dtype, y->fmt.bits))
         return refuse(s, "format %s is not one of weights", mr_fmt_name(y->fmt, fmt));
-    int64_t k = last(y).n;
     mr_fmt f = y->fmt;
+    if (f.across && y->rank < 2)
+        return refuse(s, "a vector has no format %s", mr_fmt_name(f, fmt));
+    int64_t k = f.across ? y->dim[y->rank - 2].n : last(y).n;
     bool known =
         !mr_dtype_is_grouped(f.dtype) || mr_group_known(f.dtype, f.bits, f.group, f.scale_dtype);
-    if (!known || k % mr_row_unit(f.dtype, f.bits, f.group))
-        return refuse(s, "a row of %lld is not whole blocks of %s", (long long)k,
-                      mr_fmt_name(y->fmt, fmt));
+    if (!known || k % mr_row_unit(f.dtype, f.bits, f.group) ||
+        (f.across && mr_dtype_is_grouped(f.dtype) && k % f.group))
+        return refuse(s, "a %s of %lld is not whole blocks of %s", f.across ? "column" : "row",
+                      (long long)k, mr_fmt_name(f, fmt));
     return MR_OK;
 }
 

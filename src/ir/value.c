@@ -63,13 +63,16 @@ int64_t mr_dim_bind(mr_dim d, int64_t rows, int64_t outs)
     }
 }
 
+static const char across[] = "/across";
+
 const char *mr_fmt_name(mr_fmt f, char *buf)
 {
+    const char *tail = f.across ? across : "";
     if (mr_dtype_is_grouped(f.dtype))
-        snprintf(buf, 32, "%s%d/%d/%s", mr_dtype_name(f.dtype), f.bits, f.group,
-                 mr_dtype_name(f.scale_dtype));
+        snprintf(buf, 32, "%s%d/%d/%s%s", mr_dtype_name(f.dtype), f.bits, f.group,
+                 mr_dtype_name(f.scale_dtype), tail);
     else
-        snprintf(buf, 32, "%s", mr_dtype_name(f.dtype));
+        snprintf(buf, 32, "%s%s", mr_dtype_name(f.dtype), tail);
     return buf;
 }
 
@@ -85,28 +88,42 @@ static bool dtype_find(const char *name, mr_dtype *out)
 
 bool mr_fmt_parse(const char *s, mr_fmt *out)
 {
-    char kind[16], scale[16], name[32];
+    char kind[16], scale[16], name[32], base[32];
     mr_fmt f = {0};
-    if (!strchr(s, '/')) {
-        if (!dtype_find(s, &f.dtype) || mr_dtype_is_grouped(f.dtype))
+    size_t n = strlen(s), tail = sizeof across - 1;
+    if (n >= sizeof base)
+        return false;
+    f.across = n > tail && !strcmp(s + n - tail, across);
+    snprintf(base, sizeof base, "%.*s", (int)(f.across ? n - tail : n), s);
+    if (!strchr(base, '/')) {
+        if (!dtype_find(base, &f.dtype) || mr_dtype_is_grouped(f.dtype))
             return false;
-    } else if (strlen(s) >= sizeof name ||
-               sscanf(s, "%15[a-z]%1d/%3d/%15[a-z0-9_]", kind, &f.bits, &f.group, scale) != 4 ||
+    } else if (sscanf(base, "%15[a-z]%1d/%3d/%15[a-z0-9_]", kind, &f.bits, &f.group, scale) != 4 ||
                !dtype_find(kind, &f.dtype) || !mr_dtype_is_grouped(f.dtype) ||
                !dtype_find(scale, &f.scale_dtype) ||
                !mr_group_known(f.dtype, f.bits, f.group, f.scale_dtype) ||
                strcmp(mr_fmt_name(f, name), s) != 0) {
         return false;
     }
+    if (f.across && !mr_dtype_is_quantised(f.dtype))
+        return false;
     *out = f;
     return true;
 }
 
 bool mr_fmt_equal(mr_fmt a, mr_fmt b)
 {
-    return a.dtype == b.dtype &&
+    return a.dtype == b.dtype && a.across == b.across &&
            (!mr_dtype_is_grouped(a.dtype) ||
             (a.bits == b.bits && a.group == b.group && a.scale_dtype == b.scale_dtype));
+}
+
+mr_fmt mr_fmt_transposed(mr_fmt f, int64_t k)
+{
+    if (f.across || (mr_dtype_is_grouped(f.dtype) && k % f.group))
+        return (mr_fmt){.dtype = MR_F32};
+    f.across = mr_dtype_is_quantised(f.dtype);
+    return f;
 }
 
 int mr_dim_text(const mr_graph *g, mr_dim d, char *buf, size_t cap)

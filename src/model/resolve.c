@@ -148,7 +148,7 @@ static mr_err take(mr_model *m, const char *name, int rank, const int64_t *dim, 
     if (!turned)
         MR_TRY(check_tensor(m, t, rank, dim));
     m->used[at] = true;
-    out->fmt = turned ? (mr_fmt){.dtype = MR_F32} : format_of(t);
+    out->fmt = turned ? mr_fmt_transposed(format_of(t), t->dim[2]) : format_of(t);
     snprintf(out->recipe, sizeof out->recipe, turned ? "%s :t(%" PRId64 ")" : "%s", t->name,
              rank == 3 ? dim[2] : 0);
     return MR_OK;

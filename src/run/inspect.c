@@ -89,7 +89,8 @@ static void put_shape(mr_buf *b, const mr_winfo *t)
 
 static void type_name(const mr_winfo *t, char out[32])
 {
-    mr_fmt f = {t->dtype, t->bits, t->group, t->scale_dtype};
+    mr_fmt f = {
+        .dtype = t->dtype, .bits = t->bits, .group = t->group, .scale_dtype = t->scale_dtype};
     mr_fmt_name(f, out);
 }
 

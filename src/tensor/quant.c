@@ -19,15 +19,37 @@ static void row_codes(const mr_code_form *f, const mr_rows *r, int64_t row, floa
     }
 }
 
-static void row_e4m3(const mr_rows *r, int64_t row, const uint8_t *p, float *dst)
+/* Numbers [first, end) of a row. */
+static void row_e4m3(const mr_rows *r, int64_t row, int64_t first, int64_t end, float *dst)
 {
     size_t size = (size_t)mr_dtype_block_bytes(r->scale_dtype);
+    const uint8_t *p = (const uint8_t *)r->data + row * r->k;
     const uint8_t *scale =
         (const uint8_t *)r->scales +
         (size_t)row * mr_row_scale_bytes(r->dtype, r->group, r->scale_dtype, r->k);
-    for (int64_t k = 0; k < r->k; k++)
-        dst[k] = mr_e4m3_to_f32(p[k]) *
+    for (int64_t k = first; k < end; k++)
+        *dst++ = mr_e4m3_to_f32(p[k]) *
                  mr_number_load(r->scale_dtype, scale + (size_t)(k / r->group) * size);
+}
+
+/* Row `row` of rows with `across`: one number of each stored row. */
+static void column(const mr_rows *r, int64_t row, float *dst)
+{
+    mr_code_form f;
+    mr_codes c;
+    float values[MR_CODE_BLOCK];
+    mr_rows stored = mr_rows_stored(r);
+    const int64_t from = (r->first + row) / r->across * r->k, at = (r->first + row) % r->across;
+    if (!mr_code_form_of(&f, r->dtype, r->bits, r->group, r->scale_dtype)) {
+        for (int64_t k = 0; k < r->k; k++)
+            row_e4m3(&stored, from + k, at, at + 1, dst + k);
+        return;
+    }
+    for (int64_t k = 0; k < r->k; k++) {
+        mr_codes_read(&f, &stored, from + k, at / f.block, &c);
+        mr_codes_values(&f, &c, values);
+        dst[k] = values[at % f.block];
+    }
 }
 
 void mr_dequant_row(const mr_rows *r, int64_t row, float *dst)
@@ -35,6 +57,10 @@ void mr_dequant_row(const mr_rows *r, int64_t row, float *dst)
     mr_code_form form;
     assert(mr_dtype_is_weight(r->dtype, r->bits));
     assert(row >= 0 && row < r->n);
+    if (r->across) {
+        column(r, row, dst);
+        return;
+    }
     size_t bytes = mr_row_bytes(r->dtype, r->bits, r->k);
     assert(bytes || !r->k);
     const uint8_t *p = (const uint8_t *)r->data + (size_t)row * bytes;
@@ -44,7 +70,7 @@ void mr_dequant_row(const mr_rows *r, int64_t row, float *dst)
         assert(r->k % form.block == 0);
         row_codes(&form, r, row, dst);
     } else if (mr_dtype_is_grouped(r->dtype)) {
-        row_e4m3(r, row, p, dst);
+        row_e4m3(r, row, 0, r->k, dst);
     } else {
         for (int64_t i = 0; i < r->k; i++)
             dst[i] = mr_number_load(r->dtype, p + 2 * i);

@@ -37,7 +37,9 @@ bool mr_dtype_is_quantised(mr_dtype t);
 /* Grouped formats: whether files have such groups and scales. */
 bool mr_group_known(mr_dtype t, int bits, int group, mr_dtype scale_dtype);
 
-/* n rows of k numbers.  Row-major; rows are contiguous and whole blocks. */
+/* n rows of k numbers.  Row-major; rows are contiguous and whole blocks.  Or, with `across`, columns of
+ * what is stored, which is runs of k rows of `across` numbers each: row i is number
+ * (first + i) % across of every stored row of run (first + i) / across. */
 typedef struct mr_rows {
     mr_dtype dtype;
     int bits, group;      /* grouped formats only */
@@ -45,7 +47,17 @@ typedef struct mr_rows {
     int64_t n, k;
     const void *data;            /* n * mr_row_bytes */
     const void *scales, *biases; /* grouped: [n, ceil(k/group)] of scale_dtype; biases: AFFINE */
+    int64_t across, first;       /* quantised formats only; 0 */
 } mr_rows;
+/* What is stored of rows with `across`. */
+static inline mr_rows mr_rows_stored(const mr_rows *r)
+{
+    mr_rows s = *r;
+    s.n = (r->first + r->n + r->across - 1) / r->across * r->k;
+    s.k = r->across;
+    s.across = s.first = 0;
+    return s;
+}
 
 /* Rows are multiples of this many elements: a block; a group, but 1 for FP of 8 bits, whose last
  * group may be cut short, and 32 for the groups of 16. */

@@ -82,7 +82,7 @@ static inline void bench_matrix(mr_pool *pool, mr_fmt fmt, int64_t n, int64_t k,
 static inline void bench_experts(mr_pool *pool, const char *only)
 {
     enum { EXPERTS = 16, TOP = 2, N = 1024, K = 2048, TURNS = 9 };
-    mr_fmt fmt = {MR_AFFINE, 4, 64, MR_BF16};
+    mr_fmt fmt = {MR_AFFINE, 4, 64, MR_BF16, false};
     checker_rng rng = {7};
     char name[32];
     if (only && !mr_fmt_parse(only, &fmt))
@@ -134,9 +134,11 @@ static inline void bench_experts(mr_pool *pool, const char *only)
 static inline void bench_matmul(mr_pool *pool, const char *only, const char *only_rows)
 {
     static const mr_fmt fmts[] = {
-        {MR_AFFINE, 8, 64, MR_BF16}, {MR_AFFINE, 4, 64, MR_BF16}, {MR_Q8_0, 0, 0, MR_F32},
-        {MR_Q4_0, 0, 0, MR_F32},     {MR_Q4_1, 0, 0, MR_F32},     {MR_Q6_K, 0, 0, MR_F32},
-        {MR_BF16, 0, 0, MR_F32},     {MR_F16, 0, 0, MR_F32},      {MR_F32, 0, 0, MR_F32}};
+        {MR_AFFINE, 8, 64, MR_BF16, false}, {MR_AFFINE, 4, 64, MR_BF16, false},
+        {MR_Q8_0, 0, 0, MR_F32, false},     {MR_Q4_0, 0, 0, MR_F32, false},
+        {MR_Q4_1, 0, 0, MR_F32, false},     {MR_Q6_K, 0, 0, MR_F32, false},
+        {MR_BF16, 0, 0, MR_F32, false},     {MR_F16, 0, 0, MR_F32, false},
+        {MR_F32, 0, 0, MR_F32, false}};
     static const int64_t shapes[][3] = {
         {2048, 2048, 1}, {2048, 2048, 64}, {3072, 2048, 512}, {32768, 2048, 1}};
     checker_rng rng = {3};

@@ -103,11 +103,14 @@ static inline void bench_rows(mr_pool *const pools[2], const char *only, const c
                               const char *only_isa)
 {
     static const mr_fmt fmts[] = {
-        {MR_AFFINE, 4, 64, MR_BF16}, {MR_AFFINE, 4, 32, MR_F16},  {MR_Q4_0, 0, 0, MR_F32},
-        {MR_Q4_1, 0, 0, MR_F32},     {MR_AFFINE, 8, 64, MR_BF16}, {MR_Q8_0, 0, 0, MR_F32},
-        {MR_Q2_K, 0, 0, MR_F32},     {MR_Q3_K, 0, 0, MR_F32},     {MR_Q4_K, 0, 0, MR_F32},
-        {MR_Q5_K, 0, 0, MR_F32},     {MR_Q6_K, 0, 0, MR_F32},     {MR_IQ4_XS, 0, 0, MR_F32},
-        {MR_BF16, 0, 0, MR_F32},     {MR_F16, 0, 0, MR_F32},      {MR_F32, 0, 0, MR_F32}};
+        {MR_AFFINE, 4, 64, MR_BF16, false}, {MR_AFFINE, 4, 32, MR_F16, false},
+        {MR_Q4_0, 0, 0, MR_F32, false},     {MR_Q4_1, 0, 0, MR_F32, false},
+        {MR_AFFINE, 8, 64, MR_BF16, false}, {MR_Q8_0, 0, 0, MR_F32, false},
+        {MR_Q2_K, 0, 0, MR_F32, false},     {MR_Q3_K, 0, 0, MR_F32, false},
+        {MR_Q4_K, 0, 0, MR_F32, false},     {MR_Q5_K, 0, 0, MR_F32, false},
+        {MR_Q6_K, 0, 0, MR_F32, false},     {MR_IQ4_XS, 0, 0, MR_F32, false},
+        {MR_BF16, 0, 0, MR_F32, false},     {MR_F16, 0, 0, MR_F32, false},
+        {MR_F32, 0, 0, MR_F32, false}};
     checker_rng rng = {3};
     mr_fmt one;
     bool all = !only || !strcmp(only, "all");

@@ -16,22 +16,30 @@
 enum { NAN_BITS = 0x7fc00000 };
 
 static const mr_fmt all_formats[] = {
-    {MR_F32, 0, 0, MR_F32},       {MR_F16, 0, 0, MR_F32},      {MR_BF16, 0, 0, MR_F32},
-    {MR_Q8_0, 0, 0, MR_F32},      {MR_Q4_0, 0, 0, MR_F32},     {MR_Q4_1, 0, 0, MR_F32},
-    {MR_Q6_K, 0, 0, MR_F32},      {MR_AFFINE, 4, 32, MR_F16},  {MR_AFFINE, 4, 64, MR_BF16},
-    {MR_AFFINE, 4, 128, MR_F32},  {MR_AFFINE, 8, 32, MR_BF16}, {MR_AFFINE, 8, 64, MR_F16},
-    {MR_AFFINE, 8, 128, MR_BF16}, {MR_AFFINE, 4, 32, MR_F32},  {MR_AFFINE, 4, 64, MR_F16},
-    {MR_AFFINE, 4, 128, MR_BF16}, {MR_AFFINE, 8, 32, MR_F32},  {MR_AFFINE, 8, 64, MR_F32},
-    {MR_AFFINE, 8, 128, MR_F16},  {MR_AFFINE, 4, 32, MR_BF16}, {MR_AFFINE, 4, 64, MR_F32},
-    {MR_AFFINE, 4, 128, MR_F16},  {MR_AFFINE, 8, 32, MR_F16},  {MR_AFFINE, 8, 64, MR_BF16},
-    {MR_AFFINE, 8, 128, MR_F32},  {MR_Q5_0, 0, 0, MR_F32},     {MR_Q5_1, 0, 0, MR_F32},
-    {MR_Q2_K, 0, 0, MR_F32},      {MR_Q3_K, 0, 0, MR_F32},     {MR_Q4_K, 0, 0, MR_F32},
-    {MR_Q5_K, 0, 0, MR_F32},      {MR_IQ4_NL, 0, 0, MR_F32},   {MR_IQ4_XS, 0, 0, MR_F32},
-    {MR_MXFP4, 0, 0, MR_F32},     {MR_NVFP4, 0, 0, MR_F32},    {MR_AFFINE, 2, 32, MR_BF16},
-    {MR_AFFINE, 3, 64, MR_F16},   {MR_AFFINE, 5, 128, MR_F32}, {MR_AFFINE, 6, 64, MR_BF16},
-    {MR_AFFINE, 3, 32, MR_F32},   {MR_AFFINE, 2, 128, MR_F16}, {MR_INT, 4, 32, MR_BF16},
-    {MR_INT, 4, 128, MR_F32},     {MR_INT, 8, 64, MR_F16},     {MR_FP, 4, 32, MR_F8_E8M0},
-    {MR_FP, 4, 16, MR_F8_E4M3},   {MR_FP, 8, 32, MR_F8_E8M0},  {MR_FP, 8, 128, MR_F32},
+    {MR_F32, 0, 0, MR_F32, false},       {MR_F16, 0, 0, MR_F32, false},
+    {MR_BF16, 0, 0, MR_F32, false},      {MR_Q8_0, 0, 0, MR_F32, false},
+    {MR_Q4_0, 0, 0, MR_F32, false},      {MR_Q4_1, 0, 0, MR_F32, false},
+    {MR_Q6_K, 0, 0, MR_F32, false},      {MR_AFFINE, 4, 32, MR_F16, false},
+    {MR_AFFINE, 4, 64, MR_BF16, false},  {MR_AFFINE, 4, 128, MR_F32, false},
+    {MR_AFFINE, 8, 32, MR_BF16, false},  {MR_AFFINE, 8, 64, MR_F16, false},
+    {MR_AFFINE, 8, 128, MR_BF16, false}, {MR_AFFINE, 4, 32, MR_F32, false},
+    {MR_AFFINE, 4, 64, MR_F16, false},   {MR_AFFINE, 4, 128, MR_BF16, false},
+    {MR_AFFINE, 8, 32, MR_F32, false},   {MR_AFFINE, 8, 64, MR_F32, false},
+    {MR_AFFINE, 8, 128, MR_F16, false},  {MR_AFFINE, 4, 32, MR_BF16, false},
+    {MR_AFFINE, 4, 64, MR_F32, false},   {MR_AFFINE, 4, 128, MR_F16, false},
+    {MR_AFFINE, 8, 32, MR_F16, false},   {MR_AFFINE, 8, 64, MR_BF16, false},
+    {MR_AFFINE, 8, 128, MR_F32, false},  {MR_Q5_0, 0, 0, MR_F32, false},
+    {MR_Q5_1, 0, 0, MR_F32, false},      {MR_Q2_K, 0, 0, MR_F32, false},
+    {MR_Q3_K, 0, 0, MR_F32, false},      {MR_Q4_K, 0, 0, MR_F32, false},
+    {MR_Q5_K, 0, 0, MR_F32, false},      {MR_IQ4_NL, 0, 0, MR_F32, false},
+    {MR_IQ4_XS, 0, 0, MR_F32, false},    {MR_MXFP4, 0, 0, MR_F32, false},
+    {MR_NVFP4, 0, 0, MR_F32, false},     {MR_AFFINE, 2, 32, MR_BF16, false},
+    {MR_AFFINE, 3, 64, MR_F16, false},   {MR_AFFINE, 5, 128, MR_F32, false},
+    {MR_AFFINE, 6, 64, MR_BF16, false},  {MR_AFFINE, 3, 32, MR_F32, false},
+    {MR_AFFINE, 2, 128, MR_F16, false},  {MR_INT, 4, 32, MR_BF16, false},
+    {MR_INT, 4, 128, MR_F32, false},     {MR_INT, 8, 64, MR_F16, false},
+    {MR_FP, 4, 32, MR_F8_E8M0, false},   {MR_FP, 4, 16, MR_F8_E4M3, false},
+    {MR_FP, 8, 32, MR_F8_E8M0, false},   {MR_FP, 8, 128, MR_F32, false},
 };
 enum { N_FORMATS = sizeof all_formats / sizeof all_formats[0] };
 
@@ -126,6 +134,18 @@ static inline weights weights_new(mr_fmt fmt, int64_t n, int64_t k, checker_rng 
         for (size_t i = 0; i < bytes; i += block)
             sound_block(fmt.dtype, w.data + i, r);
     }
+    return w;
+}
+
+/* The same format across: n rows of k, columns of runs `width` wide. */
+static inline weights weights_across(mr_fmt fmt, int64_t n, int64_t k, int64_t width,
+                                     checker_rng *r)
+{
+    weights w = weights_new(fmt, n / width * k, width, r);
+    w.fmt.across = true;
+    w.rows.n = n;
+    w.rows.k = k;
+    w.rows.across = width;
     return w;
 }
 

@@ -32,11 +32,12 @@ static mr_matrix *packed(const weights *w, int64_t e, int64_t n)
                side = (size_t)row *
                       mr_row_scale_bytes(part.dtype, part.group, part.scale_dtype, part.k);
         part.n = w->rows.n - row < 37 ? w->rows.n - row : 37;
-        part.data = w->data + at;
+        part.first = part.across ? row : 0;
+        part.data = w->data + (part.across ? 0 : at);
         if (w->scales)
-            part.scales = w->scales + side;
+            part.scales = w->scales + (part.across ? 0 : side);
         if (w->biases)
-            part.biases = w->biases + side;
+            part.biases = w->biases + (part.across ? 0 : side);
         mr_matrix_fill(m, row, &part);
         row += part.n;
     }
@@ -223,6 +224,40 @@ static void check_format(mr_fmt fmt, int index, checker_rng *rng)
     }
 }
 
+/* Rows that are columns of what is stored: the numbers of stored rows, and products like any on f32. */
+static void check_across(mr_fmt fmt, int index, checker_rng *rng)
+{
+    static const int ks[] = {1, 7, 8, 33, 129, 576};
+    int unit = format_group(fmt) ? format_group(fmt) : fmt.group; /* E4M3 */
+    for (int i = 0; i < (small_run ? 1 : 4); i++) {
+        int64_t width = unit * (1 + (i + index) % 3), n = width * (1 + i % 2),
+                k = ks[(2 * i + index) % 6];
+        weights w = weights_across(fmt, n, k, width, rng);
+        mr_matrix *m = packed(&w, 1, n);
+        mr_rows stored = mr_rows_stored(&w.rows);
+        float *a = malloc(4 * (size_t)k), *b = malloc(4 * (size_t)k),
+              *c = malloc(4 * (size_t)(stored.n * width));
+        for (int64_t r = 0; r < stored.n; r++)
+            mr_dequant_row(&stored, r, c + r * width);
+        for (int64_t o = 0; o < n; o++) {
+            mr_dequant_row(&w.rows, o, a);
+            mr_matrix_row(m, 0, o, b);
+            CHECK(!memcmp(a, b, 4 * (size_t)k), "across: row %d of n %d k %d", (int)o, (int)n,
+                  (int)k);
+            for (int64_t j = 0; j < k; j++)
+                CHECK(a[j] == c[(o / width * k + j) * width + o % width], "across: row %d of %d",
+                      (int)o, (int)n);
+        }
+        check_linear(&w, m, MR_EXACT, false, rng);
+        check_linear(&w, m, MR_FAST, i % 2, rng);
+        free(a);
+        free(b);
+        free(c);
+        mr_matrix_free(m);
+        weights_free(&w);
+    }
+}
+
 /* What packing takes is told beforehand and is the file's size. */
 static void check_sizes(mr_fmt fmt)
 {
@@ -244,9 +279,9 @@ static void check_sizes(mr_fmt fmt)
 static void check_refused(void)
 {
     size_t bytes;
-    mr_fmt odd = {MR_AFFINE, 7, 64, MR_F16}, group = {MR_AFFINE, 4, 48, MR_F16},
-           type = {MR_I8, 0, 0, MR_F32};
-    mr_fmt q8 = {MR_Q8_0, 0, 0, MR_F32};
+    mr_fmt odd = {MR_AFFINE, 7, 64, MR_F16, false}, group = {MR_AFFINE, 4, 48, MR_F16, false},
+           type = {MR_I8, 0, 0, MR_F32, false};
+    mr_fmt q8 = {MR_Q8_0, 0, 0, MR_F32, false};
     CHECK(mr_matrix_bytes(odd, 1, 64, 64, &bytes) == MR_EUNSUPPORTED, "7 bits");
     CHECK(mr_matrix_bytes(group, 1, 64, 96, &bytes) == MR_EUNSUPPORTED, "groups of 48");
     CHECK(mr_matrix_bytes(type, 1, 64, 64, &bytes) == MR_EUNSUPPORTED, "i8");
@@ -479,10 +514,11 @@ static void check_moe(const mr_mm *mm, mr_fmt fmt, mr_fmt down, int64_t rows, ch
 
 static void check_combined(checker_rng *rng)
 {
-    static const mr_fmt fmts[] = {{MR_BF16, 0, 0, MR_F32}, {MR_AFFINE, 4, 64, MR_BF16},
-                                  {MR_Q8_0, 0, 0, MR_F32}, {MR_Q6_K, 0, 0, MR_F32},
-                                  {MR_Q4_K, 0, 0, MR_F32}, {MR_FP, 8, 128, MR_F32},
-                                  {MR_NVFP4, 0, 0, MR_F32}};
+    static const mr_fmt fmts[] = {
+        {MR_BF16, 0, 0, MR_F32, false}, {MR_AFFINE, 4, 64, MR_BF16, false},
+        {MR_Q8_0, 0, 0, MR_F32, false}, {MR_Q6_K, 0, 0, MR_F32, false},
+        {MR_Q4_K, 0, 0, MR_F32, false}, {MR_FP, 8, 128, MR_F32, false},
+        {MR_NVFP4, 0, 0, MR_F32, false}};
     enum { N = sizeof fmts / sizeof fmts[0] };
     static const int row_counts[] = {1, 3, 9, 40};
     for (int isa = 0; isa < MR_ISA_COUNT; isa++)
@@ -505,9 +541,10 @@ static void check_combined(checker_rng *rng)
 /* More rows than meet one panel: several blocks of rows and of k, every tile and rest. */
 static void check_many_rows(checker_rng *rng)
 {
-    static const mr_fmt fmts[] = {{MR_BF16, 0, 0, MR_F32},     {MR_AFFINE, 4, 64, MR_BF16},
-                                  {MR_AFFINE, 8, 128, MR_F16}, {MR_Q4_0, 0, 0, MR_F32},
-                                  {MR_Q4_1, 0, 0, MR_F32},     {MR_Q8_0, 0, 0, MR_F32}};
+    static const mr_fmt fmts[] = {
+        {MR_BF16, 0, 0, MR_F32, false},     {MR_AFFINE, 4, 64, MR_BF16, false},
+        {MR_AFFINE, 8, 128, MR_F16, false}, {MR_Q4_0, 0, 0, MR_F32, false},
+        {MR_Q4_1, 0, 0, MR_F32, false},     {MR_Q8_0, 0, 0, MR_F32, false}};
     int64_t n = 83, k = 640, rows = 523;
     float *x = malloc(4 * (size_t)(rows * k)), *base = malloc(4 * (size_t)(rows * n));
     float *y = malloc(4 * (size_t)(rows * n));
@@ -541,7 +578,7 @@ static void check_many_rows(checker_rng *rng)
 static void check_columns(checker_rng *rng)
 {
     enum { MOST = 70, K = 64, ROWS = 5 };
-    const mr_fmt fmt = {MR_AFFINE, 4, 64, MR_BF16};
+    const mr_fmt fmt = {MR_AFFINE, 4, 64, MR_BF16, false};
     static const int rows[] = {1, 2, ROWS};
     float x[ROWS * K], *base = malloc(sizeof(float) * ROWS * 64 * MOST), *y;
     for (int r = 0; r < ROWS; r++)
@@ -597,6 +634,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < N_FORMATS; i++) {
         check_sizes(all_formats[i]);
         check_format(all_formats[i], i, &rng);
+        if (mr_dtype_is_quantised(all_formats[i].dtype))
+            check_across(all_formats[i], i, &rng);
     }
     check_combined(&rng);
     if (!small_run)

@@ -317,7 +317,7 @@ static void latent_attention(void **state)
     assert_non_null(strstr(got, "start=12 interleaved=0"));
     mr_free(got);
     got = mla_text(&whole, 8);
-    assert_non_null(strstr(got, "weight<f32>[2,12,6] = weight recipe=\"a.kv_b_proj.weight "
+    assert_non_null(strstr(got, "weight<bf16>[2,12,6] = weight recipe=\"a.kv_b_proj.weight "
                                 ":rows(16,0,6) :t(6)\""));
     assert_non_null(strstr(got, "weight<bf16>[2,10,12] = weight recipe=\"a.kv_b_proj.weight "
                                 ":rows(16,6,10)\""));

@@ -94,16 +94,20 @@ static mr_err reader(void *ctx, const mr_stored *t, int64_t row0, int64_t n, voi
 
 static void read_rows(const mr_recipe *r)
 {
-    int64_t n = mr_recipe_total(r);
-    size_t row = mr_row_bytes(mr_recipe_fmt(r).dtype, 0, mr_recipe_k(r));
+    int64_t n = mr_recipe_total(r), k = mr_recipe_k(r);
+    float *a = malloc((size_t)k * sizeof *a), *b = malloc((size_t)k * sizeof *b);
     mr_recipe_scratch whole = {0}, one = {0};
     mr_rows all, x;
     REQUIRE(mr_recipe_rows(r, 0, n, reader, NULL, &whole, &all) == MR_OK);
-    REQUIRE(all.n == n && all.k == mr_recipe_k(r));
+    REQUIRE(a && b && all.n == n && all.k == k);
     for (int64_t i = 0; i < n && i < 256; i++) {
         REQUIRE(mr_recipe_rows(r, i, 1, reader, NULL, &one, &x) == MR_OK);
-        REQUIRE(memcmp(x.data, (const char *)all.data + (size_t)i * row, row) == 0);
+        mr_dequant_row(&x, 0, a);
+        mr_dequant_row(&all, i, b);
+        REQUIRE(memcmp(a, b, (size_t)k * sizeof *a) == 0);
     }
+    free(a);
+    free(b);
     mr_recipe_scratch_free(&whole);
     mr_recipe_scratch_free(&one);
 }

@@ -189,7 +189,10 @@ static void formats(void **state)
                                        "int4/32/bf16",
                                        "fp4/16/f8_e4m3",
                                        "fp8/128/f32",
-                                       "iq4_xs"};
+                                       "iq4_xs",
+                                       "q4_1/across",
+                                       "affine4/128/bf16/across",
+                                       "fp4/16/f8_e4m3/across"};
     char buf[32];
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         mr_fmt f, same;
@@ -207,13 +210,40 @@ static void formats(void **state)
                                       "bf4/64/f16",
                                       "affine4/64/f64",
                                       "affine4/64/bf16 ",
-                                      "affine04/64/bf16"};
+                                      "affine04/64/bf16",
+                                      "f32/across",
+                                      "/across",
+                                      "affine4/64/bf16/acros",
+                                      "affine4/64/bf16/across/across",
+                                      "affine4/64/bf16/across                "};
     mr_fmt f, h;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_false(mr_fmt_parse(bad[i], &f));
     assert_true(mr_fmt_parse("affine4/64/bf16", &f) && mr_fmt_parse("affine8/64/bf16", &h));
     assert_false(mr_fmt_equal(f, h));
     assert_true(mr_fmt_parse("q4_0", &h) && !mr_fmt_equal(f, h));
+    assert_true(mr_fmt_parse("affine4/64/bf16/across", &h) && !mr_fmt_equal(f, h));
+}
+
+static void formats_transpose(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *fmt, *turned;
+        int64_t k;
+    } cases[] = {{"f32", "f32", 5},
+                 {"bf16", "bf16", 5},
+                 {"q4_1", "q4_1/across", 64},
+                 {"affine4/64/bf16", "affine4/64/bf16/across", 128},
+                 {"fp8/128/f32", "fp8/128/f32/across", 256},
+                 {"fp8/128/f32", "f32", 200}, /* a group is cut short */
+                 {"q4_1/across", "f32", 64}};
+    char buf[32];
+    mr_fmt f;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_true(mr_fmt_parse(cases[i].fmt, &f));
+        assert_string_equal(mr_fmt_name(mr_fmt_transposed(f, cases[i].k), buf), cases[i].turned);
+    }
 }
 
 static void caches_are_found(void **state)
@@ -317,6 +347,7 @@ int main(void)
         cmocka_unit_test(names),
         cmocka_unit_test(symbols),
         cmocka_unit_test(formats),
+        cmocka_unit_test(formats_transpose),
         cmocka_unit_test(caches_are_found),
         cmocka_unit_test(copies_node_by_node),
         cmocka_unit_test(symbols_are_copied_by_name),

@@ -251,7 +251,12 @@ static void delivers(const char *text, const char *fmt, matrix want)
             assert_int_equal(mr_recipe_rows(r, row0, n, reader, NULL, &scratch, &out), MR_OK);
             assert_int_equal(out.n, n);
             assert_int_equal(out.k, want.k);
-            assert_string_equal(mr_dtype_name(out.dtype), out.dtype == MR_AFFINE ? "affine" : fmt);
+            mr_fmt f = {.dtype = out.dtype,
+                        .bits = out.bits,
+                        .group = out.group,
+                        .scale_dtype = out.scale_dtype,
+                        .across = out.across};
+            assert_string_equal(mr_fmt_name(f, name), fmt);
             for (int64_t i = 0; i < n; i++) {
                 mr_dequant_row(&out, i, row);
                 if (memcmp(row, want.x + (row0 + i) * want.k, (size_t)want.k * sizeof(float)))
@@ -296,9 +301,6 @@ static void rows_are_widened(void **state)
     (void)state;
     delivers("n :plus1", "f32", plus1_of(whole("n")));
     delivers("q :plus1 + q2", "f32", both(plus1_of(whole("q")), whole("q2")));
-    delivers("a :t(3)", "f32", t_of(whole("a"), 3));
-    delivers("h :t(12)", "f32", t_of(whole("h"), 12));
-    delivers("q :t(4)", "f32", t_of(whole("q"), 4));
     delivers("m :rows(4,1,2) :t(2) :plus1", "f32", plus1_of(t_of(rows_of(whole("m"), 4, 1, 2), 2)));
     delivers("a :t(6) :rows(4,1,2)", "f32", rows_of(t_of(whole("a"), 6), 4, 1, 2));
     delivers("a :plus1 :unrope(2) :t(6) :rows(4,0,3)", "f32",
@@ -308,6 +310,28 @@ static void rows_are_widened(void **state)
     delivers("h :plus1 + a", "f32", both(plus1_of(whole("h")), whole("a")));
     delivers("e.{0..2}.w :t(2)", "f32",
              both(both(t_of(whole("e.0.w"), 2), t_of(whole("e.1.w"), 2)), t_of(whole("e.2.w"), 2)));
+}
+
+static void rows_are_transposed(void **state)
+{
+    (void)state;
+    delivers("a :t(3)", "f32", t_of(whole("a"), 3));
+    delivers("h :t(12)", "bf16", t_of(whole("h"), 12));
+    delivers("h :rows(4,1,2) :t(3)", "bf16", t_of(rows_of(whole("h"), 4, 1, 2), 3));
+    delivers("h :t(3) + h :rows(4,0,3) :t(3)", "bf16",
+             both(t_of(whole("h"), 3), t_of(rows_of(whole("h"), 4, 0, 3), 3)));
+    delivers("q :t(4)", "q4_1/across", t_of(whole("q"), 4));
+    delivers("q :t(4) + q2 :t(4) + q :t(4)", "q4_1/across",
+             both(both(t_of(whole("q"), 4), t_of(whole("q2"), 4)), t_of(whole("q"), 4)));
+    delivers("m :rows(4,1,2) :t(2)", "affine4/32/bf16/across",
+             t_of(rows_of(whole("m"), 4, 1, 2), 2));
+    delivers("m :unrope(1) :t(4)", "affine4/32/bf16/across", t_of(unrope_of(whole("m"), 1), 4));
+    /* what is not transposed last, or meets another format or length of runs, is f32 */
+    delivers("h :t(12) :rows(2,1,1)", "f32", rows_of(t_of(whole("h"), 12), 2, 1, 1));
+    delivers("q :t(4) :rows(2,1,1)", "f32", rows_of(t_of(whole("q"), 4), 2, 1, 1));
+    delivers("a :t(4) + h :t(4)", "f32", both(t_of(whole("a"), 4), t_of(whole("h"), 4)));
+    delivers("m :t(4) + w :t(4)", "f32", both(t_of(whole("m"), 4), t_of(whole("w"), 4)));
+    delivers("q :t(4) + a", "f32", both(t_of(whole("q"), 4), whole("a")));
 }
 
 /* GGUF's order, written as its converter writes it, is undone. */
@@ -659,13 +683,14 @@ static void failures_are_passed_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_are_delivered), cmocka_unit_test(rows_are_renumbered),
-        cmocka_unit_test(tiles_are_undone),   cmocka_unit_test(turns_within_rows_are_undone),
-        cmocka_unit_test(rows_are_widened),   cmocka_unit_test(unrope_is_the_inverse),
-        cmocka_unit_test(vectors_join),       cmocka_unit_test(reads_are_few),
-        cmocka_unit_test(runs_are_kept),      cmocka_unit_test(names_are_expanded),
-        cmocka_unit_test(bad_texts),          cmocka_unit_test(bad_bindings),
-        cmocka_unit_test(fits_its_value),     cmocka_unit_test(failures_are_passed_on),
+        cmocka_unit_test(rows_are_delivered),     cmocka_unit_test(rows_are_renumbered),
+        cmocka_unit_test(tiles_are_undone),       cmocka_unit_test(turns_within_rows_are_undone),
+        cmocka_unit_test(rows_are_widened),       cmocka_unit_test(rows_are_transposed),
+        cmocka_unit_test(unrope_is_the_inverse),  cmocka_unit_test(vectors_join),
+        cmocka_unit_test(reads_are_few),          cmocka_unit_test(runs_are_kept),
+        cmocka_unit_test(names_are_expanded),     cmocka_unit_test(bad_texts),
+        cmocka_unit_test(bad_bindings),           cmocka_unit_test(fits_its_value),
+        cmocka_unit_test(failures_are_passed_on),
     };
     return cmocka_run_group_tests(tests, make_file, drop_file);
 }

@@ -45,9 +45,12 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
     mr_layout l;
     if (mr_layout_of(fmt, &l) != MR_OK)
         return "none";
-    if (!mr_layout_quantised(&l))
+    if (l.kind == MR_PACK_ACROSS_E4M3)
+        l.kind = MR_PACK_E4M3;
+    if (l.kind <= MR_PACK_E4M3)
         return floats[mm->precision == MR_NATIVE][l.kind - MR_PACK_F32][mm->isa];
-    int bits = l.kind == MR_PACK_CODES ? l.form.bits : l.kind == MR_PACK_U4 ? 4 : 8;
+    bool bits_told = l.kind == MR_PACK_CODES || l.kind == MR_PACK_ACROSS;
+    int bits = bits_told ? l.form.bits : l.kind == MR_PACK_U4 ? 4 : 8;
     int parts = mr_job_parts(mm, &l);
     return codes[parts > 1 ? 2 : parts][bits - 2][mm->isa];
 }

@@ -11,6 +11,8 @@
  *           U4    group       per 8 k: byte 4*o+j = q[k+j] low nibble, q[k+4+j] high nibble
  *           U8    group       per 4 k: byte 4*o+j = q[k+j]
  *           E4M3  group       per 4 k: byte 4*o+j = element k+j
+ *           ACROSS      8     as U4 or U8 (form.bits): groups run along outputs
+ *           ACROSS_E4M3 8     as E4M3, the same
  *           CODES block       planes, one after the other (form.bits 4 5 6 have the first, 2 3 6
  *                             the second, 3 5 the third), of lines of 64 bytes each for 16 outputs:
  *                             per 8 k the low 4 bits as U4; per 16 k pairs of bits, byte 4*o+j has
@@ -25,7 +27,9 @@
  *                            min 0..7; sub + 32
  *           Q2_K             the same of 4 bits: sub 0..7, 8..15, min 0..7, 8..15
  *           others           one byte per sub
- *         then d, and the min's scale, in f16 (E4M3 scales: neither).
+ *         then d, and the min's scale, in f16 (E4M3 scales: neither).  ACROSS: f32 scales [8 k][groups of
+ *         the column, 1 at least], then as many biases (-s*zero where the format has none; E4M3: 0), which
+ *         hold for form.run outputs; a last unit that is cut short is zero there.
  * Panels: what many rows read, and few through a buffer: bytes, lines as U8's.
  *           U4_BYTES   codes up to 63; scale and bias as U4's, or f32
  *           SUBS       two runs per 32 k: codes up to 63, then int8 subs [runs][outputs], (bias)
@@ -47,6 +51,8 @@ typedef enum mr_pack_kind {
     MR_PACK_F16,
     MR_PACK_BF16,
     MR_PACK_E4M3,
+    MR_PACK_ACROSS,
+    MR_PACK_ACROSS_E4M3,
     MR_PACK_U4,
     MR_PACK_U8,
     MR_PACK_U4_BYTES, /* this and the next only in panels */
@@ -67,20 +73,31 @@ typedef struct mr_layout {
     int zero;             /* subtracted from q when no bias is stored: 0, 8, 32, 128 ... */
     mr_dtype scale_dtype; /* F32 F16 BF16; E4M3 and CODES also F8_E8M0, CODES F8_E4M3 */
     bool bias;            /* biases (or mins) are stored */
-    mr_code_form form;    /* CODES and SUBS */
+    mr_code_form form;    /* CODES, SUBS and ACROSS */
 } mr_layout;
 
 /* MR_EUNSUPPORTED names the format. */
 mr_err mr_layout_of(mr_fmt fmt, mr_layout *out);
 /* The layout of a U4 or CODES column unpacked to bytes; others are their own. */
 mr_layout mr_layout_bytes(const mr_layout *l);
-/* pack_codes.c's share: CODES and E4M3. */
+/* pack_codes.c's share: CODES and E4M3; pack_across.c's. */
 mr_err mr_codes_layout(mr_fmt fmt, mr_layout *out);
 size_t mr_codes_lines(const mr_layout *l, int nv);
 size_t mr_codes_sides(const mr_layout *l, int nv); /* bytes after the lines */
+void mr_across_layout(mr_fmt fmt, mr_layout *out);
+/* Meets activations of 8 bits: not the floats, E4M3 among them, and not what is ACROSS. */
 static inline bool mr_layout_quantised(const mr_layout *l)
 {
     return l->act_group != 0;
+}
+static inline bool mr_layout_across(const mr_layout *l)
+{
+    return l->kind == MR_PACK_ACROSS || l->kind == MR_PACK_ACROSS_E4M3;
+}
+/* ACROSS: scales of one k in a column of 16*nv outputs. */
+static inline int mr_across_groups(const mr_layout *l, int nv)
+{
+    return 16 * nv > l->form.run ? 16 * nv / l->form.run : 1;
 }
 /* Bytes of one unit in a column of 16*nv outputs (nv 1 or 4), and of its lines alone. */
 size_t mr_layout_unit(const mr_layout *l, int nv);
@@ -114,6 +131,10 @@ mr_place mr_matrix_place(const mr_matrix *m, int64_t e, int64_t o);
 void mr_codes_fill(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row,
                    int lanes);
 void mr_codes_row(const mr_matrix *m, const mr_place *at, float *dst);
+/* The same of what is ACROSS; the rows are of one run. */
+void mr_across_fill(const mr_matrix *m, const mr_place *at, const mr_rows *rows, int64_t row,
+                    int lanes);
+void mr_across_row(const mr_matrix *m, const mr_place *at, float *dst);
 
 typedef struct mr_column {
     const mr_layout *layout;

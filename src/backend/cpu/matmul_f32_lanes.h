@@ -130,6 +130,11 @@ INLINE void f32_rows(const mr_column *c, int64_t k, const float *const *x, int r
         for (int v = 0; v < c->nv; v += nv)
             f32_e4m3(c, v, k, x, rows, nv, out);
         break;
+    case MR_PACK_ACROSS:
+    case MR_PACK_ACROSS_E4M3:
+        for (int v = 0; v < c->nv; v += nv)
+            across_column(c, v, k, x, rows, nv, out);
+        break;
     case MR_PACK_U4:
         if (twice)
             f32_quantised(c, k, x, rows, nv, true, true, out);

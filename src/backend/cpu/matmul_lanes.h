@@ -2,6 +2,7 @@
  *
  *   matmul_codes_lanes.h    codes in planes, by way of byte panels
  *   matmul_unpack_lanes.h   weights as f32, panels
+ *   matmul_across_lanes.h   weights as f32 whose groups run along outputs
  *   matmul_f32_lanes.h      tiles on f32 activations
  *   matmul_i8_lanes.h       tiles on int8 activations
  *   matmul_row_lanes.h      one row, on either
@@ -85,6 +86,8 @@ INLINE size_t number_size(mr_dtype t)
 #include "backend/cpu/matmul_codes_lanes.h"
 
 #include "backend/cpu/matmul_unpack_lanes.h"
+
+#include "backend/cpu/matmul_across_lanes.h"
 
 #include "backend/cpu/matmul_f32_lanes.h"
 #include "backend/cpu/matmul_i8_lanes.h"

@@ -136,6 +136,8 @@ static void unpack_floats(const mr_column *c, int64_t k1, float *panel)
     }
 }
 
+static void unpack_across(const mr_column *c, int64_t k, float *panel);
+
 static void unpack_f32(const mr_column *c, int64_t k, float *panel)
 {
     bool u4 = c->layout->kind == MR_PACK_U4, twice = two_roundings(c->layout);
@@ -146,6 +148,10 @@ static void unpack_f32(const mr_column *c, int64_t k, float *panel)
     }
     if (c->layout->kind == MR_PACK_E4M3) {
         unpack_e4m3(c, k, panel);
+        return;
+    }
+    if (mr_layout_across(c->layout)) {
+        unpack_across(c, k, panel);
         return;
     }
     if (!mr_layout_quantised(c->layout)) {

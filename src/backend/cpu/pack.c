@@ -2,7 +2,8 @@
  *
  * Once per weight, at load, by all threads: a task reads some rows and packs them.  16 rows that
  * share their lines go together, unit by unit: each row gives its dword of every line, and whole
- * lines are written, so that memory sees neither scattered stores nor a line twice.
+ * lines are written, so that memory sees neither scattered stores nor a line twice.  (What pack_codes.c
+ * and pack_across.c pack is scattered.)
  */
 #include "backend/cpu/matmul_core.h"
 
@@ -32,6 +33,15 @@ static mr_layout layout_grouped(mr_fmt fmt)
 mr_err mr_layout_of(mr_fmt fmt, mr_layout *out)
 {
     char name[32];
+    if (!mr_dtype_is_weight(fmt.dtype, fmt.bits) ||
+        (mr_dtype_is_grouped(fmt.dtype) &&
+         !mr_group_known(fmt.dtype, fmt.bits, fmt.group, fmt.scale_dtype)))
+        return mr_fail(MR_EUNSUPPORTED, "cpu: weights of format %s are not done",
+                       mr_fmt_name(fmt, name));
+    if (fmt.across) {
+        mr_across_layout(fmt, out);
+        return MR_OK;
+    }
     switch (fmt.dtype) {
     case MR_F32:
         *out = (mr_layout){.kind = MR_PACK_F32, .k_unit = 1};
@@ -54,11 +64,6 @@ mr_err mr_layout_of(mr_fmt fmt, mr_layout *out)
     default:
         break;
     }
-    if (!mr_dtype_is_weight(fmt.dtype, fmt.bits) ||
-        (mr_dtype_is_grouped(fmt.dtype) &&
-         !mr_group_known(fmt.dtype, fmt.bits, fmt.group, fmt.scale_dtype)))
-        return mr_fail(MR_EUNSUPPORTED, "cpu: weights of format %s are not done",
-                       mr_fmt_name(fmt, name));
     if ((fmt.dtype == MR_AFFINE || fmt.dtype == MR_INT) && (fmt.bits == 4 || fmt.bits == 8)) {
         *out = layout_grouped(fmt);
         return MR_OK;
@@ -82,6 +87,8 @@ size_t mr_layout_lines(const mr_layout *l, int nv)
         return outputs * 4;
     case MR_PACK_U4:
         return outputs * (size_t)l->k_unit / 2;
+    case MR_PACK_ACROSS:
+        return outputs * (size_t)(l->k_unit * l->form.bits) / 8;
     case MR_PACK_CODES:
         return mr_codes_lines(l, nv);
     default:
@@ -96,6 +103,8 @@ size_t mr_layout_unit(const mr_layout *l, int nv)
         return bytes;
     if (l->kind == MR_PACK_E4M3 || l->kind == MR_PACK_CODES || l->kind == MR_PACK_SUBS)
         bytes += mr_codes_sides(l, nv);
+    else if (mr_layout_across(l))
+        bytes += 2 * sizeof(float) * (size_t)(l->k_unit * mr_across_groups(l, nv));
     else
         bytes += outputs * scale_size(l) * (l->bias ? 2 : 1);
     return (bytes + 63) & ~(size_t)63;
@@ -134,6 +143,9 @@ static mr_err matrix_describe(mr_matrix *m, mr_fmt fmt, int64_t e, int64_t n, in
     if (mr_layout_quantised(&m->layout) && k % m->layout.k_unit)
         return mr_fail(MR_EFORMAT, "cpu: %s weights have %lld inputs, not a multiple of %d",
                        mr_fmt_name(fmt, name), (long long)k, m->layout.k_unit);
+    if (mr_layout_across(&m->layout) && n % m->layout.form.run)
+        return mr_fail(MR_EFORMAT, "cpu: %s weights have %lld outputs, not a multiple of %d",
+                       mr_fmt_name(fmt, name), (long long)n, m->layout.form.run);
     if (!matrix_sizes(m))
         return mr_fail(MR_ELIMIT,
                        "cpu: a weight of %lld x %lld x %lld does not fit the address space",
@@ -352,10 +364,18 @@ void mr_matrix_fill(mr_matrix *m, int64_t row0, const mr_rows *rows)
         lanes = 16 - at.lane;
         lanes = lanes < left ? lanes : left;
         lanes = lanes < m->n - o ? lanes : m->n - o;
+        if (rows->across) {
+            left = rows->across - (rows->first + i) % rows->across; /* of the run */
+            lanes = lanes < left ? lanes : left;
+        }
         switch (m->layout.kind) {
         case MR_PACK_CODES:
         case MR_PACK_E4M3:
             mr_codes_fill(m, &at, rows, i, (int)lanes);
+            break;
+        case MR_PACK_ACROSS:
+        case MR_PACK_ACROSS_E4M3:
+            mr_across_fill(m, &at, rows, i, (int)lanes);
             break;
         case MR_PACK_F16:
             fill_halves(m, &at, rows, i, (int)lanes);
@@ -485,6 +505,10 @@ void mr_matrix_row(const mr_matrix *m, int64_t e, int64_t row, float *dst)
     case MR_PACK_E4M3:
     case MR_PACK_CODES:
         mr_codes_row(m, &at, dst);
+        break;
+    case MR_PACK_ACROSS:
+    case MR_PACK_ACROSS_E4M3:
+        mr_across_row(m, &at, dst);
         break;
     default:
         for (int64_t u = 0; u < m->units; u++)
