@@ -237,6 +237,23 @@ void mr_session_written(mr_session *s, int64_t end)
         s->floor = floor;
 }
 
+/* A row of logits to the caller: each thread what lies in its own cache, as it made it. */
+typedef struct copy {
+    float *to;
+    const float *from;
+    int64_t n;
+} copy;
+
+enum { COPY_UNIT = 16384 };
+
+static void copy_units(const void *ctx, int64_t first, int64_t last, int worker)
+{
+    const copy *c = ctx;
+    int64_t at = first * COPY_UNIT, end = min64(last * COPY_UNIT, c->n);
+    (void)worker;
+    memcpy(c->to + at, c->from + at, (size_t)(end - at) * sizeof *c->to);
+}
+
 /* Runs the piece for wanted rows [first, first + outs). */
 static mr_err run_wanted(const piece *p, mr_lane *l, int64_t first, int64_t outs)
 {
@@ -268,9 +285,10 @@ static mr_err run_wanted(const piece *p, mr_lane *l, int64_t first, int64_t outs
     if (!outs)
         return MR_OK;
     const float *logits = e->backend->v->output(e->backend, l->plan, &r, l->logits);
-    for (int64_t i = 0; i < outs; i++)
-        memcpy(t->to[first + i], logits + i * e->info.vocab,
-               (size_t)e->info.vocab * sizeof *logits);
+    for (int64_t i = 0; i < outs; i++) {
+        copy c = {t->to[first + i], logits + i * e->info.vocab, e->info.vocab};
+        e->backend->v->split(e->backend, (c.n + COPY_UNIT - 1) / COPY_UNIT, copy_units, &c);
+    }
     return MR_OK;
 }
 
