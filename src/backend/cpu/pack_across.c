@@ -103,7 +103,8 @@ void mr_across_row(const mr_matrix *m, const mr_place *at, float *dst)
     for (int64_t k = 0; k < m->k; k++) {
         float *s, *b;
         int shift;
-        int q = *code_at(m, at, k, &shift, &s, &b) >> shift & ((1 << l->form.bits) - 1);
+        const uint8_t *from = code_at(m, at, k, &shift, &s, &b);
+        int q = *from >> shift & ((1 << l->form.bits) - 1);
         if (l->kind == MR_PACK_ACROSS_E4M3) {
             dst[k] = mr_e4m3_to_f32((uint8_t)q) * *s;
             continue;
