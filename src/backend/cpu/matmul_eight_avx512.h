@@ -11,7 +11,8 @@
  *         Sums that stay within 2^22 (of nibbles, and of even rows) begin with the bits of a float
  *         whose last bit is worth 2^e: one subtraction then takes the place of shift and conversion.
  *         Their slots come last, by a product with 128; of other sums they come first, and of what
- *         zero asks for a 128th with them, through one shift.
+ *         zero asks for a 128th with them, through one shift.  Groups without a slot's high parts
+ *         (half of them, or more) leave that out.
  * Use:    few_rows_i8 has tile_i8's parameters and returns how many rows it has done: all or none.
  * Bits:   the order of docs/numerics.md: fma(b, A, y), fma(s, I << e, y).
  */
@@ -55,13 +56,19 @@ typedef struct eight_side {
 /* What sums begin with. */
 #define EIGHT_ZERO(r, a) "vpxord %%zmm" #a ", %%zmm" #a ", %%zmm" #a "\n\t"
 #define EIGHT_LESS(r, a) "vpbroadcastd 16(%[x" #r "],%[at]), %%zmm" #a "\n\t"
+/* What follows, up to 2:, is for groups that have a slot; t becomes its quad. */
+#define EIGHT_IF_SLOT(r)                                                                           \
+    "movl (%[x" #r "],%[at]), %k[t]\n\ttest %k[t], %k[t]\n\tjz 2f\n\t"                             \
+    "movl 4(%[x" #r "],%[at]), %k[t]\n\t"
 #define EIGHT_SLOT_FIRST(start, r, a0, a1, b, l0, l1)                                              \
-    "movl 4(%[x" #r "],%[at]), %k[t]\n\tshl $8, %k[t]\n\t"                                         \
+    "vpbroadcastd 12(%[x" #r "],%[at]), %%zmm" #a0 "\n\t"                                          \
+    "vpbroadcastd 12(%[x" #r "],%[at]), %%zmm" #a1 "\n\t"                                          \
+    EIGHT_IF_SLOT(r) "shl $8, %k[t]\n\t"                                                           \
     "vmovdqu64 (%[w],%[t]), %%zmm" #l0 "\n\tvmovdqu64 64(%[w],%[t]), %%zmm" #l1 "\n\t"             \
     "vpbroadcastd (%[x" #r "],%[at]), %%zmm" #b "\n\t" start(r, a0) start(r, a1)                   \
     "vpdpbusd %%zmm" #b ", %%zmm" #l0 ", %%zmm" #a0 "\n\t"                                         \
     "vpdpbusd %%zmm" #b ", %%zmm" #l1 ", %%zmm" #a1 "\n\t"                                         \
-    "vpslld $7, %%zmm" #a0 ", %%zmm" #a0 "\n\tvpslld $7, %%zmm" #a1 ", %%zmm" #a1 "\n\t"
+    "vpslld $7, %%zmm" #a0 ", %%zmm" #a0 "\n\tvpslld $7, %%zmm" #a1 ", %%zmm" #a1 "\n\t2:\n\t"
 #define EIGHT_ZERO_SLOT(r, a0, a1, b, l0, l1, m0, m1)                                              \
     EIGHT_SLOT_FIRST(EIGHT_ZERO, r, a0, a1, b, l0, l1)
 #define EIGHT_LESS_SLOT(r, a0, a1, b, l0, l1, m0, m1)                                              \
@@ -108,13 +115,13 @@ typedef struct eight_side {
 
 /* Slots, then sums as floats. */
 #define EIGHT_SLOT_LAST(r, a0, a1, b, l0, l1, m0, m1)                                              \
-    "movl 4(%[x" #r "],%[at]), %k[t]\n\tshl $7, %k[t]\n\tadd 264(%[s]), %[t]\n\t"                  \
+    EIGHT_IF_SLOT(r) "shl $7, %k[t]\n\tadd 264(%[s]), %[t]\n\t"                                    \
     "vpbroadcastd (%[x" #r "],%[at]), %%zmm" #b "\n\t" EIGHT_ZERO(r, m0) EIGHT_ZERO(r, m1)         \
     "vmovdqa64 (%[t]), %%zmm" #l0 "\n\tvmovdqa64 64(%[t]), %%zmm" #l1 "\n\t"                       \
     "vpdpbusd %%zmm" #b ", %%zmm" #l0 ", %%zmm" #m0 "\n\t"                                         \
     "vpdpbusd %%zmm" #b ", %%zmm" #l1 ", %%zmm" #m1 "\n\t"                                         \
     "vpdpwssd %%zmm28, %%zmm" #m0 ", %%zmm" #a0 "\n\t"                                             \
-    "vpdpwssd %%zmm28, %%zmm" #m1 ", %%zmm" #a1 "\n\t"
+    "vpdpwssd %%zmm28, %%zmm" #m1 ", %%zmm" #a1 "\n\t2:\n\t"
 #define EIGHT_TO_SHIFT(r, a0, a1, b, l0, l1, m0, m1)                                               \
     "vpbroadcastd 8(%[x" #r "],%[at]), %%zmm" #b "\n\t"                                            \
     "vpsllvd %%zmm" #b ", %%zmm" #a0 ", %%zmm" #a0 "\n\t"                                          \

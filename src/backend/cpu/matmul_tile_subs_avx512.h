@@ -1,8 +1,8 @@
 /* The int8 tile for many rows and two runs per group on AVX-512: up to 3 rows x 64 outputs.
  *
  * Why:    the sums of both runs are needed apart, so 24 sums are 3 rows.  Done per group, 16 outputs
- *         and row: 8 dots, one for the slot, three conversions, a product and three FMAs (mins:
- *         three more).  E4M3 scales: 9 dots, and a sum for each run: shift, conversion, FMA.
+ *         and row: 8 dots, two conversions, a product and two FMAs (mins: three more); for a slot,
+ *         if there is one, a dot, a conversion and an FMA.  E4M3 scales: 9 dots, and a sum for each run: shift, conversion, FMA.
  * How:    a unit of the panel: its bytes, and its small integers as floats, all within the L1
  *         cache; then all rows over it.
  * Use:    subs_many_rows has tile_i8's parameters and returns how many rows it has done.
@@ -67,9 +67,9 @@ typedef struct run_steps {
     SUBS_FLOAT(a) SUBS_FLOAT(b) "vmulps %%zmm" #s1 ", %%zmm" #b ", %%zmm" #b "\n\t"                \
     "vfmadd132ps %%zmm" #s0 ", %%zmm" #b ", %%zmm" #a "\n\t"
 #define SUBS_BOTH(q, r, a0, a1, a2, a3, b0, b1, b2, b3)                                            \
-    SUBS_MEET(24, 28, a0, b0) SUBS_MEET(25, 29, a1, b1) SUBS_MEET(26, 30, a2, b2)                  \
+    SUBS_SUBS SUBS_MEET(24, 28, a0, b0) SUBS_MEET(25, 29, a1, b1) SUBS_MEET(26, 30, a2, b2)        \
     SUBS_MEET(27, 31, a3, b3)
-/* first += 128 * sub * slot; %[u] is the sub's place. */
+/* first += 128 * sub * slot, if there is one; %[u] is the sub's place. */
 #define SUBS_SLOT(v, w, b)                                                                         \
     "vmovdqu64 64*" #v "(%[w],%[t]), %%zmm" #w "\n\t" SUBS_DOT(28, w, b)
 #define SUBS_ADD(v, a, b)                                                                          \
@@ -77,11 +77,13 @@ typedef struct run_steps {
 #define SUBS_PLACE(r)                                                                              \
     "movl 4(%[x" #r "],%[at]), %k[t]\n\tmov %k[t], %k[u]\n\tshl $8, %[t]\n\tshr $2, %[u]\n\t"      \
     "shl $8, %[u]\n\t"
+#define SUBS_IF_SLOT(r)                                                                            \
+    "movl (%[x" #r "],%[at]), %k[t]\n\ttest %k[t], %k[t]\n\tjz 2f\n\t"
 #define SUBS_SLOTS(q, r, a0, a1, a2, a3, b0, b1, b2, b3)                                           \
-    SUBS_PLACE(r) SUBS_SET(0, r, 28) SUBS_SET(52, r, b0) SUBS_COPY(b0, b1) SUBS_COPY(b0, b2)       \
-    SUBS_COPY(b0, b3) SUBS_SLOT(0, 24, b0) SUBS_SLOT(1, 25, b1) SUBS_SLOT(2, 26, b2)               \
-    SUBS_SLOT(3, 27, b3) SUBS_ADD(0, a0, b0) SUBS_ADD(1, a1, b1) SUBS_ADD(2, a2, b2)               \
-    SUBS_ADD(3, a3, b3)
+    SUBS_IF_SLOT(r) SUBS_PLACE(r) SUBS_SET(0, r, 28) SUBS_SET(52, r, b0)                           \
+    SUBS_COPY(b0, b1) SUBS_COPY(b0, b2) SUBS_COPY(b0, b3)                                          \
+    SUBS_SLOT(0, 24, b0) SUBS_SLOT(1, 25, b1) SUBS_SLOT(2, 26, b2) SUBS_SLOT(3, 27, b3)            \
+    SUBS_ADD(0, a0, b0) SUBS_ADD(1, a1, b1) SUBS_ADD(2, a2, b2) SUBS_ADD(3, a3, b3) "2:\n\t"
 
 #define SUBS_Y(r, v, y) "vmovups 256*" #r "+64*" #v "(%[out]), %%zmm" #y "\n\t"
 #define SUBS_KEEP(r, v, y) "vmovups %%zmm" #y ", 256*" #r "+64*" #v "(%[out])\n\t"
@@ -120,14 +122,19 @@ typedef struct run_steps {
     SUBS_SET(8, r, 31) SUBS_SET(52, r, 29)                                                         \
     SUBS_WHOLE(r, 0, 24, a0, b0) SUBS_WHOLE(r, 1, 25, a1, b1) SUBS_WHOLE(r, 2, 26, a2, b2)         \
     SUBS_WHOLE(r, 3, 27, a3, b3)
-#define SUBS_NONE(q, r, a0, a1, a2, a3, b0, b1, b2, b3)
+/* Row by row, so that there is work between the slots' branches, which nothing foresees. */
+#define SUBS_WITH(out, ...) SUBS_BOTH(__VA_ARGS__) SUBS_SLOTS(__VA_ARGS__) out(__VA_ARGS__)
+#define SUBS_TO_PLAIN(...) SUBS_WITH(SUBS_OUT, __VA_ARGS__)
+#define SUBS_TO_MINS(...) SUBS_WITH(SUBS_OUT_MINS, __VA_ARGS__)
+#define SUBS_NEXT                                                                                  \
+    "add $56, %[at]\n\tadd $2048, %[w]\n\tadd $1536, %[s]\n\tdecq %[n]\n\tjnz 1b"
 /* clang-format on */
 
 typedef void subs_fn(const uint8_t *w, const run_scales *s, const run_steps *d, int64_t n,
                      const uint8_t *const *x, size_t at, float *out);
 
 /* n groups of a unit. */
-#define SUBS_TILE(name, rows, n_rows, from, subs, both, slots, to)                                 \
+#define SUBS_TILE(name, rows, n_rows, from, to)                                                    \
     static __attribute__((noinline)) void name(const uint8_t *w, const run_scales *s,              \
                                                const run_steps *d, int64_t n,                      \
                                                const uint8_t *const *x, size_t at, float *out)     \
@@ -137,20 +144,18 @@ typedef void subs_fn(const uint8_t *w, const run_scales *s, const run_steps *d, 
         for (int r = 0; r < 3; r++)                                                                \
             row[r] = x[r < (n_rows) ? r : 0];                                                      \
         __asm__ volatile(                                                                          \
-            ".p2align 5\n1:\n\t" rows(from, 0) SUBS_QUADS(rows) subs rows(both, 0) rows(slots, 0)  \
-                rows(to, 0) "add $56, %[at]\n\tadd $2048, %[w]\n\t"                                \
-                            "add $1536, %[s]\n\tdecq %[n]\n\tjnz 1b"                               \
+            ".p2align 5\n1:\n\t" rows(from, 0) SUBS_QUADS(rows) rows(to, 0) SUBS_NEXT              \
             : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t), [u] "=&r"(u)     \
             : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [d] "r"(d), [out] "r"(out)     \
             : CLOBBERS, "xmm31", "k1", "k2");                                                      \
     }
-#define SUBS_TILES(name, from, subs, both, slots, to)                                              \
-    SUBS_TILE(name##_1, SUBS1, 1, from, subs, both, slots, to)                                     \
-    SUBS_TILE(name##_2, SUBS2, 2, from, subs, both, slots, to)                                     \
-    SUBS_TILE(name##_3, SUBS3, 3, from, subs, both, slots, to)
-SUBS_TILES(subs_plain, SUBS_FROM_START, SUBS_SUBS, SUBS_BOTH, SUBS_SLOTS, SUBS_OUT)
-SUBS_TILES(subs_mins, SUBS_FROM_ZERO, SUBS_SUBS, SUBS_BOTH, SUBS_SLOTS, SUBS_OUT_MINS)
-SUBS_TILES(subs_e4m3, SUBS_FROM_START, "", SUBS_NONE, SUBS_NONE, SUBS_OUT_E4M3)
+#define SUBS_TILES(name, from, to)                                                                 \
+    SUBS_TILE(name##_1, SUBS1, 1, from, to)                                                        \
+    SUBS_TILE(name##_2, SUBS2, 2, from, to)                                                        \
+    SUBS_TILE(name##_3, SUBS3, 3, from, to)
+SUBS_TILES(subs_plain, SUBS_FROM_START, SUBS_TO_PLAIN)
+SUBS_TILES(subs_mins, SUBS_FROM_ZERO, SUBS_TO_MINS)
+SUBS_TILES(subs_e4m3, SUBS_FROM_START, SUBS_OUT_E4M3)
 
 /* A unit's sides as numbers. */
 static void subs_widen(const mr_column *c, const uint8_t *unit, run_scales *to, run_steps *steps)
