@@ -25,7 +25,7 @@ typedef struct bench {
     mr_session **stream; /* [batch] */
     mr_feed *feed;       /* [batch] */
     bench_series prefill, decode;
-    uint64_t resident; /* bytes, after the runs; 0: not known */
+    uint64_t resident; /* bytes, the most seen behind a run; 0: not known */
     mr_limits limits;
     mr_profile_row *rows; /* of one run of each more */
     int n_rows;

@@ -13,6 +13,20 @@
 
 /* ---- one run of each ---- */
 
+/* Keeps the most memory that this process has held at such a look; on Linux. */
+static void look_at_memory(bench *b)
+{
+    unsigned long long all, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (!f)
+        return;
+    if (fscanf(f, "%llu %llu", &all, &resident) != 2)
+        resident = 0;
+    fclose(f);
+    resident *= (unsigned long long)sysconf(_SC_PAGESIZE);
+    b->resident = resident > b->resident ? resident : b->resident;
+}
+
 static mr_status prefill_once(bench *b, double *rate)
 {
     mr_session *s;
@@ -20,6 +34,7 @@ static mr_status prefill_once(bench *b, double *rate)
     double begin = mr_clock_seconds();
     mr_status st = mr_advance(s, b->ids, b->p, MR_WANT_LAST, NULL, 0, b->logits);
     *rate = (double)b->p / (mr_clock_seconds() - begin);
+    look_at_memory(b); /* while this session is there beside the streams */
     mr_session_free(s);
     return st;
 }
@@ -112,19 +127,6 @@ static void take_more(mr_limit *a, mr_limit b)
     a->all = more(a->all, b.all);
 }
 
-/* Of this process, on Linux. */
-static uint64_t resident_bytes(void)
-{
-    unsigned long long all, resident = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (!f)
-        return 0;
-    if (fscanf(f, "%llu %llu", &all, &resident) != 2)
-        resident = 0;
-    fclose(f);
-    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 /* Of two looks, before and after, the better one: others may have been at work during one. */
 static mr_status take_limits(bench *b)
 {
@@ -203,7 +205,7 @@ mr_status bench_measure(bench *b)
     }
     settle(&b->prefill);
     settle(&b->decode);
-    b->resident = resident_bytes();
+    look_at_memory(b);
     return b->profile ? profile(b) : MR_STATUS_OK;
 }
 
