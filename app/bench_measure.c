@@ -135,18 +135,22 @@ static mr_status take_limits(bench *b)
     take_more(&b->limits.read, l.read);
     take_more(&b->limits.int8, l.int8);
     take_more(&b->limits.f32, l.f32);
+    take_more(&b->limits.bf16, l.bf16);
     return MR_STATUS_OK;
 }
 
 double bench_limit_seconds(const mr_limits *l, const mr_profile_row *r)
 {
+    const uint64_t ops[3] = {r->int8_ops, r->f32_ops, r->bf16_ops};
+    const double peaks[3] = {l->int8.all, l->f32.all, l->bf16.all};
     double products = 0;
-    if (!l->read.all || (r->int8_ops && !l->int8.all) || (r->f32_ops && !l->f32.all))
+    if (!l->read.all)
         return 0;
-    if (r->int8_ops)
-        products += (double)r->int8_ops / l->int8.all;
-    if (r->f32_ops)
-        products += (double)r->f32_ops / l->f32.all;
+    for (int i = 0; i < 3; i++) {
+        if (ops[i] && !peaks[i])
+            return 0;
+        products += ops[i] ? (double)ops[i] / peaks[i] : 0;
+    }
     return more((double)r->bytes / l->read.all, products);
 }
 

@@ -2,6 +2,11 @@
 #include "base/str.h"
 #include "bench.h"
 
+static uint64_t all_ops(const mr_profile_row *r)
+{
+    return r->int8_ops + r->f32_ops + r->bf16_ops;
+}
+
 static double of_limit(const bench_series *s)
 {
     return s->limit_seconds * s->median / (double)s->rows;
@@ -10,9 +15,7 @@ static double of_limit(const bench_series *s)
 /* Of steps that multiply: the others move what lies in the caches. */
 static double row_limit(const bench *b, const mr_profile_row *r)
 {
-    return r->seconds > 0 && r->int8_ops + r->f32_ops > 0
-               ? bench_limit_seconds(&b->limits, r) / r->seconds
-               : 0;
+    return r->seconds > 0 && all_ops(r) > 0 ? bench_limit_seconds(&b->limits, r) / r->seconds : 0;
 }
 
 static double per_second(uint64_t n, double seconds)
@@ -66,7 +69,8 @@ static void put_profile(mr_buf *o, const bench *b)
     mr_buf_puts(o, ", \"limits\": {");
     put_limit(o, "read_gb_per_s", b->limits.read, ", ");
     put_limit(o, "int8_gop_per_s", b->limits.int8, ", ");
-    put_limit(o, "f32_gflop_per_s", b->limits.f32, "}, \"profile\": [");
+    put_limit(o, "f32_gflop_per_s", b->limits.f32, ", ");
+    put_limit(o, "bf16_gflop_per_s", b->limits.bf16, "}, \"profile\": [");
     for (int i = 0; i < b->n_rows; i++) {
         const mr_profile_row *r = &b->rows[i];
         mr_buf_printf(o,
@@ -75,7 +79,7 @@ static void put_profile(mr_buf *o, const bench *b)
                       "\"share_of_limit\": %.4f}",
                       i ? ", " : "", r->plan, r->kernel, (unsigned long long)r->calls, r->seconds,
                       part(b, r), per_second(r->bytes, r->seconds),
-                      per_second(r->int8_ops + r->f32_ops, r->seconds), row_limit(b, r));
+                      per_second(all_ops(r), r->seconds), row_limit(b, r));
     }
     mr_buf_puts(o, "]");
 }
@@ -127,13 +131,25 @@ static void print_rows(mr_buf *o, const bench *b, const char *name, const bench_
             continue;
         mr_buf_printf(o, "%-44s %8llu %9.1f %5.1f %%", r->kernel, (unsigned long long)r->calls,
                       1e6 * r->seconds / (double)r->calls, 100 * part(b, r));
-        if (r->bytes || r->int8_ops || r->f32_ops)
+        if (r->bytes || all_ops(r))
             mr_buf_printf(o, " %8.2f %9.1f", per_second(r->bytes, r->seconds),
-                          per_second(r->int8_ops + r->f32_ops, r->seconds));
+                          per_second(all_ops(r), r->seconds));
         if (row_limit(b, r) > 0)
             mr_buf_printf(o, " %7.1f %%", 100 * row_limit(b, r));
         mr_buf_puts(o, "\n");
     }
+}
+
+static void print_limits(mr_buf *o, int threads, const mr_limits *l)
+{
+    mr_buf_printf(o,
+                  "limits of 1 and %d threads: read %.1f, %.1f GB/s; int8 %.0f, %.0f GOP/s; "
+                  "f32 %.0f, %.0f GFLOP/s",
+                  threads, 1e-9 * l->read.one, 1e-9 * l->read.all, 1e-9 * l->int8.one,
+                  1e-9 * l->int8.all, 1e-9 * l->f32.one, 1e-9 * l->f32.all);
+    if (l->bf16.all > 0)
+        mr_buf_printf(o, "; bf16 %.0f, %.0f GFLOP/s", 1e-9 * l->bf16.one, 1e-9 * l->bf16.all);
+    mr_buf_puts(o, "\n");
 }
 
 static void print_lines(mr_buf *o, const bench *b, uint64_t bytes, uint64_t macs)
@@ -143,12 +159,7 @@ static void print_lines(mr_buf *o, const bench *b, uint64_t bytes, uint64_t macs
     mr_buf_printf(o, "%d threads, %s, %s, median of %lld\n", i->threads, i->cpu, i->precision,
                   (long long)b->r);
     if (b->profile)
-        mr_buf_printf(o,
-                      "limits of 1 and %d threads: read %.1f, %.1f GB/s; int8 %.0f, %.0f GOP/s; "
-                      "f32 %.0f, %.0f GFLOP/s\n",
-                      i->threads, 1e-9 * b->limits.read.one, 1e-9 * b->limits.read.all,
-                      1e-9 * b->limits.int8.one, 1e-9 * b->limits.int8.all,
-                      1e-9 * b->limits.f32.one, 1e-9 * b->limits.f32.all);
+        print_limits(o, i->threads, &b->limits);
     if (b->p)
         print_series(o, "prefill", b, &b->prefill, 0, macs);
     if (b->n)

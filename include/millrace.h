@@ -126,8 +126,8 @@ typedef struct mr_limit {
     double one, all;
 } mr_limit;
 typedef struct mr_limits {
-    mr_limit read;      /* bytes per second, of memory well beyond the caches */
-    mr_limit int8, f32; /* operations per second; a multiply-add is two */
+    mr_limit read;            /* bytes per second, of memory well beyond the caches */
+    mr_limit int8, f32, bf16; /* operations per second; a multiply-add is two */
 } mr_limits;
 MR_API mr_status mr_engine_limits(mr_engine *e, mr_limits *out);
 
@@ -136,8 +136,8 @@ typedef struct mr_profile_row {
     const char *plan, *kernel; /* the engine's */
     uint64_t calls;
     double seconds;
-    uint64_t bytes;             /* of weights and KV (experts: those chosen) */
-    uint64_t int8_ops, f32_ops; /* of products and attention */
+    uint64_t bytes;                       /* of weights and KV (experts: those chosen) */
+    uint64_t int8_ops, f32_ops, bf16_ops; /* of products and attention */
 } mr_profile_row;
 /* Takes each step's time from now on, from zero; a microsecond or so a hundred steps. */
 MR_API mr_status mr_profile_start(mr_engine *e);

@@ -42,6 +42,9 @@ typedef struct mr_operand_ref {
     int index;      /* INPUT: plan->inputs; WEIGHT: plan->weights; CACHE: plan->caches */
 } mr_operand_ref;
 
+/* What a step's products are made of. */
+typedef enum mr_arith { MR_ARITH_F32, MR_ARITH_INT8, MR_ARITH_BF16 } mr_arith;
+
 typedef struct mr_step {
     mr_op op;
     const mr_node *node; /* attributes; lives in plan->graph */
@@ -49,8 +52,8 @@ typedef struct mr_step {
     mr_operand_ref in[MR_MAX_IN], out[MR_MAX_OUT];
     int64_t scratch_offset, scratch_bytes; /* in the arena; asked of the backend by step_scratch */
     const char *kernel; /* for reports: what will run it, e.g. "linear q4 avx512" */
-    bool int8;          /* its products are of int8 */
-    const void *prep;   /* the backend's own, made by step_plan in plan->memory, or NULL */
+    mr_arith arith;
+    const void *prep; /* the backend's own, made by step_plan in plan->memory, or NULL */
 } mr_step;
 
 /* A cache of the graph. window 0: keeps all positions.  Or a recurrent state of heads x dk x dv numbers. */
@@ -107,8 +110,8 @@ typedef struct mr_peak {
     double one, all;
 } mr_peak;
 typedef struct mr_peaks {
-    mr_peak read;      /* bytes, over memory well beyond the caches */
-    mr_peak int8, f32; /* operations, a multiply-add being two */
+    mr_peak read;            /* bytes, over memory well beyond the caches */
+    mr_peak int8, f32, bf16; /* operations, a multiply-add being two */
 } mr_peaks;
 
 /* ---- the backend itself ---- */

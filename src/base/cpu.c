@@ -56,10 +56,11 @@ static unsigned probe(void)
 static unsigned probe(void)
 {
     const unsigned long asimd = 1ul << 1, asimd_dp = 1ul << 20; /* HWCAP_ASIMD, HWCAP_ASIMDDP */
+    const unsigned long bf16 = 1ul << 14;                       /* HWCAP2_BF16 */
     unsigned long have = getauxval(AT_HWCAP);
     unsigned found = 1u << MR_ISA_C;
     if ((have & asimd) && (have & asimd_dp))
-        found |= 1u << MR_ISA_NEON;
+        found |= 1u << MR_ISA_NEON | (getauxval(AT_HWCAP2) & bf16 ? BF16 : 0u);
     return found;
 }
 #else
@@ -92,9 +93,9 @@ bool mr_isa_have(mr_isa isa)
     return (unsigned)isa < MR_ISA_COUNT && (features() >> isa & 1u);
 }
 
-bool mr_cpu_has_bf16(void)
+bool mr_isa_has_bf16(mr_isa isa)
 {
-    return (features() & BF16) != 0;
+    return (isa == MR_ISA_AVX512 || isa == MR_ISA_NEON) && (features() & BF16) != 0;
 }
 
 mr_err mr_isa_pick(const char *name, mr_isa *out)

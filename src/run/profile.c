@@ -124,7 +124,17 @@ static void add_step(mr_profile_row *row, const mr_lane *l, int i)
     row->calls += l->sums[i].calls;
     row->seconds += 1e-9 * (double)l->trace[i].ns;
     row->bytes += l->sums[i].bytes;
-    *(l->plan->steps[i].int8 ? &row->int8_ops : &row->f32_ops) += ops;
+    switch (l->plan->steps[i].arith) {
+    case MR_ARITH_F32:
+        row->f32_ops += ops;
+        break;
+    case MR_ARITH_INT8:
+        row->int8_ops += ops;
+        break;
+    case MR_ARITH_BF16:
+        row->bf16_ops += ops;
+        break;
+    }
 }
 
 static int add_lane(const mr_lane *l, mr_profile_row *rows, int n)
@@ -169,6 +179,7 @@ mr_status mr_engine_limits(mr_engine *e, mr_limits *out)
     MR_TRY(e->backend->v->peaks(e->backend, &p));
     *out = (mr_limits){.read = {p.read.one, p.read.all},
                        .int8 = {p.int8.one, p.int8.all},
-                       .f32 = {p.f32.one, p.f32.all}};
+                       .f32 = {p.f32.one, p.f32.all},
+                       .bf16 = {p.bf16.one, p.bf16.all}};
     return MR_STATUS_OK;
 }

@@ -56,7 +56,7 @@ static inline void bench_matrix(mr_pool *pool, mr_fmt fmt, int64_t n, int64_t k,
             if (!mr_isa_have((mr_isa)isa) ||
                 (isa == MR_ISA_C && n * k * rows > (int64_t)2048 * 2048 * 64))
                 continue;
-            mr_mm mm = {pool, (mr_isa)isa, (mr_precision)p, false};
+            mr_mm mm = {pool, (mr_isa)isa, (mr_precision)p, false, false};
             void *scratch = mr_alloc(MR_MEM_OTHER, mr_matmul_scratch(&mm, fmt, rows, k));
             double t = bench_call(&mm, m, x, rows, y, scratch, isa == MR_ISA_C ? 0.0 : 0.3);
             double ops = 2.0 * (double)n * (double)k * (double)rows / t,
@@ -103,7 +103,7 @@ static inline void bench_experts(mr_pool *pool, const char *only)
         for (int isa = MR_ISA_C + 1; isa < MR_ISA_COUNT; isa++) {
             if (!mr_isa_have((mr_isa)isa))
                 continue;
-            mr_mm mm = {pool, (mr_isa)isa, MR_FAST, false};
+            mr_mm mm = {pool, (mr_isa)isa, MR_FAST, false, false};
             void *scratch = mr_alloc(MR_MEM_OTHER,
                                      mr_expert_scratch(&mm, fmt, EXPERTS, N, K, rows, TOP, false));
             double best = 1e9;
@@ -114,7 +114,7 @@ static inline void bench_experts(mr_pool *pool, const char *only)
                 best = t < best ? t : best;
             }
             double ops = 2.0 * N * K * (double)(rows * TOP) / best;
-            double peak = bench_peak((mr_isa)isa, mr_matmul_int8(&mm, fmt));
+            double peak = bench_peak((mr_isa)isa, mr_matmul_arith(&mm, fmt) == MR_ARITH_INT8);
             printf(
                 "%-16s %d experts of %dx%d, %3d rows each  %-18s %8.1f GOP/s (%3.0f%% of peak)\n",
                 mr_fmt_name(fmt, name), EXPERTS, N, K, (int)each, mr_matmul_kernel(&mm, fmt),

@@ -129,7 +129,7 @@ static inline void bench_rows(mr_pool *const pools[2], const char *only, const c
         for (int isa = MR_ISA_C + 1; isa < MR_ISA_COUNT; isa++)
             for (int way = 0; way < (format_group(fmt) ? 3 : 1); way++)
                 for (int rows = first; rows <= last && mr_isa_have((mr_isa)isa); rows++) {
-                    mr_mm mm = {NULL, (mr_isa)isa, way ? MR_FAST : MR_EXACT, way == 2};
+                    mr_mm mm = {NULL, (mr_isa)isa, way ? MR_FAST : MR_EXACT, way == 2, false};
                     if (only_isa && strcmp(only_isa, mr_isa_name((mr_isa)isa)))
                         continue;
                     bench_rows_of(pools, m, &mm, rows);

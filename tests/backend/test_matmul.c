@@ -12,6 +12,7 @@
 #include "base/pool.h"
 #include "bench_matmul.h"
 #include "bench_rows.h"
+#include "emulate_bf16.h"
 #include "matmul_cases.h"
 
 enum { MAX_ROWS_TESTED = 64 };
@@ -154,7 +155,7 @@ static void check_linear(const weights *w, const mr_matrix *m, mr_precision prec
         fill_activations(x + r * k, k, r, rng);
     for (int64_t i = 0; i < n; i++)
         bias[i] = checker_float(rng);
-    mr_mm mm = {pools[0], MR_ISA_C, precision, act_f32};
+    mr_mm mm = {pools[0], MR_ISA_C, precision, act_f32, false};
     for (int64_t r = 0; r < most; r++)
         run_linear(&mm, m, NULL, x + r * k, 1, base + r * n);
     int parts = mr_job_parts(&mm, &m->layout);
@@ -168,7 +169,7 @@ static void check_linear(const weights *w, const mr_matrix *m, mr_precision prec
         for (size_t i = 0; i < sizeof row_counts / sizeof row_counts[0] && row_counts[i] <= most;
              i++) {
             int rows = row_counts[i], threads = (int)(checker_next(rng) % 3);
-            mm = (mr_mm){pools[threads], (mr_isa)isa, precision, act_f32};
+            mm = (mr_mm){pools[threads], (mr_isa)isa, precision, act_f32, false};
             run_linear(&mm, m, NULL, x, rows, y);
             CHECK(!memcmp(y, base, 4 * (size_t)(rows * n)),
                   "%s n %d k %d rows %d %s on %s, %d threads", mr_fmt_name(w->fmt, name), (int)n,
@@ -524,7 +525,7 @@ static void check_combined(checker_rng *rng)
     for (int isa = 0; isa < MR_ISA_COUNT; isa++)
         for (int p = MR_EXACT; p <= MR_FAST && mr_isa_have((mr_isa)isa); p++)
             for (int i = 0; i < 4 * N; i++) {
-                mr_mm mm = {pools[i % 3], (mr_isa)isa, (mr_precision)p, false};
+                mr_mm mm = {pools[i % 3], (mr_isa)isa, (mr_precision)p, false, false};
                 mr_fmt fmt = fmts[i % N], other = fmts[(i + 1) % N];
                 int rows = row_counts[i / N];
                 if (small_run && rows > 3)
@@ -536,6 +537,77 @@ static void check_combined(checker_rng *rng)
                 check_experts(&mm, fmt, rows, true, rng);
                 check_moe(&mm, fmt, other, rows, rng);
             }
+}
+
+/* bf16 of both sides by the CPU's dots, against double sums; its bits are its own, but the same for any
+ * number of rows and threads. */
+static void check_native_linear(mr_isa isa, int64_t n, int64_t k, checker_rng *rng)
+{
+    enum { ROWS = 14 };
+    static const int row_counts[] = {1, 2, 3, 5, 6, 7, 13, ROWS};
+    weights w = weights_new((mr_fmt){MR_BF16, 0, 0, MR_F32, false}, n, k, rng);
+    mr_matrix *m = packed(&w, 1, n);
+    float *x = malloc(4 * (size_t)(ROWS * k)), *base = malloc(4 * (size_t)(ROWS * n)),
+          *y = malloc(4 * (size_t)(ROWS * n)), *row = malloc(4 * (size_t)k);
+    mr_mm mm = {pools[0], isa, MR_NATIVE, false, true};
+    for (int64_t i = 0; i < ROWS * k; i++)
+        x[i] = checker_float(rng);
+    for (int64_t r = 0; r < ROWS; r++)
+        run_linear(&mm, m, NULL, x + r * k, 1, base + r * n);
+    for (int64_t o = 0; o < n; o++) {
+        mr_dequant_row(&w.rows, o, row);
+        for (int64_t r = 0; r < ROWS; r++) {
+            double sum = 0.0, size = 0.0, got = (double)base[r * n + o];
+            for (int64_t i = 0; i < k; i++) {
+                double product =
+                    (double)row[i] * (double)mr_bf16_to_f32(mr_f32_to_bf16(x[r * k + i]));
+                sum += product;
+                size += fabs(product);
+            }
+            CHECK(fabs(got - sum) <= (double)k * 0x1p-23 * size + 0x1p-120,
+                  "native on %s: n %d k %d row %d output %d: %g, sum %g", mr_isa_name(isa), (int)n,
+                  (int)k, (int)r, (int)o, got, sum);
+        }
+    }
+    for (size_t i = 0; i < sizeof row_counts / sizeof row_counts[0]; i++) {
+        mm.pool = pools[i % 3];
+        run_linear(&mm, m, NULL, x, row_counts[i], y);
+        CHECK(!memcmp(y, base, 4 * (size_t)(row_counts[i] * n)), "native on %s: n %d k %d rows %d",
+              mr_isa_name(isa), (int)n, (int)k, row_counts[i]);
+    }
+    free(x);
+    free(base);
+    free(y);
+    free(row);
+    mr_matrix_free(m);
+    weights_free(&w);
+}
+
+static void check_native(checker_rng *rng)
+{
+    static const mr_isa isas[] = {MR_ISA_AVX512, MR_ISA_NEON};
+    static const int ns[] = {15, 64, 80, 129}, ks[] = {1, 33, 256, 521};
+    const mr_fmt bf16 = {MR_BF16, 0, 0, MR_F32, false}, q8 = {MR_Q8_0, 0, 0, MR_F32, false};
+    if (mr_isa_have(MR_ISA_AVX512) && !mr_isa_has_bf16(MR_ISA_AVX512))
+        emulate_bf16();
+    for (size_t i = 0; i < 2; i++) {
+        if (!mr_isa_have(isas[i]) || (isas[i] == MR_ISA_NEON && !mr_isa_has_bf16(isas[i])))
+            continue;
+        for (int j = 0; j < 16; j++)
+            check_native_linear(isas[i], ns[j % 4], ks[j / 4], rng);
+        for (int rows = 1; rows <= 9; rows += 4) {
+            mr_mm mm = {pools[rows / 4], isas[i], MR_NATIVE, false, true};
+            check_gated(&mm, bf16, bf16, rows, rng);
+            check_gated(&mm, bf16, q8, rows, rng);
+            check_heads(&mm, bf16, rows, rng);
+            check_experts(&mm, bf16, rows, true, rng);
+            check_moe(&mm, bf16, q8, rows, rng);
+        }
+    }
+    mr_mm mm = {pools[0], MR_ISA_C, MR_NATIVE, false, true};
+    CHECK(mr_matmul_arith(&mm, bf16) == MR_ARITH_F32, "C has no dots");
+    mm = (mr_mm){pools[0], MR_ISA_AVX512, MR_NATIVE, true, true};
+    CHECK(mr_matmul_arith(&mm, bf16) == MR_ARITH_F32, "act f32 has no dots");
 }
 
 /* More rows than meet one panel: several blocks of rows and of k, every tile and rest. */
@@ -554,12 +626,12 @@ static void check_many_rows(checker_rng *rng)
         weights w = weights_new(fmts[i], n, k, rng);
         mr_matrix *m = packed(&w, 1, n);
         char name[32];
-        mr_mm mm = {pools[0], MR_ISA_C, MR_FAST, false};
+        mr_mm mm = {pools[0], MR_ISA_C, MR_FAST, false, false};
         for (int64_t r = 0; r < rows; r++)
             run_linear(&mm, m, NULL, x + r * k, 1, base + r * n);
         for (int isa = 0; isa < MR_ISA_COUNT; isa++)
             for (int threads = 0; threads < 3 && mr_isa_have((mr_isa)isa); threads++) {
-                mm = (mr_mm){pools[threads], (mr_isa)isa, MR_FAST, false};
+                mm = (mr_mm){pools[threads], (mr_isa)isa, MR_FAST, false, false};
                 run_linear(&mm, m, NULL, x, rows, y);
                 CHECK(!memcmp(y, base, 4 * (size_t)(rows * n)), "%s %d rows on %s, %d threads",
                       mr_fmt_name(fmts[i], name), (int)rows, mr_isa_name((mr_isa)isa),
@@ -587,7 +659,7 @@ static void check_columns(checker_rng *rng)
         int64_t n = 64 * columns;
         weights w = weights_new(fmt, n, K, rng);
         mr_matrix *m = packed(&w, 1, n);
-        mr_mm mm = {pools[0], MR_ISA_C, MR_FAST, false};
+        mr_mm mm = {pools[0], MR_ISA_C, MR_FAST, false, false};
         run_linear(&mm, m, NULL, x, ROWS, base);
         for (int threads = 0; threads < 3; threads++)
             for (int i = 0; i < 3; i++) {
@@ -631,6 +703,7 @@ int main(int argc, char **argv)
     check_refused();
     check_columns(&rng);
     check_quantise(&rng);
+    check_native(&rng);
     for (int i = 0; i < N_FORMATS; i++) {
         check_sizes(all_formats[i]);
         check_format(all_formats[i], i, &rng);

@@ -44,7 +44,7 @@ static void test_levels_agree_with_the_kernel(void **state)
                                          "avx512vbmi", "avx512_vnni", "gfni",     "avx2",
                                          "fma",        "f16c"};
     static const char *const bf16[] = {"avx512_bf16", "avx512f"};
-    static const char *const neon[] = {"asimd", "asimddp"};
+    static const char *const neon[] = {"asimd", "asimddp"}, *const arm_bf16[] = {"bf16"};
     bool x86 = false, arm = false;
 #if defined(__x86_64__)
     x86 = true;
@@ -54,8 +54,10 @@ static void test_levels_agree_with_the_kernel(void **state)
     assert_true(mr_isa_have(MR_ISA_C));
     assert_int_equal(mr_isa_have(MR_ISA_AVX2), x86 && listed(avx2, 3));
     assert_int_equal(mr_isa_have(MR_ISA_AVX512), x86 && listed(avx512, 10));
-    assert_int_equal(mr_cpu_has_bf16(), x86 && listed(bf16, 2));
+    assert_int_equal(mr_isa_has_bf16(MR_ISA_AVX512), x86 && listed(bf16, 2));
     assert_int_equal(mr_isa_have(MR_ISA_NEON), arm && listed(neon, 2));
+    assert_int_equal(mr_isa_has_bf16(MR_ISA_NEON), arm && listed(arm_bf16, 1));
+    assert_false(mr_isa_has_bf16(MR_ISA_C) || mr_isa_has_bf16(MR_ISA_AVX2));
     assert_false(mr_isa_have(MR_ISA_COUNT));
 }
 

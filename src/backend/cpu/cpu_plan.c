@@ -174,7 +174,8 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
     assert(p->run);
     if (is_product(s->op)) {
         bool f32 = !strcmp(mr_attr_s(n, "act"), "f32");
-        p->mm = (mr_mm){cpu->pool, cpu->base.opts.isa, plan->precision, f32};
+        const mr_isa isa = cpu->base.opts.isa;
+        p->mm = (mr_mm){cpu->pool, isa, plan->precision, f32, mr_isa_has_bf16(isa)};
     }
     switch (s->op) {
     case MR_OP_ALIAS:
@@ -312,7 +313,7 @@ mr_err mr_cpu_step_plan(const mr_backend *b, const mr_plan *plan, mr_step *s)
     s->scratch_bytes = (int64_t)bytes;
     s->prep = p;
     s->kernel = kernel_name(cpu, plan, s, p);
-    s->int8 =
-        is_product(s->op) && mr_matmul_int8(&p->mm, fmt_of(plan, s, s->op == MR_OP_MOE ? 3 : 1));
+    if (is_product(s->op))
+        s->arith = mr_matmul_arith(&p->mm, fmt_of(plan, s, s->op == MR_OP_MOE ? 3 : 1));
     return s->kernel ? MR_OK : MR_ENOMEM;
 }

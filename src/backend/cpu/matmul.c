@@ -13,10 +13,14 @@ size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k)
     return err == MR_OK ? mr_job_scratch(mm, &l, rows, rows, k) : 0;
 }
 
-bool mr_matmul_int8(const mr_mm *mm, mr_fmt fmt)
+mr_arith mr_matmul_arith(const mr_mm *mm, mr_fmt fmt)
 {
     mr_layout l;
-    return mr_layout_of(fmt, &l) == MR_OK && mr_job_parts(mm, &l) == 1;
+    if (mr_layout_of(fmt, &l) != MR_OK)
+        return MR_ARITH_F32;
+    return mr_job_bf16(mm, &l)         ? MR_ARITH_BF16
+           : mr_job_parts(mm, &l) == 1 ? MR_ARITH_INT8
+                                       : MR_ARITH_F32;
 }
 
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
@@ -25,12 +29,11 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
     {                                                                                              \
         text " c" tail, text " avx2" tail, text " avx512" tail, text " neon" tail                  \
     }
-#define NO_DOTS " (native: no bf16 dots in this build)"
-    /* plain, native */
-    static const char *const floats[2][4][MR_ISA_COUNT] = {
-        {ISAS("f32 f32", ""), ISAS("f32 f16", ""), ISAS("f32 bf16", ""), ISAS("f32 fp8", "")},
-        {ISAS("f32 f32", NO_DOTS), ISAS("f32 f16", NO_DOTS), ISAS("f32 bf16", NO_DOTS),
-         ISAS("f32 fp8", NO_DOTS)}};
+    static const char *const floats[4][MR_ISA_COUNT] = {ISAS("f32 f32", ""), ISAS("f32 f16", ""),
+                                                        ISAS("f32 bf16", ""), ISAS("f32 fp8", "")};
+    static const char *const bf16[MR_ISA_COUNT] = ISAS("bf16 bf16", "");
+    static const char *const no_dots[MR_ISA_COUNT] =
+        ISAS("f32 bf16", " (native: this CPU has no bf16 dots)");
 #define CODES(how)                                                                                 \
     {                                                                                              \
         ISAS(how " q2", ""), ISAS(how " q3", ""), ISAS(how " q4", ""), ISAS(how " q5", ""),        \
@@ -41,14 +44,17 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
                                                           CODES("3 int8")};
 #undef CODES
 #undef ISAS
-#undef NO_DOTS
     mr_layout l;
     if (mr_layout_of(fmt, &l) != MR_OK)
         return "none";
     if (l.kind == MR_PACK_ACROSS_E4M3)
         l.kind = MR_PACK_E4M3;
+    if (mr_job_bf16(mm, &l))
+        return bf16[mm->isa];
+    if (l.kind == MR_PACK_BF16 && mm->precision == MR_NATIVE && !mm->act_f32)
+        return no_dots[mm->isa];
     if (l.kind <= MR_PACK_E4M3)
-        return floats[mm->precision == MR_NATIVE][l.kind - MR_PACK_F32][mm->isa];
+        return floats[l.kind - MR_PACK_F32][mm->isa];
     bool bits_told = l.kind == MR_PACK_CODES || l.kind == MR_PACK_ACROSS;
     int bits = bits_told ? l.form.bits : l.kind == MR_PACK_U4 ? 4 : 8;
     int parts = mr_job_parts(mm, &l);

@@ -10,7 +10,8 @@
  *         mr_dequant_row gives them.  `fast` on quantised weights: int8 activations with one
  *         outlier quad per group and power-of-two group scales; act f32 as three of those,
  *         which leave out 2^-21 of a group's largest value.  docs/numerics.md has every
- *         formula.  The same bits for any row count, tile, thread count and ISA.
+ *         formula.  The same bits for any row count, tile, thread count and ISA.  `native` on bf16
+ *         weights: bf16 activations and the CPU's dots, if it has them; its bits are that CPU's.
  * Threads: outputs are split over the pool's threads, never k.
  */
 #ifndef MR_BACKEND_CPU_MATMUL_H
@@ -39,16 +40,17 @@ typedef struct mr_mm {
     mr_pool *pool;
     mr_isa isa;
     mr_precision precision;
-    bool act_f32; /* act="f32" */
+    bool act_f32;   /* act="f32" */
+    bool bf16_dots; /* the CPU has them for this isa: `native` uses them */
 } mr_mm;
 
-/* Bytes of scratch for `rows` rows of k: rows prepared for int8 (none if the matrix runs on f32),
+/* Bytes of scratch for `rows` rows of k: rows prepared for int8 or bf16 (none if it runs on f32),
  * and from 5 rows on a panel per thread.  Heads: rows * heads.  Gated, with two formats: the larger
  * of both. */
 size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k);
 /* Name of the kernel for reports, such as "int8 q4 avx512", "f32 bf16 avx2". */
 const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt);
-bool mr_matmul_int8(const mr_mm *mm, mr_fmt fmt); /* runs on activations of 8 bits */
+mr_arith mr_matmul_arith(const mr_mm *mm, mr_fmt fmt); /* f32 activations in parts count as f32 */
 
 /* y[r, 0..n) = x[r] w^T (+ bias).  ldx, ldy in floats.  scratch: mr_matmul_scratch bytes, 64-byte
  * aligned. */

@@ -225,6 +225,10 @@ typedef struct mr_mm_kernels {
     void (*residue)(const float *x, const mr_qform *f, const uint8_t *row, float *rest);
     /* Any kind; the first k (whole units; BF16 also half a one at the end of a row) of c->data. */
     void (*tile_f32)(const mr_column *c, int64_t k, const float *const *x, int rows, float *out);
+    /* BF16 columns and rows of bf16, (k, k+1) an int32; what a half is missing is 0.  NULL: the ISA has
+     * no such dots. */
+    void (*tile_bf16)(const mr_column *c, int64_t pairs, const int32_t *const *x, int rows,
+                      float *out);
     /* The first k as f32 [k][16*nv]. */
     void (*unpack_f32)(const mr_column *c, int64_t k, float *panel);
     /* Quantised kinds; the first `units` of c->data; rows[r] points at the record of the first

@@ -10,6 +10,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "backend/cpu/vec.h"
+
 enum {
     FEW_ROWS = 4,     /* so many need no memory of the worker */
     BLOCK_ROWS = 258, /* rows that meet one panel; they and their sums stay in the L2 cache */
@@ -40,6 +42,12 @@ const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa)
     }
 }
 
+/* An odd number of cache lines: rows of a tile then lie in different sets. */
+static size_t odd_lines(size_t bytes)
+{
+    return ((bytes + 63) / 64 | 1) * 64;
+}
+
 mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k)
 {
     mr_qform f = {.k = k, .group = l->act_group, .start_by = -l->zero};
@@ -53,10 +61,14 @@ mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k
         f.start_by = 1;
     f.less = !l->bias && !f.halves;
     f.step = sizeof(mr_qgroup) + (size_t)f.group * (f.wide ? 2 : 1) + sizeof(int32_t);
-    /* An odd number of cache lines: rows of a tile then lie in different sets. */
-    f.stride = (MR_QROW_HEADER + (size_t)(k / f.group) * f.step + 63) / 64 * 64;
-    f.stride += f.stride / 64 % 2 ? 0 : 64;
+    f.stride = odd_lines(MR_QROW_HEADER + (size_t)(k / f.group) * f.step);
     return f;
+}
+
+bool mr_job_bf16(const mr_mm *mm, const mr_layout *l)
+{
+    return mm->bf16_dots && mm->precision == MR_NATIVE && !mm->act_f32 && l->kind == MR_PACK_BF16 &&
+           mr_mm_kernels_for(mm->isa)->tile_bf16;
 }
 
 int mr_job_parts(const mr_mm *mm, const mr_layout *l)
@@ -80,6 +92,11 @@ static size_t worker_bytes(int64_t rows)
     return 2 * (size_t)block * MR_TILE_OUT * sizeof(float) + PANEL_BYTES;
 }
 
+static size_t bf16_stride(int64_t k)
+{
+    return odd_lines((size_t)(k + k % 2) * sizeof(uint16_t));
+}
+
 /* Of a worker, for what a part left over. */
 static size_t rest_bytes(int64_t k)
 {
@@ -92,8 +109,9 @@ size_t mr_job_scratch(const mr_mm *mm, const mr_layout *l, int64_t vectors, int6
     const int parts = mr_job_parts(mm, l);
     size_t bytes = worker_bytes(parts > 1 ? rows * parts : rows) * threads;
     if (parts > 0)
-        bytes += round_line(mr_qform_of(mr_mm_kernels_for(mm->isa), l, k).stride *
-                            (size_t)(vectors * parts));
+        bytes += mr_qform_of(mr_mm_kernels_for(mm->isa), l, k).stride * (size_t)(vectors * parts);
+    else if (mr_job_bf16(mm, l))
+        bytes += bf16_stride(k) * (size_t)vectors;
     if (parts > 1)
         bytes += rest_bytes(k) * threads;
     return bytes;
@@ -103,7 +121,8 @@ bool mr_job_same_form(const mr_mm *mm, const mr_matrix *a, const mr_matrix *b)
 {
     const mr_mm_kernels *kernels = mr_mm_kernels_for(mm->isa);
     int parts = mr_job_parts(mm, &a->layout);
-    if (parts != mr_job_parts(mm, &b->layout) || a->k != b->k || a->n != b->n)
+    if (parts != mr_job_parts(mm, &b->layout) || a->k != b->k || a->n != b->n ||
+        mr_job_bf16(mm, &a->layout) != mr_job_bf16(mm, &b->layout))
         return false;
     if (parts == 0)
         return true;
@@ -115,34 +134,50 @@ bool mr_job_same_form(const mr_mm *mm, const mr_matrix *a, const mr_matrix *b)
 
 /* ---- activations -------------------------------------------------------------------------- */
 
-typedef struct quantise_task {
+typedef struct prepare_task {
     const mr_job *job;
     uint8_t *to, *rests;   /* a rest per worker */
     int64_t vectors, each; /* vectors per task */
-} quantise_task;
+} prepare_task;
 
 static int64_t job_vectors(const mr_job *job)
 {
     return job->x_choice ? job->rows * job->choices : job->rows;
 }
 
-static void quantise_some(void *ctx, int task, int worker)
+static void quantise_parts(const mr_job *job, const float *x, float *rest, uint8_t *to)
 {
-    const quantise_task *t = ctx;
-    const mr_job *job = t->job;
     const mr_qform *form = &job->form;
     mr_qform even = *form;
-    float *rest = (float *)(void *)(t->rests + (size_t)worker * rest_bytes(form->k));
     even.even = true;
+    job->kernels->quantise(x, form, to);
+    for (int part = 1; part < job->parts; part++, to += job->stride) {
+        job->kernels->residue(part == 1 ? x : rest, form, to, rest);
+        job->kernels->quantise(rest, &even, to + job->stride);
+    }
+}
+
+static void round_to_bf16(const mr_job *job, const float *x, uint16_t *to)
+{
+    const int64_t k = job->w[0]->k;
+    mr_vec(job->mm->isa)->to_bf16(to, x, k);
+    if (k % 2)
+        to[k] = 0;
+}
+
+static void prepare_some(void *ctx, int task, int worker)
+{
+    const prepare_task *t = ctx;
+    const mr_job *job = t->job;
     for (int64_t i = task * t->each; i < (task + 1) * t->each && i < t->vectors; i++) {
         int64_t r = job->x_choice ? i / job->choices : i, j = job->x_choice ? i % job->choices : 0;
         const float *x = job->x + r * job->x_row + j * job->x_choice;
-        uint8_t *to = t->to + (size_t)(i * job->parts) * form->stride;
-        job->kernels->quantise(x, form, to);
-        for (int part = 1; part < job->parts; part++, to += form->stride) {
-            job->kernels->residue(part == 1 ? x : rest, form, to, rest);
-            job->kernels->quantise(rest, &even, to + form->stride);
-        }
+        uint8_t *to = t->to + (size_t)(i * job->parts) * job->stride;
+        if (job->form.k)
+            quantise_parts(
+                job, x, (float *)(void *)(t->rests + (size_t)worker * rest_bytes(job->form.k)), to);
+        else
+            round_to_bf16(job, x, (uint16_t *)(void *)to);
     }
 }
 
@@ -150,27 +185,27 @@ void mr_job_prepare(mr_job *job)
 {
     const mr_mm *mm = job->mm;
     uint8_t *at = job->scratch;
+    const mr_layout *l = &job->w[0]->layout;
+    const int64_t k = job->w[0]->k, threads = mr_pool_threads(mm->pool);
+    const int parts = mr_job_parts(mm, l);
     job->kernels = mr_mm_kernels_for(mm->isa);
-    job->form = (mr_qform){0};
-    job->parts = mr_job_parts(mm, &job->w[0]->layout);
-    const bool prepared = job->parts > 0;
-    job->parts = prepared ? job->parts : 1;
+    job->form = parts ? mr_qform_of(job->kernels, l, k) : (mr_qform){0};
+    job->parts = parts ? parts : 1;
     job->memory_bytes = worker_bytes(job->together * job->parts);
-    if (prepared) {
+    job->prepared = NULL;
+    if (parts || mr_job_bf16(mm, l)) {
         int64_t vectors = job_vectors(job);
-        quantise_task t = {job, at, NULL, vectors,
-                           (vectors + mr_pool_threads(mm->pool) * 2 - 1) /
-                               (mr_pool_threads(mm->pool) * 2)};
-        job->form = mr_qform_of(job->kernels, &job->w[0]->layout, job->w[0]->k);
+        prepare_task t = {job, at, NULL, vectors, (vectors + threads * 2 - 1) / (threads * 2)};
+        job->stride = parts ? job->form.stride : bf16_stride(k);
         job->prepared = at;
-        at += round_line(job->form.stride * (size_t)(vectors * job->parts));
+        at += job->stride * (size_t)(vectors * job->parts);
         t.rests = at;
         if (job->parts > 1)
-            at += rest_bytes(job->form.k) * (size_t)mr_pool_threads(mm->pool);
+            at += rest_bytes(k) * (size_t)threads;
         if (vectors > 1)
-            mr_pool_run(mm->pool, (int)((vectors + t.each - 1) / t.each), quantise_some, &t);
+            mr_pool_run(mm->pool, (int)((vectors + t.each - 1) / t.each), prepare_some, &t);
         else if (vectors == 1)
-            quantise_some(&t, 0, 0);
+            prepare_some(&t, 0, 0);
     }
     job->memory = at;
 }
@@ -229,6 +264,14 @@ static void sums_f32(const block *b, const mr_column *c, int64_t k, float *sums)
         for (int r = 0; r < b->rows; r++)
             x[r] += len;
     }
+}
+
+static void sums_bf16(const block *b, const mr_column *c, int64_t k, float *sums)
+{
+    const int32_t *x[BLOCK_ROWS];
+    for (int r = 0; r < b->rows; r++)
+        x[r] = (const int32_t *)(const void *)b->x[r];
+    b->job->kernels->tile_bf16(c, (k + 1) / 2, x, b->rows, sums);
 }
 
 static void sums_i8(const block *b, const mr_column *c, int64_t units, float *sums)
@@ -290,6 +333,8 @@ static void run_column(const block *b, int64_t e, int64_t column)
         n = (int)(m->n - first < 16 * c.nv ? m->n - first : 16 * c.nv);
         if (job->form.k)
             sums_i8(b, &c, m->units, b->sums[i]);
+        else if (job->prepared)
+            sums_bf16(b, &c, m->k, b->sums[i]);
         else
             sums_f32(b, &c, m->k, b->sums[i]);
     }
@@ -308,6 +353,9 @@ static void row_columns(const block *b, int64_t e, const int64_t *columns, int n
         c[i] = next_column(b, i, e, columns[pair ? 0 : i], &first[i]);
     if (job->form.k)
         job->kernels->row_i8(c, n, m->units, &job->form, b->x[0] + MR_QROW_HEADER, b->sums);
+    else if (job->prepared)
+        for (int i = 0; i < n; i++)
+            sums_bf16(b, &c[i], m->k, b->sums[i]);
     else
         job->kernels->row_f32(c, n, m->k, (const float *)(const void *)b->x[0], b->sums);
     for (int i = 0; i < (pair ? 1 : n); i++) {
@@ -355,15 +403,17 @@ static void block_rows(const schedule *s, int64_t e, int64_t row0, block *b)
             j = pair % job->choices;
         }
         b->y[i] = job->y + r * job->y_row + j * job->y_choice;
-        for (int part = 0; job->form.k && part < job->parts; part++) {
-            int64_t vector = (job->x_choice ? r * job->choices + j : r) * job->parts + part;
-            int v = part * b->rows + i;
-            b->x[v] = job->prepared + (size_t)vector * job->form.stride;
-            memcpy(&b->by[v], b->x[v], sizeof b->by[v]);
-        }
-        if (!job->form.k) {
-            b->by[i] = 1.0f;
+        if (!job->prepared)
             b->x[i] = (const uint8_t *)(job->x + r * job->x_row + j * job->x_choice);
+        for (int part = 0; job->prepared && part < job->parts; part++) {
+            int64_t vector = (job->x_choice ? r * job->choices + j : r) * job->parts + part;
+            b->x[part * b->rows + i] = job->prepared + (size_t)vector * job->stride;
+        }
+        for (int part = 0; part < job->parts; part++) {
+            const int v = part * b->rows + i;
+            b->by[v] = 1.0f;
+            if (job->form.k)
+                memcpy(&b->by[v], b->x[v], sizeof b->by[v]);
         }
     }
 }

@@ -2,7 +2,7 @@
  *
  * Why:     a linear, a linear per head and a linear per expert differ only in which rows meet which
  *          matrix. A job names rows as (row, choice) and runs all columns of all its matrices.
- * Use:     fill a job, mr_job_prepare it (quantises activations into scratch), mr_job_run it. Rows:
+ * Use:     fill a job, mr_job_prepare it (activations as int8 or bf16, in scratch), mr_job_run it. Rows:
  *          matrix e takes rows r = 0..rows-1 at choice e (heads;
  *          a plain linear is one head), or, with pairs, those of pairs[first[e] .. first[e+1]),
  *          each r * choices + j.
@@ -28,14 +28,17 @@ typedef struct mr_job {
     void *scratch;
     /* made by mr_job_prepare */
     const mr_mm_kernels *kernels;
-    mr_qform form; /* k 0: runs on floats */
+    mr_qform form; /* k 0: runs on floats, or bf16 */
     int parts;     /* prepared rows of one row of x: 1, or MR_ACT_PARTS of f32 activations */
-    const uint8_t *prepared;
-    uint8_t *memory; /* per worker */
+    const uint8_t *prepared; /* NULL: floats */
+    size_t stride;           /* bytes from one prepared row to the next */
+    uint8_t *memory;         /* per worker */
     size_t memory_bytes;
 } mr_job;
 
-/* Prepared rows that one row of activations becomes; 0: it runs on floats.  (f32 activations: kernels on
+/* Whether it runs on rows of bf16: `native`, where the CPU has their dots. */
+bool mr_job_bf16(const mr_mm *mm, const mr_layout *l);
+/* Rows prepared for int8 that one row of activations becomes; 0: it runs on floats or bf16.  (f32 activations: kernels on
  * floats are bound by arithmetic, and three int8 products cost less.) */
 int mr_job_parts(const mr_mm *mm, const mr_layout *l);
 /* Scratch of a job on `vectors` distinct rows of activations, at most `rows` of which meet one

@@ -4,6 +4,7 @@
  *   matmul_unpack_lanes.h   weights as f32, panels
  *   matmul_across_lanes.h   weights as f32 whose groups run along outputs
  *   matmul_f32_lanes.h      tiles on f32 activations
+ *   matmul_bf16_lanes.h     tiles on bf16 activations
  *   matmul_i8_lanes.h       tiles on int8 activations
  *   matmul_row_lanes.h      one row, on either
  *   quantise_lanes.h        int8 activations
@@ -16,6 +17,7 @@
  *   TILE_NV, TILE_F32_ROWS            widest tile in lane blocks; rows of the f32 panel tile (1..6)
  *   I8_MANY_ROWS(c, units, f, x, rows, slots, out)   a faster tile_i8 for the first rows; how many it did
  *   F32_PANEL(w, k, x, out, ask, ask_by)           if defined: a faster f32 panel tile for columns of 64
+ *   BF16_TILE(w, pairs, x, out, ask, ask_by)       if defined: a faster bf16 tile of 6 rows for columns of 64
  *   x8 x_u8(p), x4 x_u4(p)            a quad of values at p, as the ISA's dots want it
  *   x8 slot_u8(r), x4 slot_u4(r)      the same from four int8 in an int32
  *   w8 w_u8(line)                     a line of 16 outputs x 4 bytes
@@ -23,6 +25,7 @@
  *   dot_u4(acc, line, x4)             the same for bytes 0..63
  *   dots_u4(acc, line, x4, line, x4)  two quads at once, if DOTS_U4 is defined
  *   add_slot(sum, slot)               sum + 128*slot of 16 bits, if ADD_SLOT is defined
+ *   dot_bf16(v16f, v16i w, v16i x)    each lane plus the dot of its pairs, if DOT_BF16 is defined
  *   shift_up(a, n)                    lanes << n, n not a constant
  *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2
  *   FEW_CODES                         rows of codes that are read without a buffer, 1 or 4
@@ -90,6 +93,9 @@ INLINE size_t number_size(mr_dtype t)
 #include "backend/cpu/matmul_across_lanes.h"
 
 #include "backend/cpu/matmul_f32_lanes.h"
+#ifdef DOT_BF16
+#include "backend/cpu/matmul_bf16_lanes.h"
+#endif
 #include "backend/cpu/matmul_i8_lanes.h"
 #include "backend/cpu/matmul_row_lanes.h"
 #include "backend/cpu/matmul_finish_lanes.h"
@@ -105,6 +111,9 @@ const mr_mm_kernels LANES_FN(mr_mm_kernels) = {
     .quantise = quantise,
     .residue = residue,
     .tile_f32 = tile_f32,
+#ifdef DOT_BF16
+    .tile_bf16 = tile_bf16,
+#endif
     .unpack_f32 = unpack_f32,
     .tile_i8 = tile_i8,
     .row_i8 = row_i8,

@@ -108,10 +108,12 @@ mr_err mr_cpu_peaks(mr_isa isa, mr_pool *pool, mr_peaks *out)
     job read = {.read = l->read, .memory = start};
     out->read = measure(&read, pool, (double)PIECE, (int)(bytes / PIECE));
     mr_free(memory);
-    job int8 = {.turn = l->int8}, f32 = {.turn = l->f32};
+    job int8 = {.turn = l->int8}, f32 = {.turn = l->f32}, bf16 = {.turn = l->bf16};
     if (l->int8)
         out->int8 = measure(&int8, pool, (double)TURNS * l->int8_ops, tasks);
     if (l->f32)
         out->f32 = measure(&f32, pool, (double)TURNS * l->f32_ops, tasks);
+    if (l->bf16 && mr_isa_has_bf16(isa))
+        out->bf16 = measure(&bf16, pool, (double)TURNS * l->bf16_ops, tasks);
     return MR_OK;
 }

@@ -1,11 +1,11 @@
-/* What this machine can do at most: bytes read, int8 and f32 products, with one thread and all.
+/* What this machine can do at most: bytes read, products of int8, f32 and bf16, with one thread and all.
  *
  * Why:     a kernel's figure means something only as a share of what the same cores do at the same
  *          hour; so every bench measures these beside its own.
  * Use:     mr_peaks p; MR_TRY(mr_cpu_peaks(isa, pool, &p));   about a second
  *          loops alone: mr_peak_loops_of(isa)->int8(turns)
  * Limits:  read: sums over memory well beyond the caches, four streams a thread, fetched ahead.
- *          int8 and f32: independent dots or FMAs in registers, a multiply-add counted as two
+ *          int8, f32 and bf16: independent dots or FMAs in registers, a multiply-add counted as two
  *          operations.  The C kernels have no such loops: 0.
  * Threads: like a run of the backend that owns the pool.
  */
@@ -22,7 +22,8 @@ typedef struct mr_peak_loops {
     /* Run their loop so many times; operations per turn beside them. NULL: none. */
     void (*int8)(long turns);
     void (*f32)(long turns);
-    int int8_ops, f32_ops;
+    void (*bf16)(long turns); /* only if mr_isa_has_bf16 */
+    int int8_ops, f32_ops, bf16_ops;
 } mr_peak_loops;
 
 const mr_peak_loops *mr_peak_loops_of(mr_isa isa);

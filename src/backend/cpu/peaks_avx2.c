@@ -29,4 +29,4 @@ static void read_all(const char *p, size_t bytes)
     __asm__ volatile("" : : "x"(s[0]), "x"(s[1]), "x"(s[2]), "x"(s[3]));
 }
 
-const mr_peak_loops mr_peak_avx2 = {read_all, int8, f32, 12 * 64, 12 * 16};
+const mr_peak_loops mr_peak_avx2 = {read_all, int8, f32, NULL, 12 * 64, 12 * 16, 0};

@@ -6,6 +6,7 @@
 
 #define DOT(i) "vpdpbusd %%zmm13, %%zmm12, %%zmm" #i "\n\t"
 #define FMA(i) "vfmadd231ps %%zmm13, %%zmm12, %%zmm" #i "\n\t"
+#define BF16(i) "vdpbf16ps %%zmm13, %%zmm12, %%zmm" #i "\n\t"
 /* Twelve sums fall short of two dots a cycle by some per cent; 24 do not. */
 #define MORE(X) X(16) X(17) X(18) X(19) X(20) X(21) X(22) X(23) X(24) X(25) X(26) X(27)
 #define ZERO(i) "vpxord %%zmm" #i ", %%zmm" #i ", %%zmm" #i "\n\t"
@@ -21,6 +22,7 @@
     }
 WIDE_LOOP(int8, DOT)
 WIDE_LOOP(f32, FMA)
+WIDE_LOOP(bf16, BF16)
 
 static void read_all(const char *p, size_t bytes)
 {
@@ -38,4 +40,4 @@ static void read_all(const char *p, size_t bytes)
     __asm__ volatile("" : : "v"(s[0]), "v"(s[1]), "v"(s[2]), "v"(s[3]));
 }
 
-const mr_peak_loops mr_peak_avx512 = {read_all, int8, f32, 24 * 128, 24 * 32};
+const mr_peak_loops mr_peak_avx512 = {read_all, int8, f32, bf16, 24 * 128, 24 * 32, 24 * 64};

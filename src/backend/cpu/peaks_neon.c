@@ -9,6 +9,7 @@
 #define ZERO(i) "movi v" #i ".4s, #0\n\t"
 #define DOT(i) "sdot v" #i ".4s, v16.16b, v17.16b\n\t"
 #define FMA(i) "fmla v" #i ".4s, v16.4s, v17.4s\n\t"
+#define BF16(i) "bfdot v" #i ".4s, v16.8h, v17.8h\n\t"
 #define PEAK_LOOP(name, body)                                                                      \
     static void name(long turns)                                                                   \
     {                                                                                              \
@@ -20,6 +21,7 @@
     }
 PEAK_LOOP(int8, EACH16(DOT))
 PEAK_LOOP(f32, EACH16(FMA))
+PEAK_LOOP(bf16, ".arch_extension bf16\n\t" EACH16(BF16))
 
 static void read_all(const char *p, size_t bytes)
 {
@@ -35,4 +37,4 @@ static void read_all(const char *p, size_t bytes)
     __asm__ volatile("" : : "w"(s[0]), "w"(s[1]), "w"(s[2]), "w"(s[3]));
 }
 
-const mr_peak_loops mr_peak_neon = {read_all, int8, f32, 16 * 32, 16 * 8};
+const mr_peak_loops mr_peak_neon = {read_all, int8, f32, bf16, 16 * 32, 16 * 8, 16 * 16};
