@@ -82,6 +82,8 @@ mr_err mr_layout_of(mr_fmt fmt, mr_layout *out);
 mr_layout mr_layout_bytes(const mr_layout *l);
 /* pack_codes.c's share: CODES and E4M3; pack_across.c's. */
 mr_err mr_codes_layout(mr_fmt fmt, mr_layout *out);
+int mr_codes_zero(
+    const mr_code_form *f); /* mr_layout.zero: a table's entries are packed as bytes */
 size_t mr_codes_lines(const mr_layout *l, int nv);
 size_t mr_codes_sides(const mr_layout *l, int nv); /* bytes after the lines */
 void mr_across_layout(mr_fmt fmt, mr_layout *out);

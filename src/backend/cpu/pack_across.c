@@ -23,9 +23,7 @@ void mr_across_layout(mr_fmt fmt, mr_layout *out)
     }
     *out = (mr_layout){.kind = MR_PACK_ACROSS,
                        .k_unit = K_UNIT,
-                       .zero = f.table == MR_TABLE_IQ4    ? 128
-                               : f.table == MR_TABLE_E2M1 ? 12
-                                                          : f.zero,
+                       .zero = mr_codes_zero(&f),
                        .scale_dtype = f.scale,
                        .bias = f.bias,
                        .form = f};

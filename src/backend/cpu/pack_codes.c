@@ -12,6 +12,11 @@
 
 /* ---- shapes ---- */
 
+int mr_codes_zero(const mr_code_form *f)
+{
+    return f->table == MR_TABLE_IQ4 ? 128 : f->table == MR_TABLE_E2M1 ? 12 : f->zero;
+}
+
 mr_err mr_codes_layout(mr_fmt fmt, mr_layout *out)
 {
     mr_code_form f;
@@ -23,9 +28,7 @@ mr_err mr_codes_layout(mr_fmt fmt, mr_layout *out)
     *out = (mr_layout){.kind = MR_PACK_CODES,
                        .k_unit = f.block,
                        .act_group = f.run < 64 ? 32 : 64,
-                       .zero = f.table == MR_TABLE_IQ4    ? 128
-                               : f.table == MR_TABLE_E2M1 ? 12
-                                                          : f.zero,
+                       .zero = mr_codes_zero(&f),
                        .scale_dtype = f.scale,
                        .bias = f.bias,
                        .form = f};
