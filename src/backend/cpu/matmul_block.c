@@ -1,0 +1,168 @@
+/* See matmul_block.h: sums of a column by one shape or the other, and what becomes of them. */
+#include "backend/cpu/matmul_block.h"
+
+#include <string.h>
+
+enum {
+    PANEL_K = 512,            /* of an f32 panel; a multiple of every k_unit */
+    PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
+};
+
+size_t mr_block_bytes(int64_t rows)
+{
+    int64_t block = rows < MR_BLOCK_ROWS ? rows : MR_BLOCK_ROWS;
+    if (rows <= MR_BLOCK_FEW)
+        return 0;
+    return 2 * (size_t)block * MR_TILE_OUT * sizeof(float) + PANEL_BYTES;
+}
+
+void mr_block_memory(mr_block *b, int worker, int64_t vectors)
+{
+    const mr_job *job = b->job;
+    if (job->memory_bytes == 0)
+        return;
+    uint8_t *own = job->memory + (size_t)worker * job->memory_bytes;
+    const int64_t sums = vectors * MR_TILE_OUT;
+    b->sums[0] = (float *)(void *)own;
+    b->sums[1] = b->sums[0] + sums;
+    b->panel = own + job->memory_bytes - PANEL_BYTES;
+    memset(own, 0, 2 * (size_t)sums * sizeof(float));
+}
+
+/* Column `column` of the i-th matrix (or, of a plain product, of the i-th run of columns).  Its last lines
+ * ask for what comes then; if nothing is known, for themselves. */
+static mr_column next_column(const mr_block *b, int i, int64_t e, int64_t column, int64_t *first)
+{
+    const mr_job *job = b->job;
+    mr_column c = mr_matrix_column(job->w[job->w[1] ? i : 0], e, column, first);
+    const uint8_t *then = b->then.from[i];
+    c.end = b->end[i];
+    c.jump = then ? (uintptr_t)then - (uintptr_t)c.end : -c.far;
+    return c;
+}
+
+static void sums_f32(const mr_block *b, const mr_column *c, int64_t k, float *sums)
+{
+    const mr_mm_kernels *kernels = b->job->kernels;
+    const float *x[MR_BLOCK_ROWS];
+    mr_column part = *c;
+    static const mr_layout panel_layout = {.kind = MR_PACK_F32, .k_unit = 1};
+    size_t line = 16 * sizeof(float) * (size_t)c->nv;
+    mr_column panel = {
+        .layout = &panel_layout, .data = b->panel, .unit = line, .lines = line, .nv = c->nv};
+    for (int r = 0; r < b->rows; r++)
+        x[r] = (const float *)(const void *)b->x[r];
+    bool few = c->nv == 4 && mr_pack_few(c->layout->kind);
+    if (b->rows <= (few ? kernels->few_f32 : kernels->direct_f32) ||
+        c->layout->kind == MR_PACK_F32) {
+        kernels->tile_f32(c, k, x, b->rows, sums);
+        return;
+    }
+    for (int64_t k0 = 0; k0 < k; k0 += PANEL_K) {
+        int64_t len = k - k0 < PANEL_K ? k - k0 : PANEL_K;
+        kernels->unpack_f32(&part, len, (float *)(void *)b->panel);
+        part.data += (size_t)(len / c->layout->k_unit) * c->unit;
+        panel.ask = part.data;
+        panel.ask_bytes = (size_t)((len + c->layout->k_unit - 1) / c->layout->k_unit) * c->unit;
+        kernels->tile_f32(&panel, len, x, b->rows, sums);
+        for (int r = 0; r < b->rows; r++)
+            x[r] += len;
+    }
+}
+
+static void sums_bf16(const mr_block *b, const mr_column *c, int64_t k, float *sums)
+{
+    const int32_t *x[MR_BLOCK_ROWS];
+    for (int r = 0; r < b->rows; r++)
+        x[r] = (const int32_t *)(const void *)b->x[r];
+    b->job->kernels->tile_bf16(c, (k + 1) / 2, x, b->rows, sums);
+}
+
+static void sums_i8(const mr_block *b, const mr_column *c, int64_t units, float *sums)
+{
+    const mr_job *job = b->job;
+    const uint8_t *x[MR_BLOCK_ROWS];
+    mr_layout bytes = mr_layout_bytes(c->layout);
+    mr_column part = *c, panel = {.layout = &bytes,
+                                  .data = b->panel,
+                                  .unit = mr_layout_unit(&bytes, c->nv),
+                                  .lines = mr_layout_lines(&bytes, c->nv),
+                                  .nv = c->nv};
+    int64_t each = c->layout->k_unit / bytes.k_unit,
+            most = PANEL_BYTES / (int64_t)panel.unit / each;
+    for (int r = 0; r < b->vectors; r++)
+        x[r] = b->x[r] + MR_QROW_HEADER;
+    if (b->vectors <= job->kernels->direct_u4 || bytes.kind == c->layout->kind ||
+        (c->layout->kind == MR_PACK_U4 && c->nv == 4 && job->kernels->takes_u4)) {
+        job->kernels->tile_i8(c, units, &job->form, x, b->vectors, b->rows, sums);
+        return;
+    }
+    for (int64_t u = 0; u < units; u += most) {
+        int64_t len = units - u < most ? units - u : most;
+        job->kernels->unpack_bytes(&part, len, b->panel);
+        part.data += (size_t)len * c->unit;
+        panel.ask = part.data;
+        panel.ask_bytes = (size_t)len * c->unit;
+        job->kernels->tile_i8(&panel, len * each, &job->form, x, b->vectors, b->rows, sums);
+        for (int r = 0; r < b->vectors; r++)
+            x[r] += (size_t)(len * (c->layout->k_unit / job->form.group)) * job->form.step;
+    }
+}
+
+/* From the sums of the first rows of the block, which become zero, to y. */
+static void finish_rows(const mr_block *b, float *const *sums, int rows, int64_t first, int n)
+{
+    const mr_job *job = b->job;
+    mr_finish f = {.fn = job->fn,
+                   .rows = rows,
+                   .parts = job->parts,
+                   .n = n,
+                   .first = first,
+                   .sums = {sums[0], job->w[1] ? sums[1] : NULL},
+                   .by = b->by,
+                   .y = b->y};
+    for (int i = 0; i < 2; i++)
+        f.bias[i] = job->bias[i] ? job->bias[i] + first : NULL;
+    job->kernels->finish(&f);
+}
+
+void mr_block_column(const mr_block *b, int64_t e, int64_t column)
+{
+    const mr_job *job = b->job;
+    int64_t first = 0;
+    int n = 0;
+    for (int i = 0; i < 2 && job->w[i]; i++) {
+        const mr_matrix *m = job->w[i];
+        mr_column c = next_column(b, i, e, column, &first);
+        n = (int)(m->n - first < 16 * c.nv ? m->n - first : 16 * c.nv);
+        if (job->form.k)
+            sums_i8(b, &c, m->units, b->sums[i]);
+        else if (job->prepared)
+            sums_bf16(b, &c, m->k, b->sums[i]);
+        else
+            sums_f32(b, &c, m->k, b->sums[i]);
+    }
+    finish_rows(b, b->sums, b->rows, first, n);
+}
+
+void mr_block_row(const mr_block *b, int64_t e, const int64_t *columns, int n)
+{
+    const mr_job *job = b->job;
+    const mr_matrix *m = job->w[0];
+    int64_t first[2];
+    mr_column c[2];
+    bool pair = job->w[1] != NULL;
+    for (int i = 0; i < n; i++)
+        c[i] = next_column(b, i, e, columns[pair ? 0 : i], &first[i]);
+    if (job->form.k)
+        job->kernels->row_i8(c, n, m->units, &job->form, b->x[0] + MR_QROW_HEADER, b->sums);
+    else if (job->prepared)
+        for (int i = 0; i < n; i++)
+            sums_bf16(b, &c[i], m->k, b->sums[i]);
+    else
+        job->kernels->row_f32(c, n, m->k, (const float *)(const void *)b->x[0], b->sums);
+    for (int i = 0; i < (pair ? 1 : n); i++) {
+        int64_t left = m->n - first[i], wide = 16 * c[i].nv;
+        finish_rows(b, b->sums + i, 1, first[i], (int)(left < wide ? left : wide));
+    }
+}
