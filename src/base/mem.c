@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum { ALIGN = 64, OVERHEAD = 96 };
 
@@ -112,16 +113,21 @@ struct slab {
 };
 
 static const size_t HUGE_PAGE = (size_t)2 << 20, SLAB_BYTES = (size_t)64 << 20,
-                    SLAB_LEAST = (size_t)128 << 10, PAGE = (size_t)64 << 10; /* of any system */
+                    SLAB_LEAST = (size_t)128 << 10;
 static pthread_mutex_t slab_lock = PTHREAD_MUTEX_INITIALIZER;
 static slab *slab_open;
+
+static size_t page_size(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
 
 /* Starts at a huge page; the pages after the last whole huge one are small. */
 static slab *slab_new(size_t bytes)
 {
-    size_t size, room;
-    if (!mr_add_size(bytes, 2 * ALIGN + PAGE - 1, &size) ||
-        !mr_add_size(size &= ~(PAGE - 1), HUGE_PAGE, &room))
+    size_t size, room, page = page_size();
+    if (!mr_add_size(bytes, 2 * ALIGN + page - 1, &size) ||
+        !mr_add_size(size &= ~(page - 1), HUGE_PAGE, &room))
         return NULL;
     char *p = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
@@ -168,8 +174,9 @@ static void slab_give(slab *s, char *p, size_t bytes)
         slab_open = s == slab_open ? NULL : slab_open;
         munmap(s, s->size);
     } else {
-        uintptr_t from = ((uintptr_t)p + PAGE - 1) & ~(PAGE - 1);
-        uintptr_t end = ((uintptr_t)p + bytes) & ~(PAGE - 1);
+        const uintptr_t page = page_size();
+        uintptr_t from = ((uintptr_t)p + page - 1) & ~(page - 1);
+        uintptr_t end = ((uintptr_t)p + bytes) & ~(page - 1);
         if (from < end)
             madvise((void *)from, end - from, MADV_DONTNEED);
     }

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "base/mem.h"
@@ -109,6 +111,31 @@ static void test_streamed_blocks(void **state)
     assert_null(mr_zalloc_streamed(MR_MEM_WEIGHTS, SIZE_MAX - 200));
     assert_null(mr_zalloc_streamed(MR_MEM_WEIGHTS, SIZE_MAX / 4));
     assert_int_equal(mr_mem_held(MR_MEM_WEIGHTS), held);
+}
+
+/* A freed block holds none of its own pages while its slab lives on. */
+static void test_streamed_given_back(void **state)
+{
+    (void)state;
+    enum { BYTES = 1000001, MOST = BYTES / 4096 + 2 };
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    unsigned char there[MOST];
+    char *p = mr_zalloc_streamed(MR_MEM_WEIGHTS, BYTES);
+    char *other = mr_zalloc_streamed(MR_MEM_WEIGHTS, BYTES);
+    assert_non_null(p);
+    assert_non_null(other);
+    memset(p, 1, BYTES);
+    memset(other, 1, BYTES);
+    char *from = p + (page - (uintptr_t)p % page) % page;
+    const size_t pages = (size_t)(p + BYTES - from) / page;
+    assert_int_equal(mincore(from, pages * page, there), 0);
+    for (size_t i = 0; i < pages; i++)
+        assert_true(there[i] & 1);
+    mr_free(p);
+    assert_int_equal(mincore(from, pages * page, there), 0);
+    for (size_t i = 0; i < pages; i++)
+        assert_false(there[i] & 1);
+    mr_free(other);
 }
 
 static void test_injected_failure(void **state)
@@ -324,6 +351,7 @@ int main(void)
         cmocka_unit_test(test_blocks_are_aligned_and_accounted),
         cmocka_unit_test(test_realloc_keeps_bytes),
         cmocka_unit_test(test_streamed_blocks),
+        cmocka_unit_test(test_streamed_given_back),
         cmocka_unit_test(test_injected_failure),
         cmocka_unit_test(test_impossible_sizes),
         cmocka_unit_test(test_names),
