@@ -39,7 +39,7 @@ static unsigned probe(void)
     bool saves_ymm = (xcr0 & 0x06) == 0x06, saves_zmm = (xcr0 & 0xe6) == 0xe6;
     if (!saves_ymm || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return found;
-    unsigned leaves = a;
+    unsigned leaves = a, amx_bf16 = bit(d, 22);
     if (!bit(b, 5) || !fma || !f16c)
         return found;
     found |= 1u << MR_ISA_AVX2;
@@ -48,7 +48,8 @@ static unsigned probe(void)
     if (!saves_zmm || !(f & dq & bw & vl & vbmi & gfni & vnni))
         return found;
     found |= 1u << MR_ISA_AVX512;
-    if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5))
+    /* The cores that have AMX do vdpbf16ps every other cycle, and two FMAs each cycle. */
+    if (!amx_bf16 && leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5))
         found |= BF16;
     return found;
 }
@@ -70,10 +71,11 @@ static unsigned probe(void)
 }
 #endif
 
+static atomic_uint kept;
+
 /* Two threads may probe at once; both find the same. */
 static unsigned features(void)
 {
-    static atomic_uint kept;
     unsigned found = atomic_load_explicit(&kept, memory_order_relaxed);
     if (!found) {
         found = probe() | FOUND;
@@ -95,7 +97,13 @@ bool mr_isa_have(mr_isa isa)
 
 bool mr_isa_has_bf16(mr_isa isa)
 {
-    return (isa == MR_ISA_AVX512 || isa == MR_ISA_NEON) && (features() & BF16) != 0;
+    return (isa == MR_ISA_AVX512 || isa == MR_ISA_NEON) && mr_isa_have(isa) &&
+           (features() & BF16) != 0;
+}
+
+void mr_isa_assume_bf16(void)
+{
+    atomic_store_explicit(&kept, features() | BF16, memory_order_relaxed);
 }
 
 mr_err mr_isa_pick(const char *name, mr_isa *out)

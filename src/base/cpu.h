@@ -18,8 +18,9 @@ bool mr_isa_have(mr_isa isa);                      /* built in and this CPU (and
                                                       avx2: AVX2 FMA F16C; avx512: F BW DQ VL VBMI
                                                       GFNI VNNI */
 mr_err mr_isa_pick(const char *name, mr_isa *out); /* NULL: the best */
-bool mr_isa_has_bf16(mr_isa isa);                  /* and dots of bf16 pairs: vdpbf16ps, bfdot */
-int mr_cpu_count(void); /* CPUs this process may run on (affinity and cgroup quota) */
+bool mr_isa_has_bf16(mr_isa isa); /* and dots of bf16 pairs faster than FMAs: vdpbf16ps, bfdot */
+void mr_isa_assume_bf16(void);    /* from now on it has: for tests that emulate them */
+int mr_cpu_count(void);           /* CPUs this process may run on (affinity and cgroup quota) */
 /* Bytes this process may still take: MemAvailable, and the cgroup's limit less its use. */
 unsigned long long mr_memory_available(void);
 

@@ -1,7 +1,8 @@
 /* vdpbf16ps for CPUs with AVX-512 that lack it, so that kernels which use it are checked there too.
  *
  * Why:    the kernels' own machine code runs; only this one instruction, refused by the CPU, is done here.
- * Use:    emulate_bf16();   once; from then on it works on all threads, a microsecond or two each.
+ * Use:    bool slow = emulate_bf16();   once; from then on it works on all threads, and mr_isa_has_bf16 says
+ *         so.  True if the CPU refuses it: then each takes a microsecond or two.
  * Limits: 512 bits, registers only, no mask: the form that the kernels use.  Anything else that the CPU
  *         refuses ends the test as it would without this.
  */
@@ -9,6 +10,8 @@
 #define MR_TESTS_BACKEND_EMULATE_BF16_H
 
 #include <stdbool.h>
+
+#include "base/cpu.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -18,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <ucontext.h>
+
+static volatile sig_atomic_t emulate_count;
 
 /* Where the saved state has the parts of zmm registers: bytes 16.. and 32.. of the first 16, the others. */
 static size_t emulate_at[3];
@@ -50,6 +55,7 @@ static void emulate_refused(int signal_number, siginfo_t *info, void *context)
     const uint8_t *p = (const uint8_t *)u->uc_mcontext.gregs[REG_RIP];
     char *state = (char *)u->uc_mcontext.fpregs;
     (void)info;
+    emulate_count = 1;
     /* EVEX.512.F3.0F38.W0 52 /r, registers, no mask */
     if (p[0] != 0x62 || (p[1] & 0x0f) != 2 || (p[2] & 0x87) != 0x06 || (p[3] & 0xf7) != 0x40 ||
         p[4] != 0x52 || p[5] < 0xc0) {
@@ -71,11 +77,13 @@ static void emulate_refused(int signal_number, siginfo_t *info, void *context)
     u->uc_mcontext.gregs[REG_RIP] += 6;
 }
 
-static inline void emulate_bf16(void)
+static inline bool emulate_bf16(void)
 {
     static const unsigned parts[3] = {2, 6, 7};
     unsigned size, at, c, d;
     struct sigaction act;
+    if (!mr_isa_have(MR_ISA_AVX512) || mr_isa_has_bf16(MR_ISA_AVX512))
+        return false;
     memset(&act, 0, sizeof act);
     act.sa_sigaction = emulate_refused;
     act.sa_flags = SA_SIGINFO;
@@ -86,10 +94,14 @@ static inline void emulate_bf16(void)
     }
     if (sigaction(SIGILL, &act, NULL))
         abort();
+    mr_isa_assume_bf16();
+    __asm__ volatile("vdpbf16ps %%zmm0, %%zmm0, %%zmm0" : : : "xmm0");
+    return emulate_count;
 }
 #else
-static inline void emulate_bf16(void)
+static inline bool emulate_bf16(void)
 {
+    return false;
 }
 #endif
 

@@ -588,10 +588,9 @@ static void check_native(checker_rng *rng)
     static const mr_isa isas[] = {MR_ISA_AVX512, MR_ISA_NEON};
     static const int ns[] = {15, 64, 80, 129}, ks[] = {1, 33, 256, 521};
     const mr_fmt bf16 = {MR_BF16, 0, 0, MR_F32, false}, q8 = {MR_Q8_0, 0, 0, MR_F32, false};
-    if (mr_isa_have(MR_ISA_AVX512) && !mr_isa_has_bf16(MR_ISA_AVX512))
-        emulate_bf16();
+    emulate_bf16();
     for (size_t i = 0; i < 2; i++) {
-        if (!mr_isa_have(isas[i]) || (isas[i] == MR_ISA_NEON && !mr_isa_has_bf16(isas[i])))
+        if (!mr_isa_has_bf16(isas[i]))
             continue;
         for (int j = 0; j < 16; j++)
             check_native_linear(isas[i], ns[j % 4], ks[j / 4], rng);

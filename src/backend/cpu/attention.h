@@ -31,7 +31,7 @@ typedef struct mr_range {
 /* Pairs of one KV head of one session. */
 typedef struct mr_attend {
     const mr_kv_cache *cache;
-    bool bf16;
+    bool bf16, dots; /* what the cache holds; with dots (not every CPU has them) it is bf16 */
     int kv_head, group, dk, dv;
     float scale, softcap;
     int64_t pair0; /* pairs pair0 .. pair0 + n - 1 */

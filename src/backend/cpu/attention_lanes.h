@@ -4,6 +4,7 @@
  *   scores   S[pair][256] = q . K, q scaled beforehand and interleaved by groups of rows
  *   weights  cap, mask, m = the largest, p = e^(s - m), l = sum p
  *   values   y = P V, which joins the bands before
+ * With dots q and p are rounded to bf16 before they meet K and V (docs/numerics.md, `native`).
  * Scores are independent of each other, values too, column by column: threads may share a band by
  * panels.  Many groups of pairs share panels of keys and of values, widened once; each pair keeps its
  * own chains, so the bits are those of a pair alone. */
@@ -19,8 +20,9 @@ typedef struct task {
     int packed;                                 /* groups whose queries are there */
     int first[MR_ATT_PAIRS / TILE_ROWS + 2];    /* group g: pairs first[g] .. first[g + 1] - 1 */
     int32_t lo[MR_ATT_PAIRS], hi[MR_ATT_PAIRS]; /* of each pair */
-    float *q;                                   /* group g: [dk][rows], from its first pair on */
-    float *k_panel;                             /* widened: [dk][32] */
+    int64_t lines;                              /* of a group's queries: dk, with dots of pairs */
+    float *q;                                   /* group g: [lines][rows], from its first pair on */
+    float *k_panel;                             /* widened: [lines][32] */
     float *v_panel;                             /* widened or turned: [MR_ATT_BAND][32] */
     float *y;                                   /* [TILE_ROWS][mr_up32(dv)]: of a group and band */
     mr_att_part part;                           /* the thread's own, or the one at hand */
@@ -28,6 +30,12 @@ typedef struct task {
 } task;
 
 _Static_assert(sizeof(task) <= MR_ATT_TASK_BYTES, "scratch has room for the task");
+
+/* Where the ISA has none this is known. */
+static inline bool dots_of(const mr_attend *a)
+{
+    return LANES_DOT && a->dots;
+}
 
 static void ranges(const mr_attend *a, int32_t *lo, int32_t *hi)
 {
@@ -43,6 +51,15 @@ static void ranges(const mr_attend *a, int32_t *lo, int32_t *hi)
     }
 }
 
+/* Elements i .. i+15 of x: floats, with dots rounded, as halves of the pairs from x on. */
+LANES_INLINE void put_halves(float *x, int i, v16f e, bool dots)
+{
+    if (dots)
+        v16f_store_bf16((uint16_t *)x + i, e);
+    else
+        v16f_store(x + i, e);
+}
+
 /* ---- queries ---- */
 
 static const float *query(const mr_attend *a, int p)
@@ -52,27 +69,35 @@ static const float *query(const mr_attend *a, int p)
            (a->kv_head * a->group + pair % a->group) * a->q_head;
 }
 
-/* The queries of the next group, times scale, interleaved: [dk][rows], up to 15 lines more.  Those
- * of the group after it are asked for meanwhile. */
-static void pack_group(task *t)
+LANES_INLINE void pack_group_as(task *t, bool dots)
 {
     const mr_attend *a = t->a;
     const float *x[TILE_ROWS], *next[TILE_ROWS];
     int p0 = t->first[t->packed], rows = t->first[++t->packed] - p0;
-    float scaled[TILE_ROWS * 16], *to = t->q + (int64_t)p0 * a->dk;
+    float words[TILE_ROWS * 16], *to = t->q + p0 * t->lines;
     v16f scale = v16f_set1(a->scale);
     for (int r = 0; r < rows; r++) {
         x[r] = query(a, p0 + r);
         next[r] = query(a, p0 + r + rows < a->n ? p0 + r + rows : p0 + r);
     }
-    for (int64_t d = 0; d < a->dk; d += 16) {
-        int n = a->dk - d < 16 ? (int)(a->dk - d) : 16;
-        for (int r = 0; r < rows; r++) {
-            v16f_store(scaled + 16 * r, v16f_mul(v16f_loadn(x[r] + d, n), scale));
-            __builtin_prefetch(next[r] + d, 0, 2);
-        }
-        v16f_transpose(to + d * rows, rows, scaled, 16, rows);
+    for (int64_t d = 0; d < a->dk; d += 16 << dots, to += 16 * rows) {
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < 16 << dots; i += 16) {
+                v16f q = v16f_mul(v16f_loadn(x[r] + d + i, (int)(a->dk - d - i)), scale);
+                __builtin_prefetch(next[r] + d + i, 0, 2);
+                put_halves(words + 16 * r, i, q, dots);
+            }
+        v16f_transpose(to, rows, words, 16, rows);
     }
+}
+
+/* The queries of the next group, times scale, interleaved: [lines][rows], up to 15 lines more.  Those
+ * of the group after it are asked for meanwhile. */
+static void pack_group(task *t)
+{
+#define CALL(dots) pack_group_as(t, dots)
+    WITH_DOTS(t->a->dots, CALL);
+#undef CALL
 }
 
 /* Of group g. */
@@ -80,7 +105,7 @@ static inline const float *queries(task *t, int g)
 {
     while (t->packed <= g)
         pack_group(t);
-    return t->q + (int64_t)t->first[g] * t->a->dk;
+    return t->q + t->first[g] * t->lines;
 }
 
 /* The scratch is as it was left if it was left by the same `a`. */
@@ -92,6 +117,7 @@ static task *begin(const mr_attend *a, void *scratch)
     int pairs = mr_att_pairs(a->dk, a->dv);
     t->a = a;
     t->packed = 0;
+    t->lines = query_lines(a->dk, dots_of(a));
     t->groups = (a->n + TILE_ROWS - 1) / TILE_ROWS;
     t->k_panel = (float *)((char *)scratch + MR_ATT_TASK_BYTES);
     t->v_panel = t->k_panel + MR_ATT_PANEL * (int64_t)a->dk;
@@ -132,50 +158,51 @@ static float largest(float *s, int from, int to, float softcap)
     return v16f_reduce_max(top);
 }
 
-/* `of` vectors of scores become weights, none above 1; their sum, added in order. */
-LANES_INLINE v16f weights(float *s, int of, v16f base, v16f sum)
+/* `of` vectors of scores from position i on become weights, none above 1; their sum, added in order.
+ * As halves they lie where scores were read before. */
+LANES_INLINE v16f weights(float *s, int i, int of, v16f base, v16f sum, bool dots)
 {
     v16f e[4];
-    LANES_UNROLL for (int i = 0; i < of; i++) e[i] = v16f_sub(v16f_load(s + 16 * i), base);
+    LANES_UNROLL for (int j = 0; j < of; j++) e[j] = v16f_sub(v16f_load(s + i + 16 * j), base);
     exp_each(e, of);
-    LANES_UNROLL for (int i = 0; i < of; i++)
+    LANES_UNROLL for (int j = 0; j < of; j++)
     {
-        v16f_store(s + 16 * i, e[i]);
-        sum = v16f_add(sum, e[i]);
+        put_halves(s, i + 16 * j, e[j], dots);
+        sum = v16f_add(sum, e[j]);
     }
     return sum;
 }
 
 /* The same of a vector's lanes `in`; the others become 0, without the exponential of -inf, as a
  * result that underflows takes some CPUs longer than all the rest. */
-static inline v16f some_weights(float *s, v16m in, v16f base, v16f sum)
+static inline v16f some_weights(float *s, int i, v16m in, v16f base, v16f sum, bool dots)
 {
-    v16f e = v16f_select(in, v16f_sub(v16f_load(s), base), v16f_zero());
+    v16f e = v16f_select(in, v16f_sub(v16f_load(s + i), base), v16f_zero());
     exp_each(&e, 1);
     e = v16f_select(in, e, v16f_zero());
-    v16f_store(s, e);
+    put_halves(s, i, e, dots);
     return v16f_add(sum, e);
 }
 
 /* Scores of positions [from, to) whose largest is m become weights; their sum. */
-static float softmax(float *s, int from, int to, float m)
+LANES_INLINE float softmax(float *s, int from, int to, float m, bool dots)
 {
     v16f sum = v16f_zero(), base = v16f_set1(softmax_base(m));
     int i = from / 16 * 16, whole = to / 16 * 16;
     if (i < from && i < to) {
-        sum = some_weights(s + i, inside(i, from, to), base, sum);
+        sum = some_weights(s, i, inside(i, from, to), base, sum, dots);
         i += 16;
     }
     for (; i + 64 <= whole; i += 64)
-        sum = weights(s + i, 4, base, sum);
+        sum = weights(s, i, 4, base, sum, dots);
     if (whole - i == 48)
-        sum = weights(s + i, 3, base, sum);
+        sum = weights(s, i, 3, base, sum, dots);
     else if (whole - i == 32)
-        sum = weights(s + i, 2, base, sum);
+        sum = weights(s, i, 2, base, sum, dots);
     else if (whole - i == 16)
-        sum = weights(s + i, 1, base, sum);
+        sum = weights(s, i, 1, base, sum, dots);
     if (i <= whole && whole < to)
-        sum = some_weights(s + whole, inside(whole, from, to), base, sum);
+        sum = some_weights(s, whole, inside(whole, from, to), base, sum, dots);
     return v16f_reduce_add(sum);
 }
 
@@ -390,8 +417,8 @@ static void scores_in_place(task *t, const piece *w, int64_t i, int64_t end, con
         const char *next = i + n < end ? key_panel(a, i + n).at[0] : after;
         for (int g = w->g0; g < w->g1; g++)
             if (sees(t, g, i, (int)n))
-                tile_scores(t->first[g + 1] - t->first[g], (int)n, queries(t, g), k, a->bf16, a->dk,
-                            scores_of(t, w, g, i), g == w->g0 ? next : k);
+                tile_scores(t->first[g + 1] - t->first[g], (int)n, queries(t, g), k, a->bf16,
+                            dots_of(a), a->dk, scores_of(t, w, g, i), g == w->g0 ? next : k);
     }
 }
 
@@ -406,13 +433,13 @@ static void scores_widened(task *t, const piece *w, int64_t i, int64_t end)
             next = value_panels(a, w, 0);
         const float *k = (const float *)(const void *)here.at[0];
         if (a->bf16) {
-            widen(t->k_panel, here.at[0], a->dk);
+            widen(t->k_panel, here.at[0], a->dk, dots_of(a));
             k = t->k_panel;
         }
         for (int g = w->g0; g < w->g1; g++) {
             ask(&next, w, g);
             if (sees(t, g, i, 1))
-                panel_scores(t->first[g + 1] - t->first[g], queries(t, g), k, a->dk,
+                panel_scores(t->first[g + 1] - t->first[g], queries(t, g), k, dots_of(a), a->dk,
                              scores_of(t, w, g, i));
         }
     }
@@ -436,7 +463,7 @@ static void some_scores(task *t, const piece *w, int64_t i, int64_t end, int lik
 /* ---- weights of a band ---- */
 
 /* The next pair's maximum is looked for meanwhile, as it takes long to come out. */
-static void band_weights(task *t, const piece *w)
+LANES_INLINE void band_weights_as(task *t, const piece *w, bool dots)
 {
     for (int p = w->p0 - 1; p < w->p1; p++) {
         if (p + 1 < w->p1) {
@@ -448,43 +475,82 @@ static void band_weights(task *t, const piece *w)
         if (p >= w->p0)
             t->part.l[p] =
                 softmax(t->part.s + p * MR_ATT_BAND, clamp(t->lo[p] - w->base, MR_ATT_BAND),
-                        clamp(t->hi[p] - w->base, MR_ATT_BAND), t->part.m[p]);
+                        clamp(t->hi[p] - w->base, MR_ATT_BAND), t->part.m[p], dots);
     }
+}
+
+static void band_weights(task *t, const piece *w)
+{
+#define CALL(dots) band_weights_as(t, w, dots)
+    WITH_DOTS(t->a->dots, CALL);
+#undef CALL
 }
 
 /* ---- values ---- */
 
-/* Pairs p .. p+rows-1 see positions [from, to) together. */
+/* Rows p .. p+rows-1 of pairs see positions [from, to) together; with dots pairs of positions, of the
+ * first one's only what bits `half` hold unless these are all. */
 typedef struct run {
     int p, rows, from, to;
+    int32_t half;
 } run;
+
+enum { WHOLE = -1, LOW = 0xffff, HIGH = ~0xffff, MOST_RUNS = 4 * TILE_ROWS };
 
 static int add_run(run *r, int p, int rows, int from, int to)
 {
-    *r = (run){p, rows, from, to};
+    *r = (run){p, rows, from, to, WHOLE};
     return from < to;
 }
 
-/* The runs of group g over `width` positions from base on, as a pair must take them: before what
- * all its pairs see one after the other begins, and behind it one after the other ends. */
-static int runs_of(const task *t, int g, int64_t base, int width, run *r)
+/* With dots a range may begin or end between the two: one of them alone, of pair p. */
+static int add_half(run *r, int p, int position, int32_t half)
 {
-    int p = t->first[g], n = t->first[g + 1] - p, k = 0;
-    const int32_t *lo = t->lo + p, *hi = t->hi + p;
-    if (lo[n - 1] <= base && hi[0] >= base + width)
-        return add_run(r, p, n, 0, width);
-    int from = clamp(lo[n - 1] - base, width), to = clamp(hi[0] - base, width);
-    if (from >= to) {
+    *r = (run){p, 1, position / 2, position / 2 + 1, half};
+    return 1;
+}
+
+/* What all of n pairs from p on see together, before it what they see one after the other begins, and
+ * behind it one after the other ends. */
+static int whole_runs(int p, int n, const int *from, const int *to, run *r)
+{
+    int k = 0;
+    if (from[n - 1] >= to[0]) {
         for (int i = 0; i < n; i++)
-            k += add_run(r + k, p + i, 1, clamp(lo[i] - base, width), clamp(hi[i] - base, width));
+            k += add_run(r + k, p + i, 1, from[i], to[i]);
         return k;
     }
     for (int i = 1; i < n; i++)
-        k += add_run(r + k, p, i, clamp(lo[i - 1] - base, width), clamp(lo[i] - base, width));
-    k += add_run(r + k, p, n, from, to);
+        k += add_run(r + k, p, i, from[i - 1], from[i]);
+    k += add_run(r + k, p, n, from[n - 1], to[0]);
     for (int i = 1; i < n; i++)
-        k += add_run(r + k, p + i, n - i, clamp(hi[i - 1] - base, width),
-                     clamp(hi[i] - base, width));
+        k += add_run(r + k, p + i, n - i, to[i - 1], to[i]);
+    return k;
+}
+
+/* The runs of group g over `width` positions from base on; each pair's ascend. */
+static int runs_of(const task *t, int g, int64_t base, int width, run *r)
+{
+    int p = t->first[g], n = t->first[g + 1] - p, k = 0;
+    int from[TILE_ROWS] = {0}, to[TILE_ROWS] = {0}, last[TILE_ROWS];
+    const int32_t *lo = t->lo + p, *hi = t->hi + p;
+    const bool dots = dots_of(t->a);
+    if (lo[n - 1] <= base && hi[0] >= base + width)
+        return add_run(r, p, n, 0, width >> dots);
+    for (int i = 0; i < n; i++) {
+        from[i] = clamp(lo[i] - base, width);
+        to[i] = last[i] = clamp(hi[i] - base, width);
+        if (dots && from[i] % 2 && from[i] < to[i])
+            k += add_half(r + k, p + i, from[i], HIGH);
+        if (dots && (to[i] % 2 == 0 || from[i] >= to[i]))
+            last[i] = 0;
+        from[i] = (from[i] + dots) >> dots;
+        to[i] >>= dots;
+    }
+    k += whole_runs(p, n, from, to, r + k);
+    for (int i = 0; dots && i < n; i++)
+        if (last[i])
+            k += add_half(r + k, p + i, last[i], LOW);
     return k;
 }
 
@@ -502,28 +568,35 @@ static void ask_total(const task *t, int g, int64_t d)
 static void group_values(task *t, const piece *w, int64_t d, int g)
 {
     int p = t->first[g], n = t->first[g + 1] - p;
-    run r[2 * TILE_ROWS];
+    run r[MOST_RUNS];
     int k = runs_of(t, g, w->base, MR_ATT_BAND, r);
-    bool whole = k > 0 && r[0].rows == n;
+    bool whole = k > 0 && r[0].rows == n && r[0].half == WHOLE, dots = dots_of(t->a);
     ask_total(t, g, d);
     panel_values(n, t->part.s + p * MR_ATT_BAND, whole ? r[0].from : 0, whole ? r[0].to : 0,
-                 t->v_panel, t->y, MR_ATT_PANEL, true);
-    for (int i = whole; i < k; i++)
-        panel_values(r[i].rows, t->part.s + r[i].p * MR_ATT_BAND, r[i].from, r[i].to, t->v_panel,
-                     t->y + (r[i].p - p) * MR_ATT_PANEL, MR_ATT_PANEL, false);
+                 t->v_panel, dots, t->y, MR_ATT_PANEL, true);
+    for (int i = whole; i < k; i++) {
+        const float *s = t->part.s + r[i].p * MR_ATT_BAND;
+        float *y = t->y + (r[i].p - p) * MR_ATT_PANEL;
+        if (r[i].half == WHOLE)
+            panel_values(r[i].rows, s, r[i].from, r[i].to, t->v_panel, dots, y, MR_ATT_PANEL,
+                         false);
+        else
+            half_values(s, r[i].from, r[i].half, t->v_panel, false, y, MR_ATT_PANEL);
+    }
     join_group(t, w, g, d, d + MR_ATT_PANEL, MR_ATT_PANEL);
 }
 
-/* Columns d .. d+31 of the values as floats, the band's positions one after the other. */
+/* Columns d .. d+31 of the values as floats or pairs, the band's positions one after the other. */
 static void fetch_values(task *t, const piece *w, const upcoming *here, int64_t d)
 {
     const mr_attend *a = t->a;
+    const bool dots = dots_of(a);
     for (int i = 0; i < here->n; i++) {
-        float *to = t->v_panel + ((w->t0 + i) * MR_TILE - w->base) * 32;
+        float *to = t->v_panel + (((w->t0 + i) * MR_TILE - w->base) >> dots) * 32;
         if (!a->cache->dv)
-            values_of_keys(to, stored_keys(a, w->t0 + i), a->bf16, a->dk, a->dv, d);
+            values_of_keys(to, stored_keys(a, w->t0 + i), a->bf16, dots, a->dk, a->dv, d);
         else if (a->bf16)
-            widen(to, here->at[i], MR_TILE);
+            widen(to, here->at[i], MR_TILE, dots);
         else
             memcpy(to, here->at[i], MR_TILE * 32 * sizeof(float));
     }
@@ -550,19 +623,27 @@ static void values_widened(task *t, const piece *w, int64_t d, int64_t end, cons
 static void values_in_place(task *t, const piece *w, int64_t d, int64_t end, const upcoming *after)
 {
     const mr_attend *a = t->a;
+    const bool dots = dots_of(a);
     int64_t ldy = end - d;
     for (int g = w->g0; g < w->g1; g++) {
         int p = t->first[g], n = t->first[g + 1] - p;
         memset(t->y, 0, (size_t)(n * ldy) * sizeof(float));
         for (int64_t i = w->t0; i < w->t1; i++) {
-            run r[2 * TILE_ROWS];
-            int k = runs_of(t, g, i * MR_TILE, MR_TILE, r);
+            run r[MOST_RUNS];
+            int k = runs_of(t, g, i * MR_TILE, MR_TILE, r), first = (i * MR_TILE - w->base) >> dots;
             const char *v = value_panel(a, i, d).at[0];
             const char *next = i + 1 < w->t1 ? value_panel(a, i + 1, d).at[0] : after->at[0];
-            for (int j = 0; j < k; j++)
-                tile_values(r[j].rows, t->part.s + r[j].p * MR_ATT_BAND + i * MR_TILE - w->base,
-                            r[j].from, r[j].to, v, a->bf16, t->y + (r[j].p - p) * ldy, ldy,
-                            g == w->g0 && j == 0 ? next : v);
+            const char *ahead = g == w->g0 ? next : v;
+            for (int j = 0; j < k; j++) {
+                const float *s = t->part.s + r[j].p * MR_ATT_BAND + first;
+                float *y = t->y + (r[j].p - p) * ldy;
+                if (r[j].half == WHOLE) {
+                    tile_values(r[j].rows, s, r[j].from, r[j].to, v, a->bf16, dots, y, ldy, ahead);
+                    ahead = v;
+                } else {
+                    half_values(s, r[j].from, r[j].half, v, true, y, ldy);
+                }
+            }
         }
         join_group(t, w, g, d, end, ldy);
     }

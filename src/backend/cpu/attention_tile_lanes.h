@@ -7,12 +7,16 @@
  * one, widened once and in the first-level cache: 32 positions of keys, 32 columns of a band's
  * values.
  *
+ * With dots (`native`) products are of pairs of bf16: queries and keys along d, weights and values
+ * along the positions.  Two stored lines, of d and d + 1 or of positions 2j and 2j + 1, make one of 32
+ * pairs; a panel holds it as words, as other panels hold floats.
+ *
  * Lines taken in place come from memory: each asks for the one at its place in what is read next to
  * come to the L2 cache, which can have many under way, and for the one NEAR bytes on to come to L1,
  * which can not.
  *
- * Every score is one FMA chain along d, every value one along the positions: which rows and columns
- * share a register tile changes no bit. */
+ * Every score is one chain of FMAs or dots along d, every value one along the positions: which rows
+ * and columns share a register tile changes no bit. */
 #include "backend/cpu/attention.h"
 
 /* Accumulators as the registers allow; many rows, as each row costs a broadcast that comes free,
@@ -30,45 +34,72 @@ enum {
 
 #define TILE_UNROLL _Pragma("GCC unroll 16")
 
-/* Half `part` of the 32 elements at index i. */
-LANES_INLINE v16f load_half(const void *p, int64_t i, int part, bool bf16)
+/* Lines of queries: words of one d, with dots of two. */
+LANES_INLINE int64_t query_lines(int64_t dk, bool dots)
 {
-    if (!bf16)
-        return v16f_load((const float *)p + i + 16 * part);
-    v16i w = v16i_load((const int32_t *)(const void *)((const uint16_t *)p + i));
-    return v16f_bits(part ? v16i_and(w, v16i_set1((int32_t)0xffff0000)) : v16i_shl(w, 16));
+    return dots ? (dk + 1) / 2 : dk;
 }
 
-/* Line `at` of a panel of so many bytes. */
-LANES_INLINE void ask_line(const char *p, const char *next, int64_t at, int64_t bytes)
+/* Half `part` of line i: floats, pairs made before, or stored bf16; with dots the latter make pairs
+ * with line i + 1, or with zeros if that is not `there`. */
+LANES_INLINE v16f load_half(const void *p, int64_t i, int part, bool bf16, bool dots, bool there)
 {
-    __builtin_prefetch(next + at, 0, 2);
-    at += NEAR;
-    __builtin_prefetch(at < bytes ? p + at : next + (at - bytes));
+    static const int32_t nothing[16];
+    const v16i high = v16i_set1((int32_t)0xffff0000);
+    if (!bf16)
+        return v16f_load((const float *)p + 32 * i + 16 * part);
+    const int32_t *line = (const int32_t *)p + 16 * i;
+    v16i a = v16i_load(line);
+    if (!dots)
+        return v16f_bits(part ? v16i_and(a, high) : v16i_shl(a, 16));
+    v16i b = v16i_load(there ? line + 16 : nothing);
+    return v16f_bits(part ? v16i_or(v16i_shr(a, 16), v16i_and(b, high))
+                          : v16i_or(v16i_and(a, v16i_set1(0xffff)), v16i_shl(b, 16)));
+}
+
+/* acc + x y; with dots they are pairs. */
+LANES_INLINE v16f multiply(v16f acc, v16f x, v16f y, bool dots)
+{
+    return dots ? v16f_dot(acc, v16i_bits(x), v16i_bits(y)) : v16f_fma(x, y, acc);
+}
+
+/* Line i of a stored panel of so many, with dots i + 1 too. */
+LANES_INLINE void ask_lines(const void *panel, const char *next, int64_t i, int64_t lines,
+                            bool dots)
+{
+    const char *p = panel;
+    TILE_UNROLL for (int64_t j = 0; j <= dots; j++)
+    {
+        int64_t at = 64 * (i + j), far = at + NEAR - 64 * lines;
+        __builtin_prefetch(next + at, 0, 2);
+        __builtin_prefetch(far < 0 ? p + at + NEAR : next + far);
+    }
 }
 
 /* S = q . K of `rows` interleaved queries with vectors c0 .. c0+cols-1 of positions; k: the panel
  * of c0, which is even or the only one.  ahead: what is read next. */
 LANES_INLINE void scores_cols(int rows, int cols, int c0, const float *q, const void *k, int64_t dk,
-                              bool bf16, float *s, const char *ahead)
+                              bool bf16, bool dots, float *s, const char *ahead)
 {
+    const int64_t n = query_lines(dk, dots);
     v16f acc[TILE_ROWS][4];
     TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
         acc[r][c] = v16f_zero();
-    for (int64_t d = 0; d < dk; d++) {
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t d = bf16 && dots ? 2 * i : i;
         v16f key[4];
         TILE_UNROLL for (int c = 0; c < cols; c++)
         {
-            int64_t line = (c0 % 2 + c) / 2 * dk + d;
-            key[c] = load_half(k, line * 32, (c0 + c) % 2, bf16);
+            int64_t panel = (c0 % 2 + c) / 2 * dk;
+            key[c] = load_half(k, panel + d, (c0 + c) % 2, bf16, dots, d + 1 < dk);
             if (bf16 && (c0 + c) % 2 == 0)
-                ask_line((const char *)k + (c0 % 2 + c) / 2 * dk * 64,
-                         ahead + (c0 % 2 + c) / 2 * dk * 64, d * 64, dk * 64);
+                ask_lines((const char *)k + 64 * panel, ahead + 64 * panel, d, dk, dots);
         }
         TILE_UNROLL for (int r = 0; r < rows; r++)
         {
-            v16f x = v16f_set1(q[d * rows + r]);
-            TILE_UNROLL for (int c = 0; c < cols; c++) acc[r][c] = v16f_fma(x, key[c], acc[r][c]);
+            v16f x = v16f_set1(q[i * rows + r]);
+            TILE_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
+                multiply(acc[r][c], x, key[c], dots);
         }
     }
     TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
@@ -77,47 +108,48 @@ LANES_INLINE void scores_cols(int rows, int cols, int c0, const float *q, const 
 
 /* Of `panels` panels one after the other, 1 or 2. */
 LANES_INLINE void scores_panels(int rows, int panels, const float *q, const void *k, int64_t dk,
-                                bool bf16, float *s, const char *ahead)
+                                bool bf16, bool dots, float *s, const char *ahead)
 {
     const int64_t panel = dk * 32 * (bf16 ? 2 : 4);
     if (COLS_OF(rows) == 4 && panels == 2) {
-        scores_cols(rows, 4, 0, q, k, dk, bf16, s, ahead);
+        scores_cols(rows, 4, 0, q, k, dk, bf16, dots, s, ahead);
         return;
     }
     const char *p = k;
     for (int i = 0; i < panels; i++, p += panel, ahead += dk * 64, s += 32) {
         if (COLS_OF(rows) >= 2) {
-            scores_cols(rows, 2, 0, q, p, dk, bf16, s, ahead);
+            scores_cols(rows, 2, 0, q, p, dk, bf16, dots, s, ahead);
         } else {
-            scores_cols(rows, 1, 0, q, p, dk, bf16, s, ahead);
-            scores_cols(rows, 1, 1, q, p, dk, bf16, s, ahead);
+            scores_cols(rows, 1, 0, q, p, dk, bf16, dots, s, ahead);
+            scores_cols(rows, 1, 1, q, p, dk, bf16, dots, s, ahead);
         }
     }
 }
 
-/* Columns of panel v, from half `part` on: y += P V over positions [from, to), or y = P V if it is
- * fresh. */
+/* Columns of panel v, from half `part` on: y += P V over positions [from, to), with dots pairs of
+ * them, or y = P V if it is fresh. */
 LANES_INLINE void values_cols(int rows, int cols, int part, const float *s, int from, int to,
-                              const void *v, bool bf16, float *y, int64_t ldy, bool fresh,
-                              const char *ahead)
+                              const void *v, bool bf16, bool dots, float *y, int64_t ldy,
+                              bool fresh, const char *ahead)
 {
     v16f acc[TILE_ROWS][4];
     TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
         acc[r][c] = fresh ? v16f_zero() : v16f_load(y + r * ldy + 16 * c);
     for (int64_t j = from; j < to; j++) {
+        const int64_t at = bf16 && dots ? 2 * j : j;
         v16f val[4];
         TILE_UNROLL for (int c = 0; c < cols; c++)
         {
-            int64_t line = c / 2 * MR_TILE + j;
-            val[c] = load_half(v, line * 32, (part + c) % 2, bf16);
+            int64_t panel = c / 2 * MR_TILE;
+            val[c] = load_half(v, panel + at, (part + c) % 2, bf16, dots, true);
             if (bf16 && (part + c) % 2 == 0)
-                ask_line((const char *)v + c / 2 * MR_TILE * 64, ahead + c / 2 * MR_TILE * 64,
-                         j * 64, MR_TILE * 64);
+                ask_lines((const char *)v + 64 * panel, ahead + 64 * panel, at, MR_TILE, dots);
         }
         TILE_UNROLL for (int r = 0; r < rows; r++)
         {
             v16f x = v16f_set1(s[r * MR_ATT_BAND + j]);
-            TILE_UNROLL for (int c = 0; c < cols; c++) acc[r][c] = v16f_fma(x, val[c], acc[r][c]);
+            TILE_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
+                multiply(acc[r][c], x, val[c], dots);
         }
     }
     TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
@@ -126,114 +158,146 @@ LANES_INLINE void values_cols(int rows, int cols, int part, const float *s, int 
 
 /* One panel. */
 LANES_INLINE void values_panel(int rows, const float *s, int from, int to, const void *v, bool bf16,
-                               float *y, int64_t ldy, bool fresh, const char *ahead)
+                               bool dots, float *y, int64_t ldy, bool fresh, const char *ahead)
 {
     if (COLS_OF(rows) >= 2) {
-        values_cols(rows, 2, 0, s, from, to, v, bf16, y, ldy, fresh, ahead);
+        values_cols(rows, 2, 0, s, from, to, v, bf16, dots, y, ldy, fresh, ahead);
     } else {
-        values_cols(rows, 1, 0, s, from, to, v, bf16, y, ldy, fresh, ahead);
-        values_cols(rows, 1, 1, s, from, to, v, bf16, y + 16, ldy, fresh, ahead);
+        values_cols(rows, 1, 0, s, from, to, v, bf16, dots, y, ldy, fresh, ahead);
+        values_cols(rows, 1, 1, s, from, to, v, bf16, dots, y + 16, ldy, fresh, ahead);
     }
 }
 
 /* ldy columns of a tile: whole panels. */
 LANES_INLINE void values_tile(int rows, const float *s, int from, int to, const void *v, bool bf16,
-                              float *y, int64_t ldy, const char *ahead)
+                              bool dots, float *y, int64_t ldy, const char *ahead)
 {
     const int64_t size = bf16 ? 2 : 4, panel = MR_TILE * 32 * size;
     const char *p = v;
     int64_t d = 0;
     if (COLS_OF(rows) == 4)
         for (; d + 64 <= ldy; d += 64, p += 2 * panel, ahead += 2 * MR_TILE * 64)
-            values_cols(rows, 4, 0, s, from, to, p, bf16, y + d, ldy, false, ahead);
+            values_cols(rows, 4, 0, s, from, to, p, bf16, dots, y + d, ldy, false, ahead);
     for (; d < ldy; d += 32, p += panel, ahead += MR_TILE * 64)
-        values_panel(rows, s, from, to, p, bf16, y + d, ldy, false, ahead);
+        values_panel(rows, s, from, to, p, bf16, dots, y + d, ldy, false, ahead);
 }
 
-/* CALL(rows) with a constant; a case beyond the tile is never reached, and is clipped so that it
- * compiles to the largest one. */
+/* CALL(rows, bf16, dots) with constants; a case beyond the tile is never reached, and is clipped so
+ * that it compiles to the largest one. */
 #define CLIP(n) ((n) < TILE_ROWS ? (n) : TILE_ROWS)
-#define CASE(n, CALL)                                                                              \
+#define CASE(n, CALL, bf16, dots)                                                                  \
     case n:                                                                                        \
-        CALL(CLIP(n));                                                                             \
+        CALL(CLIP(n), bf16, dots);                                                                 \
         break;
-#define WITH_ROWS(rows, CALL)                                                                      \
+#define WITH_ROWS(rows, CALL, bf16, dots)                                                          \
     switch (rows) {                                                                                \
-        CASE(1, CALL)                                                                              \
-        CASE(2, CALL)                                                                              \
-        CASE(3, CALL)                                                                              \
-        CASE(4, CALL)                                                                              \
-        CASE(5, CALL)                                                                              \
-        CASE(6, CALL)                                                                              \
-        CASE(7, CALL)                                                                              \
-        CASE(8, CALL)                                                                              \
-        CASE(9, CALL)                                                                              \
-        CASE(10, CALL)                                                                             \
-        CASE(11, CALL)                                                                             \
-        CASE(12, CALL)                                                                             \
+        CASE(1, CALL, bf16, dots)                                                                  \
+        CASE(2, CALL, bf16, dots)                                                                  \
+        CASE(3, CALL, bf16, dots)                                                                  \
+        CASE(4, CALL, bf16, dots)                                                                  \
+        CASE(5, CALL, bf16, dots)                                                                  \
+        CASE(6, CALL, bf16, dots)                                                                  \
+        CASE(7, CALL, bf16, dots)                                                                  \
+        CASE(8, CALL, bf16, dots)                                                                  \
+        CASE(9, CALL, bf16, dots)                                                                  \
+        CASE(10, CALL, bf16, dots)                                                                 \
+        CASE(11, CALL, bf16, dots)                                                                 \
+        CASE(12, CALL, bf16, dots)                                                                 \
     }
 
 /* Panels in place. */
-static void tile_scores(int rows, int panels, const float *q, const void *k, bool bf16, int64_t dk,
-                        float *s, const char *ahead)
+static void tile_scores(int rows, int panels, const float *q, const void *k, bool bf16, bool dots,
+                        int64_t dk, float *s, const char *ahead)
 {
-    if (bf16) {
-#define CALL(n) scores_panels(n, panels, q, k, dk, true, s, ahead)
-        WITH_ROWS(rows, CALL)
+#define CALL(n, bf16, dots) scores_panels(n, panels, q, k, dk, bf16, dots, s, ahead)
+    if (LANES_DOT && dots)
+        WITH_ROWS(rows, CALL, true, true)
+    else if (bf16)
+        WITH_ROWS(rows, CALL, true, false)
+    else
+        WITH_ROWS(rows, CALL, false, false)
 #undef CALL
-    } else {
-#define CALL(n) scores_panels(n, panels, q, k, dk, false, s, ahead)
-        WITH_ROWS(rows, CALL)
-#undef CALL
-    }
 }
 
 static void tile_values(int rows, const float *s, int from, int to, const void *v, bool bf16,
-                        float *y, int64_t ldy, const char *ahead)
+                        bool dots, float *y, int64_t ldy, const char *ahead)
 {
-    if (bf16) {
-#define CALL(n) values_tile(n, s, from, to, v, true, y, ldy, ahead)
-        WITH_ROWS(rows, CALL)
+#define CALL(n, bf16, dots) values_tile(n, s, from, to, v, bf16, dots, y, ldy, ahead)
+    if (LANES_DOT && dots)
+        WITH_ROWS(rows, CALL, true, true)
+    else if (bf16)
+        WITH_ROWS(rows, CALL, true, false)
+    else
+        WITH_ROWS(rows, CALL, false, false)
 #undef CALL
-    } else {
-#define CALL(n) values_tile(n, s, from, to, v, false, y, ldy, ahead)
-        WITH_ROWS(rows, CALL)
+}
+
+/* A panel of floats, with dots of pairs. */
+static void panel_scores(int rows, const float *q, const float *k, bool dots, int64_t dk, float *s)
+{
+#define CALL(n, bf16, dots) scores_panels(n, 1, q, k, dk, bf16, dots, s, NULL)
+    if (LANES_DOT && dots)
+        WITH_ROWS(rows, CALL, false, true)
+    else
+        WITH_ROWS(rows, CALL, false, false)
 #undef CALL
+}
+
+static void panel_values(int rows, const float *s, int from, int to, const float *v, bool dots,
+                         float *y, int64_t ldy, bool fresh)
+{
+#define CALL(n, bf16, dots) values_panel(n, s, from, to, v, bf16, dots, y, ldy, fresh, NULL)
+    if (LANES_DOT && dots)
+        WITH_ROWS(rows, CALL, false, true)
+    else
+        WITH_ROWS(rows, CALL, false, false)
+#undef CALL
+}
+
+/* y += P V of one row and the one position of pair j that bits `half` of its words hold, over ldy
+ * columns of a tile, or of a panel of pairs: the weight of the other is 0, its value may be NaN. */
+static void half_values(const float *s, int j, int32_t half, const void *v, bool bf16, float *y,
+                        int64_t ldy)
+{
+    v16f x = v16f_set1(s[j]);
+    for (int64_t d = 0; d < ldy; d += 16) {
+        int64_t line = d / 32 * MR_TILE + (bf16 ? 2 * j : j);
+        v16i val = v16i_bits(load_half(v, line, d % 32 / 16, bf16, true, true));
+        val = v16i_and(val, v16i_set1(half));
+        v16f_store(y + d, multiply(v16f_load(y + d), x, v16f_bits(val), true));
     }
-}
-
-/* A panel of floats. */
-static void panel_scores(int rows, const float *q, const float *k, int64_t dk, float *s)
-{
-#define CALL(n) scores_panels(n, 1, q, k, dk, false, s, NULL)
-    WITH_ROWS(rows, CALL)
-#undef CALL
-}
-
-static void panel_values(int rows, const float *s, int from, int to, const float *v, float *y,
-                         int64_t ldy, bool fresh)
-{
-#define CALL(n) values_panel(n, s, from, to, v, false, y, ldy, fresh, NULL)
-    WITH_ROWS(rows, CALL)
-#undef CALL
 }
 
 /* ---- copies of panels ---- */
 
-static void widen(float *y, const void *x, int64_t lines)
+/* CALL(dots) with a constant. */
+#define WITH_DOTS(dots, CALL)                                                                      \
+    if (LANES_DOT && (dots))                                                                       \
+        CALL(true);                                                                                \
+    else                                                                                           \
+        CALL(false)
+
+LANES_INLINE void widen_as(float *y, const void *x, int64_t lines, bool dots)
 {
-    for (int64_t i = 0; i < 32 * lines; i += 32) {
-        v16f_store(y + i, load_half(x, i, 0, true));
-        v16f_store(y + i + 16, load_half(x, i, 1, true));
+    for (int64_t i = 0; i < lines; i += 1 + dots, y += 32) {
+        v16f_store(y, load_half(x, i, 0, true, dots, i + 1 < lines));
+        v16f_store(y + 16, load_half(x, i, 1, true, dots, i + 1 < lines));
     }
 }
 
-/* Columns d0 .. d0+31 of the first dv of each key of a tile as values.  A word of bf16 is moved
- * whole and split at the end. */
-static void values_of_keys(float *y, const void *k, bool bf16, int64_t dk, int64_t dv, int64_t d0)
+/* Lines of bf16 as floats, or two by two as pairs. */
+static void widen(float *y, const void *x, int64_t lines, bool dots)
+{
+#define CALL(dots) widen_as(y, x, lines, dots)
+    WITH_DOTS(dots, CALL);
+#undef CALL
+}
+
+LANES_INLINE void values_of_keys_as(float *y, const void *k, bool bf16, bool dots, int64_t dk,
+                                    int64_t dv, int64_t d0)
 {
     const float *words = k;
-    int parts = bf16 ? 1 : 2;
+    const int parts = bf16 ? 1 : 2, step = 1 + dots;
     float t[16 * 16];
     for (int64_t d = d0; d < d0 + 32 && d < dv; d += 16) {
         int n = dv - d < 16 ? (int)(dv - d) : 16;
@@ -243,19 +307,27 @@ static void values_of_keys(float *y, const void *k, bool bf16, int64_t dk, int64
             int j0 = 32 / parts * half;
             const float *x = words + (half / parts * dk + d) * 16 * parts + half % parts * 16;
             v16f_transpose(t, 16, x, 16 * parts, n);
-            for (int j = 0; j < 16; j++) {
-                float *to = y + (j0 + j) * 32 + d % 32;
+            for (int j = 0; j < 16; j += step) {
+                float *to = y + (j0 + j) / step * 32 + d % 32;
                 if (bf16) {
-                    v16i w = v16i_load((const int32_t *)(const void *)(t + 16 * j));
-                    v16f_store(to, v16f_bits(v16i_shl(w, 16)));
-                    v16f_store(to + 16 * 32,
-                               v16f_bits(v16i_and(w, v16i_set1((int32_t)0xffff0000))));
+                    v16f_store(to, load_half(t, j, 0, true, dots, true));
+                    v16f_store(to + 16 / step * 32, load_half(t, j, 1, true, dots, true));
                 } else {
                     v16f_store(to, v16f_load(t + 16 * j));
                 }
             }
         }
     }
+}
+
+/* Columns d0 .. d0+31 of the first dv of each key of a tile as values.  A word of bf16 is moved
+ * whole and split at the end; two of them, of adjacent positions, make pairs. */
+static void values_of_keys(float *y, const void *k, bool bf16, bool dots, int64_t dk, int64_t dv,
+                           int64_t d0)
+{
+#define CALL(dots) values_of_keys_as(y, k, bf16, dots, dk, dv, d0)
+    WITH_DOTS(dots, CALL);
+#undef CALL
 }
 
 /* ---- writing ---- */

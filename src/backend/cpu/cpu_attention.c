@@ -207,6 +207,7 @@ static void describe(const work *w, int64_t task, mr_attend *at)
     const mr_kv *kv = w->c->run->kv[s->slot];
     *at = (mr_attend){.cache = &kv->cache[w->cache],
                       .bf16 = kv->bf16,
+                      .dots = prep->att.dots,
                       .kv_head = (int)head,
                       .group = w->group,
                       .dk = (int)w->q.dim,

@@ -64,6 +64,7 @@ typedef struct mr_cpu_step {
         int64_t width; /* of the window or the block */
         int image;     /* attribute span */
         int dv;
+        bool dots; /* of pairs of bf16 */
         float scale, softcap;
     } att;
     struct {

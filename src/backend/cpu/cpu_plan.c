@@ -172,10 +172,11 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
     p->op = s->op;
     p->run = runners[s->op];
     assert(p->run);
+    const mr_isa isa = cpu->base.opts.isa;
+    const bool dots = mr_isa_has_bf16(isa);
     if (is_product(s->op)) {
         bool f32 = !strcmp(mr_attr_s(n, "act"), "f32");
-        const mr_isa isa = cpu->base.opts.isa;
-        p->mm = (mr_mm){cpu->pool, isa, plan->precision, f32, mr_isa_has_bf16(isa)};
+        p->mm = (mr_mm){cpu->pool, isa, plan->precision, f32, dots};
     }
     switch (s->op) {
     case MR_OP_ALIAS:
@@ -217,6 +218,7 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
         break;
     case MR_OP_ATTENTION:
         prepare_attention(n, p);
+        p->att.dots = dots && plan->precision == MR_NATIVE;
         break;
     case MR_OP_ROPE_TABLE:
         return prepare_table(plan, n, p);
@@ -288,7 +290,11 @@ static const char *kernel_name(const mr_cpu *cpu, const mr_plan *plan, const mr_
         return mr_arena_printf(plan->memory, "%s %s", op,
                                mr_matmul_kernel(&p->mm, fmt_of(plan, s, w)));
     }
-    return mr_arena_printf(plan->memory, "%s %s", op, mr_isa_name(cpu->base.opts.isa));
+    const char *isa = mr_isa_name(cpu->base.opts.isa);
+    if (s->op == MR_OP_ATTENTION && plan->precision == MR_NATIVE)
+        return mr_arena_printf(plan->memory, p->att.dots ? "%s bf16 %s" : "%s %s" MR_NO_DOTS, op,
+                               isa);
+    return mr_arena_printf(plan->memory, "%s %s", op, isa);
 }
 
 /* What mr_moe takes as plain rows must be plain rows. */
@@ -315,5 +321,7 @@ mr_err mr_cpu_step_plan(const mr_backend *b, const mr_plan *plan, mr_step *s)
     s->kernel = kernel_name(cpu, plan, s, p);
     if (is_product(s->op))
         s->arith = mr_matmul_arith(&p->mm, fmt_of(plan, s, s->op == MR_OP_MOE ? 3 : 1));
+    else if (s->op == MR_OP_ATTENTION && p->att.dots)
+        s->arith = MR_ARITH_BF16;
     return s->kernel ? MR_OK : MR_ENOMEM;
 }

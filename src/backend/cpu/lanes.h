@@ -26,6 +26,9 @@
  *            v16m_any, v16f_select(m, a, b) = m ? a : b per lane, v16i_select
  *   shape    LANES_TILE_ROWS x LANES_TILE_COLS: how many v16f accumulators of a product fit the
  *            registers beside one row of LANES_TILE_COLS operands
+ *   dots     v16f_dot(acc, a, b): each lane plus the products of its two pairs of bf16, as this CPU
+ *            rounds them; an instruction where LANES_HAS_DOT is defined, which not every CPU of the
+ *            ISA has, else not to be reached
  *   halves   v16f_reduce_add, v16f_reduce_max: the fixed tree l + (l+8), +4, +2, +1
  *   blocks   v16f_transpose(y, ldy, x, ldx, n): y[j ldy + i] = x[i ldx + j] for j < 16, i < n <= 16
  * Rules:  1. Static inline only: an external inline function could be merged across ISAs by the
@@ -68,6 +71,18 @@ static inline v16f v16f_keep(v16f a, int n, v16f b)
 {
     return v16f_select(v16m_first(n), a, b);
 }
+
+#ifdef LANES_HAS_DOT
+enum { LANES_DOT = 1 };
+#else
+enum { LANES_DOT = 0 };
+static inline v16f v16f_dot(v16f acc, v16i a, v16i b)
+{
+    (void)a;
+    (void)b;
+    return acc;
+}
+#endif
 
 #ifndef LANES_HAS_FIELD
 static inline v16i v16i_field(v16i a, int from, int bits, int to)

@@ -140,6 +140,14 @@ LANES_OP(v16m, v16m_not, (v16m a), (__mmask16)~a.v)
 LANES_OP(v16f, v16f_select, (v16m m, v16f a, v16f b), _mm512_mask_blend_ps(m.v, b.v, a.v))
 LANES_OP(v16i, v16i_select, (v16m m, v16i a, v16i b), _mm512_mask_blend_epi32(m.v, b.v, a.v))
 
+/* As assembly: these files are compiled for CPUs without it. */
+#define LANES_HAS_DOT
+static inline v16f v16f_dot(v16f acc, v16i a, v16i b)
+{
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc.v) : "v"(a.v), "v"(b.v));
+    return acc;
+}
+
 static inline bool v16m_any(v16m m)
 {
     return m.v != 0;

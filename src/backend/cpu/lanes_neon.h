@@ -162,6 +162,17 @@ LANES_OP(v16m, v16m_not, (v16m a), vmvnq_u32(a.v[h]))
 LANES_OP(v16f, v16f_select, (v16m m, v16f a, v16f b), vbslq_f32(m.v[h], a.v[h], b.v[h]))
 LANES_OP(v16i, v16i_select, (v16m m, v16i a, v16i b), vbslq_s32(m.v[h], a.v[h], b.v[h]))
 
+/* As assembly: these files are compiled for CPUs without it. */
+#define LANES_HAS_DOT
+static inline v16f v16f_dot(v16f acc, v16i a, v16i b)
+{
+    for (int h = 0; h < 4; h++)
+        __asm__(".arch_extension bf16\n\tbfdot %0.4s, %1.8h, %2.8h"
+                : "+w"(acc.v[h])
+                : "w"(a.v[h]), "w"(b.v[h]));
+    return acc;
+}
+
 static inline v16m v16m_first(int n)
 {
     static const int32_t lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

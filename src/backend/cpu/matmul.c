@@ -33,7 +33,7 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
                                                         ISAS("f32 bf16", ""), ISAS("f32 fp8", "")};
     static const char *const bf16[MR_ISA_COUNT] = ISAS("bf16 bf16", "");
     static const char *const no_dots[MR_ISA_COUNT] =
-        ISAS("f32 bf16", " (native: this CPU has no bf16 dots)");
+        ISAS("f32 bf16", MR_NO_DOTS);
 #define CODES(how)                                                                                 \
     {                                                                                              \
         ISAS(how " q2", ""), ISAS(how " q3", ""), ISAS(how " q4", ""), ISAS(how " q5", ""),        \

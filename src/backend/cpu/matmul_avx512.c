@@ -62,13 +62,6 @@ static inline v16i shift_up(v16i a, int32_t n)
     return (v16i){_mm512_sllv_epi32(a.v, _mm512_set1_epi32(n))};
 }
 
-#define DOT_BF16
-static inline v16f dot_bf16(v16f acc, v16i w, v16i x)
-{
-    __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc.v) : "v"(w.v), "v"(x.v));
-    return acc;
-}
-
 #define FEW_ROWS_F32 few_rows_f32
 
 /* Lanes that start at byte j; a lookup of 0..15 takes the low 4 bits alone, so nothing is masked. */

@@ -1,6 +1,6 @@
 /* Products of bf16 with bf16 (`native`): pairs of weights as they are packed, no panel.
  *
- * Part of matmul_lanes.h, where the ISA has dots of pairs (DOT_BF16); whether this CPU has them the caller
+ * Part of matmul_lanes.h, where the ISA has dots of pairs (LANES_HAS_DOT); whether this CPU has them the caller
  * knows.  One chain per output along k, whatever the rows; what a dot rounds is the CPU's own.
  */
 
@@ -21,7 +21,7 @@ INLINE void bf16_lanes(const mr_column *c, int v0, int64_t at, int64_t pairs,
             v16i w = load_line(p + 64 * v);
             row_ask(p + 64 * v, far);
             foreach (r, rows)
-                acc[r][v] = dot_bf16(acc[r][v], w, v16i_set1(x[r][i]));
+                acc[r][v] = v16f_dot(acc[r][v], w, v16i_set1(x[r][i]));
         }
     }
     foreach (r, rows)

@@ -25,7 +25,6 @@
  *   dot_u4(acc, line, x4)             the same for bytes 0..63
  *   dots_u4(acc, line, x4, line, x4)  two quads at once, if DOTS_U4 is defined
  *   add_slot(sum, slot)               sum + 128*slot of 16 bits, if ADD_SLOT is defined
- *   dot_bf16(v16f, v16i w, v16i x)    each lane plus the dot of its pairs, if DOT_BF16 is defined
  *   shift_up(a, n)                    lanes << n, n not a constant
  *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2
  *   FEW_CODES                         rows of codes that are read without a buffer, 1 or 4
@@ -93,7 +92,7 @@ INLINE size_t number_size(mr_dtype t)
 #include "backend/cpu/matmul_across_lanes.h"
 
 #include "backend/cpu/matmul_f32_lanes.h"
-#ifdef DOT_BF16
+#ifdef LANES_HAS_DOT
 #include "backend/cpu/matmul_bf16_lanes.h"
 #endif
 #include "backend/cpu/matmul_i8_lanes.h"
@@ -111,7 +110,7 @@ const mr_mm_kernels LANES_FN(mr_mm_kernels) = {
     .quantise = quantise,
     .residue = residue,
     .tile_f32 = tile_f32,
-#ifdef DOT_BF16
+#ifdef LANES_HAS_DOT
     .tile_bf16 = tile_bf16,
 #endif
     .unpack_f32 = unpack_f32,

@@ -49,17 +49,6 @@ static inline v16i dot_u4(v16i acc, v16i line, x4 x)
 
 #define dot_u8 dot_u4
 
-/* As assembly: these files are compiled for CPUs without it. */
-#define DOT_BF16
-static inline v16f dot_bf16(v16f acc, v16i w, v16i x)
-{
-    for (int h = 0; h < 4; h++)
-        __asm__(".arch_extension bf16\n\tbfdot %0.4s, %1.8h, %2.8h"
-                : "+w"(acc.v[h])
-                : "w"(w.v[h]), "w"(x.v[h]));
-    return acc;
-}
-
 #define shift_up v16i_shl
 
 static inline v16f quad_max(v16f a)
