@@ -5,7 +5,8 @@
  *         are in memory, since loads and stores are free; 2^e is in the scales.  What is left per
  *         group, 16 outputs and row: the dots, a conversion, an FMA, one more with a bias, and for
  *         a slot, which a quarter to a half of the groups have, a dot and a product by 128 (of bytes
- *         a shift and an addition).
+ *         a shift and an addition).  Loads and stores are free only if spread: the end of a group and the
+ *         beginning of the next, which are most of them, go row by row with the dots of a quad.
  * How:    a block of k: bytes of the weights (U8 as packed, U4 unpacked) and per group the scales
  *         times 2^0 .. 2^6, all within the L1 cache; then all rows over it, asking meanwhile for the next
  *         block, line by line between the dots: at once the requests would wait for each other.
@@ -58,10 +59,10 @@ static inline void widen_lines(const uint8_t *from, size_t bytes, uint8_t *to)
         }
 }
 
-/* zmm 0..23 sums (row r: 4r..4r+3), 24..27 weights or biases, 28 29 of rows in turn, 30 A or a slot's
+/* zmm 0..23 sums (row r: 4r..4r+3), 24..27 weights, 28 29 of rows or outputs in turn, 30 A or a slot's
  * high parts, 31 128.
  * Operands: %[x0]..%[x5] rows, %[at] of the group's record in them (r 0, p 4, e 8, start 12, a 16,
- * values 20), %[w] weights (256 bytes a quad), %[s] scales.
+ * values 20), %[w] weights (256 bytes a quad), %[s] scales; where a group ends %[at] and %[s] are the next one's.
  * ROWSn(X, q) is X(q, row, its four sums, 28 or 29) for each row; only DOTS wants a q. */
 /* clang-format off */
 #define ROWS1(X, q) X(q, 0, 0, 1, 2, 3, 28)
@@ -69,8 +70,9 @@ static inline void widen_lines(const uint8_t *from, size_t bytes, uint8_t *to)
 #define ROWS4(X, q) ROWS2(X, q) X(q, 2, 8, 9, 10, 11, 28) X(q, 3, 12, 13, 14, 15, 29)
 #define ROWS6(X, q) ROWS4(X, q) X(q, 4, 16, 17, 18, 19, 28) X(q, 5, 20, 21, 22, 23, 29)
 
-#define SET(r, a) "vpbroadcastd 12(%[x" #r "],%[at]), %%zmm" #a "\n\t"
-#define START(q, r, a0, a1, a2, a3, b) SET(r, a0) SET(r, a1) SET(r, a2) SET(r, a3)
+#define COPY(a, b) "vmovdqa64 %%zmm" #a ", %%zmm" #b "\n\t"
+#define START(q, r, a0, a1, a2, a3, b)                                                             \
+    "vpbroadcastd 12(%[x" #r "],%[at]), %%zmm" #a0 "\n\t" COPY(a0, a1) COPY(a0, a2) COPY(a0, a3)
 /* Row r's slot, if it has one, which no branch can foresee: each stands between dots of its own, so that
  * there is work at hand while a wrong guess is mended. */
 #define SLOT(add, r, a0, a1, a2, a3)                                                               \
@@ -98,37 +100,48 @@ static inline void widen_lines(const uint8_t *from, size_t bytes, uint8_t *to)
 #define DOTS(q, r, a0, a1, a2, a3, b)                                                              \
     "vpbroadcastd 20+4*" #q "(%[x" #r "],%[at]), %%zmm" #b "\n\t"                                  \
     DOT(b, 24, a0) DOT(b, 25, a1) DOT(b, 26, a2) DOT(b, 27, a3)
-#define QUAD(rows, q)                                                                              \
+#define PART(rows, what, q)                                                                        \
     "prefetcht1 (%[ask])\n\tprefetcht1 64(%[ask])\n\tadd %[ask_by], %[ask]\n\t"                    \
     "vmovdqu64 256*" #q "(%[w]), %%zmm24\n\tvmovdqu64 256*" #q "+64(%[w]), %%zmm25\n\t"            \
     "vmovdqu64 256*" #q "+128(%[w]), %%zmm26\n\tvmovdqu64 256*" #q "+192(%[w]), %%zmm27\n\t"       \
-    rows(DOTS, q)
+    rows(what, q)
+#define QUAD(rows, q) PART(rows, DOTS, q)
+/* All quads but the first. */
 #define QUADS8(rows, add)                                                                          \
-    QUAD(rows, 0) SLOT0(add) QUAD(rows, 1) SLOT1(add) QUAD(rows, 2) SLOT2(add)                     \
-    QUAD(rows, 3) SLOT3(add) QUAD(rows, 4) SLOT4(add) QUAD(rows, 5) SLOT5(add)                     \
-    QUAD(rows, 6) QUAD(rows, 7)
+    SLOT0(add) QUAD(rows, 1) SLOT1(add) QUAD(rows, 2) SLOT2(add) QUAD(rows, 3) SLOT3(add)          \
+    QUAD(rows, 4) SLOT4(add) QUAD(rows, 5) SLOT5(add) QUAD(rows, 6) QUAD(rows, 7)
 #define QUADS16(rows, add)                                                                         \
-    QUAD(rows, 0) QUAD(rows, 1) SLOT0(add) QUAD(rows, 2) QUAD(rows, 3) SLOT1(add)                  \
-    QUAD(rows, 4) QUAD(rows, 5) SLOT2(add) QUAD(rows, 6) QUAD(rows, 7) SLOT3(add)                  \
-    QUAD(rows, 8) QUAD(rows, 9) SLOT4(add) QUAD(rows, 10) QUAD(rows, 11) SLOT5(add)                \
-    QUAD(rows, 12) QUAD(rows, 13) QUAD(rows, 14) QUAD(rows, 15)
+    QUAD(rows, 1) SLOT0(add) QUAD(rows, 2) QUAD(rows, 3) SLOT1(add) QUAD(rows, 4) QUAD(rows, 5)    \
+    SLOT2(add) QUAD(rows, 6) QUAD(rows, 7) SLOT3(add) QUAD(rows, 8) QUAD(rows, 9) SLOT4(add)       \
+    QUAD(rows, 10) QUAD(rows, 11) SLOT5(add) QUAD(rows, 12) QUAD(rows, 13) QUAD(rows, 14)          \
+    QUAD(rows, 15)
 
-#define LOAD_BIAS                                                                                  \
-    "vmovups 7*256(%[s]), %%zmm24\n\tvmovups 7*256+64(%[s]), %%zmm25\n\t"                          \
-    "vmovups 7*256+128(%[s]), %%zmm26\n\tvmovups 7*256+192(%[s]), %%zmm27\n\t"
-#define ADD_BIAS(w, y) "vfmadd231ps %%zmm30, %%zmm" #w ", %%zmm" #y "\n\t"
-#define NO_BIAS(w, y)
-#define OUT(r, v, w, a, y, bias)                                                                   \
-    "vcvtdq2ps %%zmm" #a ", %%zmm" #a "\n\tvmovups 256*" #r "+64*" #v "(%[out]), %%zmm" #y "\n\t"  \
-    bias(w, y) "vfmadd231ps 64*" #v "(%[s],%[t]), %%zmm" #a ", %%zmm" #y "\n\t"                    \
-    "vmovups %%zmm" #y ", 256*" #r "+64*" #v "(%[out])\n\t"
-#define OUTS(r, a0, a1, a2, a3, bias)                                                              \
-    "movl 8(%[x" #r "],%[at]), %k[t]\n\tshl $8, %[t]\n\t"                                          \
-    OUT(r, 0, 24, a0, 28, bias) OUT(r, 1, 25, a1, 29, bias)                                        \
-    OUT(r, 2, 26, a2, 28, bias) OUT(r, 3, 27, a3, 29, bias)
-#define OUT_PLAIN(q, r, a0, a1, a2, a3, b) OUTS(r, a0, a1, a2, a3, NO_BIAS)
-#define OUT_BIAS(q, r, a0, a1, a2, a3, b)                                                          \
-    "vbroadcastss 16(%[x" #r "],%[at]), %%zmm30\n\t" OUTS(r, a0, a1, a2, a3, ADD_BIAS)
+/* Of the group before: sum = s * (float)sum + y, and with a bias first y = b * A + y. */
+#define OUT_PLAIN(r, v, a, y)                                                                      \
+    "vcvtdq2ps %%zmm" #a ", %%zmm" #a "\n\tvmovups 64*" #v "-2048(%[s],%[t]), %%zmm" #y "\n\t"     \
+    "vfmadd213ps 256*" #r "+64*" #v "(%[out]), %%zmm" #y ", %%zmm" #a "\n\t"                       \
+    "vmovups %%zmm" #a ", 256*" #r "+64*" #v "(%[out])\n\t"
+#define OUT_BIAS(r, v, a, y)                                                                       \
+    "vcvtdq2ps %%zmm" #a ", %%zmm" #a "\n\tvmovups 7*256+64*" #v "-2048(%[s]), %%zmm" #y "\n\t"    \
+    "vfmadd213ps 256*" #r "+64*" #v "(%[out]), %%zmm30, %%zmm" #y "\n\t"                           \
+    "vfmadd132ps 64*" #v "-2048(%[s],%[t]), %%zmm" #y ", %%zmm" #a "\n\t"                          \
+    "vmovups %%zmm" #a ", 256*" #r "+64*" #v "(%[out])\n\t"
+#define A_PLAIN(r)
+#define A_BIAS(r) "vbroadcastss 16-%c[step](%[x" #r "],%[at]), %%zmm30\n\t"
+/* The four bytes from 7 on are 256 * e; a shift would wait for the dots' ports. */
+#define OUTS(kind, r, a0, a1, a2, a3)                                                              \
+    "movl 7-%c[step](%[x" #r "],%[at]), %k[t]\n\t" A_##kind(r)                                     \
+    OUT_##kind(r, 0, a0, 28) OUT_##kind(r, 1, a1, 29)                                              \
+    OUT_##kind(r, 2, a2, 28) OUT_##kind(r, 3, a3, 29)
+#define LAST_PLAIN(q, r, a0, a1, a2, a3, b) OUTS(PLAIN, r, a0, a1, a2, a3)
+#define LAST_BIAS(q, r, a0, a1, a2, a3, b) OUTS(BIAS, r, a0, a1, a2, a3)
+/* Row by row the end of a group, and the beginning and first quad of the next. */
+#define TURN_PLAIN(q, r, a0, a1, a2, a3, b)                                                        \
+    OUTS(PLAIN, r, a0, a1, a2, a3) START(q, r, a0, a1, a2, a3, b) DOTS(q, r, a0, a1, a2, a3, b)
+#define TURN_BIAS(q, r, a0, a1, a2, a3, b)                                                         \
+    OUTS(BIAS, r, a0, a1, a2, a3) START(q, r, a0, a1, a2, a3, b) DOTS(q, r, a0, a1, a2, a3, b)
+#define FIRST(q, r, a0, a1, a2, a3, b)                                                             \
+    START(q, r, a0, a1, a2, a3, b) DOTS(q, r, a0, a1, a2, a3, b)
 
 #define CLOBBERS                                                                                   \
     "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",        \
@@ -142,40 +155,46 @@ typedef void tile_fn(const uint8_t *w, size_t group, const tile_scales *s, int64
                      size_t ask_by);
 
 /* n groups of `quads`, whose weights lie `group` bytes apart. */
-#define TILE(name, shape, n_rows, quads, add, load, to)                                            \
-    static __attribute__((noinline)) void name(                                                    \
-        const uint8_t *w, size_t group, const tile_scales *s, int64_t n, const uint8_t *const *x,  \
-        size_t at, float *out, const uint8_t *ask, size_t ask_by)                                  \
-    {                                                                                              \
-        static const int32_t by = 128;                                                             \
-        size_t t;                                                                                  \
-        const uint8_t *row[6];                                                                     \
-        for (int r = 0; r < 6; r++)                                                                \
-            row[r] = x[r < (n_rows) ? r : 0];                                                      \
-        __asm__ volatile(                                                                          \
-            "vpbroadcastd %[by], %%zmm31\n\t.p2align 6\n1:\n\t" shape(START, 0)                    \
-                QUADS##quads(shape, add)                                                           \
-                    load shape(to, 0) "add $4*" #quads "+24, %[at]\n\tadd %[group], %[w]\n\t"      \
-                                      "add $2048, %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                 \
-            : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t), [ask] "+r"(ask)  \
-            : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]),              \
-              [x4] "r"(row[4]), [x5] "r"(row[5]), [group] "m"(group), [out] "r"(out),              \
-              [ask_by] "r"(ask_by), [by] "m"(by), [rows] "i"(n_rows)                               \
-            : CLOBBERS);                                                                           \
+#define TILE(name, shape, n_rows, quads, add, kind)                                                  \
+    static __attribute__((noinline)) void name(                                                      \
+        const uint8_t *w, size_t group, const tile_scales *s, int64_t n, const uint8_t *const *x,    \
+        size_t at, float *out, const uint8_t *ask, size_t ask_by)                                    \
+    {                                                                                                \
+        static const int32_t by = 128;                                                               \
+        size_t t;                                                                                    \
+        const uint8_t *row[6];                                                                       \
+        for (int r = 0; r < 6; r++)                                                                  \
+            row[r] = x[r < (n_rows) ? r : 0];                                                        \
+        __asm__ volatile(                                                                            \
+            "vpbroadcastd %[by], %%zmm31\n\t" PART(                                                  \
+                shape, FIRST,                                                                        \
+                0) ".p2align 6\n1:\n\t" QUADS##quads(shape,                                          \
+                                                     add) "add %[step], %[at]\n\tadd %[group], "     \
+                                                          "%[w]\n\t"                                 \
+                                                          "add $2048, %[s]\n\tdecq %[n]\n\tjz "      \
+                                                          "3f\n\t" PART(                             \
+                                                              shape, TURN_##kind,                    \
+                                                              0) "jmp 1b\n3:\n\t" shape(LAST_##kind, \
+                                                                                        0)           \
+            : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t), [ask] "+r"(ask)    \
+            : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]),                \
+              [x4] "r"(row[4]), [x5] "r"(row[5]), [group] "m"(group), [out] "r"(out),                \
+              [ask_by] "r"(ask_by), [by] "m"(by), [rows] "i"(n_rows), [step] "i"(4 * (quads) + 24)   \
+            : CLOBBERS);                                                                             \
     }
-#define TILES(name, quads, add, load, to)                                                          \
-    TILE(name##_1, ROWS1, 1, quads, add, load, to)                                                 \
-    TILE(name##_2, ROWS2, 2, quads, add, load, to)                                                 \
-    TILE(name##_4, ROWS4, 4, quads, add, load, to)                                                 \
-    TILE(name##_6, ROWS6, 6, quads, add, load, to)
-TILES(codes_32, 8, ADD_CODES, "", OUT_PLAIN)
-TILES(codes_64, 16, ADD_CODES, "", OUT_PLAIN)
-TILES(codes_bias_32, 8, ADD_CODES, LOAD_BIAS, OUT_BIAS)
-TILES(codes_bias_64, 16, ADD_CODES, LOAD_BIAS, OUT_BIAS)
-TILES(bytes_32, 8, ADD_BYTES, "", OUT_PLAIN)
-TILES(bytes_64, 16, ADD_BYTES, "", OUT_PLAIN)
-TILES(bytes_bias_32, 8, ADD_BYTES, LOAD_BIAS, OUT_BIAS)
-TILES(bytes_bias_64, 16, ADD_BYTES, LOAD_BIAS, OUT_BIAS)
+#define TILES(name, quads, add, kind)                                                              \
+    TILE(name##_1, ROWS1, 1, quads, add, kind)                                                     \
+    TILE(name##_2, ROWS2, 2, quads, add, kind)                                                     \
+    TILE(name##_4, ROWS4, 4, quads, add, kind)                                                     \
+    TILE(name##_6, ROWS6, 6, quads, add, kind)
+TILES(codes_32, 8, ADD_CODES, PLAIN)
+TILES(codes_64, 16, ADD_CODES, PLAIN)
+TILES(codes_bias_32, 8, ADD_CODES, BIAS)
+TILES(codes_bias_64, 16, ADD_CODES, BIAS)
+TILES(bytes_32, 8, ADD_BYTES, PLAIN)
+TILES(bytes_64, 16, ADD_BYTES, PLAIN)
+TILES(bytes_bias_32, 8, ADD_BYTES, BIAS)
+TILES(bytes_bias_64, 16, ADD_BYTES, BIAS)
 
 static tile_fn *tile_of(const mr_layout *l, const mr_qform *f, int rows)
 {
