@@ -32,7 +32,7 @@ enum {
 /* Vectors of columns beside `rows` rows. */
 #define COLS_OF(rows) ((rows)*4 <= TILE_ACC ? 4 : (rows)*2 <= TILE_ACC ? 2 : 1)
 
-#define TILE_UNROLL _Pragma("GCC unroll 16")
+#define TILE_UNROLL LANES_UNROLL
 
 /* Lines of queries: words of one d, with dots of two. */
 LANES_INLINE int64_t query_lines(int64_t dk, bool dots)

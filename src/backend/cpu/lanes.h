@@ -62,8 +62,13 @@ static inline v16f v16f_neg(v16f a)
     return v16f_bits(v16i_xor(v16i_bits(a), v16i_set1((int32_t)0x80000000)));
 }
 
-/* For loops over a register tile: fully unrolled, or the tile would live in memory. */
-#define LANES_UNROLL _Pragma("GCC unroll 8")
+/* For loops over a register tile: fully unrolled, or the tile would live in memory.  (In plain C it lives
+ * there anyway, and unrolling makes the files four times as long to compile.) */
+#ifdef LANES_ROLLED
+#define LANES_UNROLL _Pragma("GCC unroll 1")
+#else
+#define LANES_UNROLL _Pragma("GCC unroll 16")
+#endif
 #define LANES_INLINE static inline __attribute__((always_inline))
 
 /* Lanes 0..n-1 of a, the others b. */

@@ -14,6 +14,7 @@
 
 #define LANES_FN(name) name##_c
 #define LANES_NAME "c"
+#define LANES_ROLLED
 enum { LANES_TILE_ROWS = 2, LANES_TILE_COLS = 1 };
 
 typedef float quarter_f __attribute__((vector_size(16)));

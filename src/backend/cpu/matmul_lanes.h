@@ -45,7 +45,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 /* Named as clang-format knows it. */
-#define foreach(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
+#define foreach(i, n) LANES_UNROLL for (int i = 0; i < (n); i++)
 
 /* With few rows weights come from memory: each line, of scales too, asks for the one far on to come to the
  * L2 cache, which can have many under way, and for the one ROW_NEAR bytes on to come to L1, which can
