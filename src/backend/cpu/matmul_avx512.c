@@ -49,6 +49,13 @@ static inline v16i dot_u8(v16i acc, w8 w, x8 x)
 
 #define dot_u4 dot_u8
 
+/* With a quad of values at p. */
+static inline v16i dot_at(v16i acc, v16i w, const uint8_t *p)
+{
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(*(const uint8_t(*)[4])p));
+    return acc;
+}
+
 /* One product of the low halves of lanes by 128. */
 #define ADD_SLOT
 static inline v16i add_slot(v16i sum, v16i slot)

@@ -151,11 +151,14 @@ void mr_block_row(const mr_block *b, int64_t e, const int64_t *columns, int n)
     const mr_matrix *m = job->w[0];
     int64_t first[2];
     mr_column c[2];
+    const uint8_t *x[MR_ACT_PARTS];
     bool pair = job->w[1] != NULL;
+    for (int i = 0; i < job->parts; i++)
+        x[i] = b->x[i] + MR_QROW_HEADER;
     for (int i = 0; i < n; i++)
         c[i] = next_column(b, i, e, columns[pair ? 0 : i], &first[i]);
     if (job->form.k)
-        job->kernels->row_i8(c, n, m->units, &job->form, b->x[0] + MR_QROW_HEADER, b->sums);
+        job->kernels->row_i8(c, n, m->units, &job->form, x, job->parts, b->sums);
     else if (job->prepared)
         for (int i = 0; i < n; i++)
             sums_bf16(b, &c[i], m->k, b->sums[i]);

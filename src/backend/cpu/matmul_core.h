@@ -237,9 +237,10 @@ typedef struct mr_mm_kernels {
      * group; those from `slots` on are even. */
     void (*tile_i8)(const mr_column *c, int64_t units, const mr_qform *f,
                     const uint8_t *const *rows, int n, int slots, float *out);
-    /* One row, n = 1 or 2 columns of one matrix, or of two that share activations: out[i] for c[i]. */
-    void (*row_i8)(const mr_column *c, int n, int64_t units, const mr_qform *f, const uint8_t *x,
-                   float *const *out);
+    /* One row, n = 1 or 2 columns of one matrix, or of two that share activations: out[i] for c[i].  On
+     * int8 in so many parts, 1 or MR_ACT_PARTS, whose sums follow each other. */
+    void (*row_i8)(const mr_column *c, int n, int64_t units, const mr_qform *f,
+                   const uint8_t *const *x, int parts, float *const *out);
     void (*row_f32)(const mr_column *c, int n, int64_t k, const float *x, float *const *out);
     /* The first `units` of a U4 or CODES column as units of mr_layout_bytes. */
     void (*unpack_bytes)(const mr_column *c, int64_t units, uint8_t *panel);

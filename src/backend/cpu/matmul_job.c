@@ -124,7 +124,7 @@ static void run_row(const mr_block *b, int64_t e, int64_t base, const stretch *o
     }
 }
 
-/* What is read first of n columns of matrix e, from `first` on; one: by one prepared row, in two runs. */
+/* What is read first of n columns of matrix e, from `first` on; one: by one row, in two runs. */
 static mr_ahead begins(const mr_matrix *w, const mr_matrix *pair, int64_t e, int64_t first,
                        int64_t n, bool one)
 {
@@ -158,7 +158,7 @@ static void look_ahead(const schedule *s, const stretch *own, int64_t e, bool la
     const mr_job *job = s->job;
     const int64_t after = base + s->columns, end = own->end < after ? own->end : after;
     const int64_t first = own->first > base ? own->first : base, half = (end - first + 1) / 2;
-    const bool runs = !job->w[1] && b->vectors == 1;
+    const bool runs = !job->w[1] && b->rows == 1;
     b->end[0] = column_end(job->w[0], e, (runs ? first + half : end) - 1 - base);
     if (job->w[1] || runs)
         b->end[1] = column_end(job->w[job->w[1] ? 1 : 0], e, end - 1 - base);
@@ -170,7 +170,7 @@ static void look_ahead(const schedule *s, const stretch *own, int64_t e, bool la
         e++;
     int64_t left = own->end - after;
     b->then = begins(job->w[0], job->w[1], e, 0, left < s->columns ? left : s->columns,
-                     rows_of(job, e) * job->parts == 1);
+                     rows_of(job, e) == 1);
 }
 
 static void run_items(void *ctx, int task, int worker)
@@ -194,7 +194,7 @@ static void run_items(void *ctx, int task, int worker)
         int64_t left = s->columns - column < run.end - item ? s->columns - column : run.end - item;
         look_ahead(s, &home, e, (row_block + 1) * s->columns == here, base + row_block * s->columns,
                    worker, &b);
-        if (b.vectors == 1)
+        if (b.rows == 1)
             run_row(&b, e, base + row_block * s->columns, &home, item, left);
         else
             for (int64_t i = 0; i < left; i++)
@@ -259,7 +259,7 @@ void mr_job_tell(const mr_job *told)
             const int64_t column = (own.first - base) % s.columns, left = s.columns - column;
             const bool apart = job.pairs || job.w[0]->e == 1;
             a = begins(job.w[0], job.w[1], e, column, apart && left < n ? left : n,
-                       apart && rows_of(&job, e) * job.parts == 1);
+                       apart && rows_of(&job, e) == 1);
         }
         mr_pool_tell(job.mm->pool, t, &a);
     }

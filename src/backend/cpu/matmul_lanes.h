@@ -26,7 +26,8 @@
  *   dots_u4(acc, line, x4, line, x4)  two quads at once, if DOTS_U4 is defined
  *   add_slot(sum, slot)               sum + 128*slot of 16 bits, if ADD_SLOT is defined
  *   shift_up(a, n)                    lanes << n, n not a constant
- *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2
+ *   ROW_STREAMS                       columns that one row reads in turn, 1 or 2; with 2:
+ *   dot_at(acc, line, p)              dot_u8 or dot_u4 with the quad of values at p
  *   FEW_CODES                         rows of codes that are read without a buffer, 1 or 4
  *   v16f number_u8(line, j)           the numbers q[k+j], j < 4, of a line of U8, and j < 8 of U4
  *   v16f number_u4(line, j)           (needless with FEW_ROWS_F32)

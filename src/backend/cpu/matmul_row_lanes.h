@@ -42,14 +42,14 @@ INLINE v16i row_slot(const uint8_t *lines, int v, bool u4, const uint8_t *record
     return v16i_shl(dot_u4(v16i_zero(), line, slot_u4(r)), 7);
 }
 
-/* y of one stream after a group: fma(b, A, y), then fma(s, I << e, y). */
+/* y of one stream after a group: fma(b, A, y), then fma(s, I << e, y).  Rows that are even have no slot. */
 INLINE void row_scale(const uint8_t *lines, const uint8_t *after, const uint8_t *record, bool u4,
-                      mr_dtype type, bool bias, v16i acc[ROW_NV], v16f y[ROW_NV])
+                      bool even, mr_dtype type, bool bias, v16i acc[ROW_NV], v16f y[ROW_NV])
 {
     const size_t size = number_size(type);
     foreach (v, ROW_NV) {
         const uint8_t *at = after + 16 * size * (size_t)v;
-        v16i sum = v16i_add(acc[v], row_slot(lines, v, u4, record));
+        v16i sum = even ? acc[v] : v16i_add(acc[v], row_slot(lines, v, u4, record));
         if (bias)
             y[v] = v16f_fma(load_numbers(at + 64 * size, type), v16f_set1(record_a(record)), y[v]);
         sum = shift_up(sum, RECORD(record, e));
@@ -93,7 +93,7 @@ INLINE void row_i8_streams(const mr_column *c, int streams, int64_t units, const
                 }
             }
             foreach (s, streams)
-                row_scale(unit[s] + first, unit[s] + lines, x, u4, type, bias, acc[s], y[s]);
+                row_scale(unit[s] + first, unit[s] + lines, x, u4, false, type, bias, acc[s], y[s]);
         }
         foreach (s, streams) {
             for (size_t i = lines; i < next; i += 64)
@@ -106,15 +106,90 @@ INLINE void row_i8_streams(const mr_column *c, int streams, int64_t units, const
             v16f_store(out[s] + 16 * v, y[s][v]);
 }
 
-typedef void row_i8_fn(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *x,
-                       float *const *out);
+#if ROW_STREAMS > 1
+/* The parts of one row (MR_ACT_PARTS) and two streams: the same, with outputs in memory, and quads that come
+ * with the dots, so that sums find room in the registers.  Parts two and three have no slot. */
+INLINE void row_i8_parts(const mr_column *c, int64_t units, const mr_qform *f,
+                         const uint8_t *const *rows, bool u4, mr_dtype type, bool bias,
+                         float *const *out)
+{
+    v16i acc[2][MR_ACT_PARTS][ROW_NV];
+    const uint8_t *unit[2] = {c[0].data, c[1].data}, *x[MR_ACT_PARTS];
+    const int quads = f->group / 4, per_unit = c->layout->k_unit / f->group;
+    const size_t lines = c->lines, next = c->unit, group = lines / (size_t)per_unit, step = f->step;
+    size_t far[2];
+    foreach (p, MR_ACT_PARTS)
+        x[p] = rows[p];
+    for (int64_t u = 0; u < units; u++) {
+        foreach (s, 2)
+            far[s] = row_far(c + s, unit[s]);
+        for (int g = 0; g < per_unit; g++) {
+            const size_t first = (size_t)g * group;
+            foreach (s, 2)
+                foreach (p, MR_ACT_PARTS)
+                    foreach (v, ROW_NV)
+                        acc[s][p][v] = v16i_set1(RECORD(x[p], start));
+            for (size_t i = 0; i < (size_t)quads; i += u4 ? 2 : 1) {
+                const size_t at = first + 256 * (u4 ? i / 2 : i), quad = sizeof(mr_qgroup) + 4 * i;
+                foreach (s, 2)
+                    foreach (v, ROW_NV) {
+                        const uint8_t *line = unit[s] + at + 64 * v;
+                        v16i w = load_line(line), low = u4 ? v16i_field(w, 0, 4, 0) : w;
+                        row_ask(line, far[s]);
+                        foreach (p, MR_ACT_PARTS)
+                            acc[s][p][v] = dot_at(acc[s][p][v], low, x[p] + quad);
+                        if (!u4)
+                            continue;
+                        w = v16i_field(w, 4, 4, 0);
+                        foreach (p, MR_ACT_PARTS)
+                            acc[s][p][v] = dot_at(acc[s][p][v], w, x[p] + quad + 4);
+                    }
+            }
+            foreach (s, 2)
+                foreach (p, MR_ACT_PARTS) {
+                    v16f y[ROW_NV];
+                    foreach (v, ROW_NV)
+                        y[v] = v16f_load(out[s] + p * MR_TILE_OUT + 16 * v);
+                    row_scale(unit[s] + first, unit[s] + lines, x[p], u4, p > 0, type, bias,
+                              acc[s][p], y);
+                    foreach (v, ROW_NV)
+                        v16f_store(out[s] + p * MR_TILE_OUT + 16 * v, y[v]);
+                }
+            foreach (p, MR_ACT_PARTS)
+                x[p] += step;
+        }
+        foreach (s, 2) {
+            for (size_t i = lines; i < next; i += 64)
+                row_ask(unit[s] + i, far[s]);
+            unit[s] += next;
+        }
+    }
+}
+#endif
+
+typedef void row_i8_fn(const mr_column *c, int64_t units, const mr_qform *f,
+                       const uint8_t *const *x, float *const *out);
 
 #define ROW_I8(name, streams, u4, type, bias)                                                      \
-    static __attribute__((noinline)) void name(                                                    \
-        const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *x, float *const *out) \
+    static __attribute__((noinline)) void name(const mr_column *c, int64_t units,                  \
+                                               const mr_qform *f, const uint8_t *const *x,         \
+                                               float *const *out)                                  \
     {                                                                                              \
-        row_i8_streams(c, streams, units, f, x, u4, type, bias, out);                              \
+        row_i8_streams(c, streams, units, f, *x, u4, type, bias, out);                             \
     }
+#if ROW_STREAMS > 1
+#define ROW_I8_PARTS(name, u4, type, bias)                                                         \
+    static __attribute__((noinline)) void name(const mr_column *c, int64_t units,                  \
+                                               const mr_qform *f, const uint8_t *const *x,         \
+                                               float *const *out)                                  \
+    {                                                                                              \
+        row_i8_parts(c, units, f, x, u4, type, bias, out);                                         \
+    }
+#define FN_PARTS(name) name
+#else
+#define ROW_I8_PARTS(name, u4, type, bias)
+#define FN_PARTS(name) NULL
+#endif
 #define ROW_I8_ALL(type, t)                                                                        \
     ROW_I8(row_u8_1_##t, 1, false, type, false)                                                    \
     ROW_I8(row_u8_1_##t##_bias, 1, false, type, true)                                              \
@@ -123,14 +198,20 @@ typedef void row_i8_fn(const mr_column *c, int64_t units, const mr_qform *f, con
     ROW_I8(row_u4_1_##t, 1, true, type, false)                                                     \
     ROW_I8(row_u4_1_##t##_bias, 1, true, type, true)                                               \
     ROW_I8(row_u4_2_##t, ROW_STREAMS, true, type, false)                                           \
-    ROW_I8(row_u4_2_##t##_bias, ROW_STREAMS, true, type, true)
+    ROW_I8(row_u4_2_##t##_bias, ROW_STREAMS, true, type, true)                                     \
+    ROW_I8_PARTS(row_u8_parts_##t, false, type, false)                                             \
+    ROW_I8_PARTS(row_u8_parts_##t##_bias, false, type, true)                                       \
+    ROW_I8_PARTS(row_u4_parts_##t, true, type, false)                                              \
+    ROW_I8_PARTS(row_u4_parts_##t##_bias, true, type, true)
 #define ROW_I8_TABLE(t)                                                                            \
     {                                                                                              \
-        {{row_u8_1_##t, row_u8_1_##t##_bias}, {row_u8_2_##t, row_u8_2_##t##_bias}},                \
+        {{row_u8_1_##t, row_u8_1_##t##_bias},                                                      \
+         {row_u8_2_##t, row_u8_2_##t##_bias},                                                      \
+         {FN_PARTS(row_u8_parts_##t), FN_PARTS(row_u8_parts_##t##_bias)}},                         \
         {                                                                                          \
-            {row_u4_1_##t, row_u4_1_##t##_bias},                                                   \
+            {row_u4_1_##t, row_u4_1_##t##_bias}, {row_u4_2_##t, row_u4_2_##t##_bias},              \
             {                                                                                      \
-                row_u4_2_##t, row_u4_2_##t##_bias                                                  \
+                FN_PARTS(row_u4_parts_##t), FN_PARTS(row_u4_parts_##t##_bias)                      \
             }                                                                                      \
         }                                                                                          \
     }
@@ -148,29 +229,29 @@ static bool row_alike(const mr_column *a, const mr_column *b)
            l->form.run == m->form.run;
 }
 
-static void row_i8(const mr_column *c, int n, int64_t units, const mr_qform *f, const uint8_t *x,
-                   float *const *out)
+static void row_i8(const mr_column *c, int n, int64_t units, const mr_qform *f,
+                   const uint8_t *const *x, int parts, float *const *out)
 {
-    static row_i8_fn *const fns[3][2][2][2] = {ROW_I8_TABLE(bf16), ROW_I8_TABLE(f16),
+    static row_i8_fn *const fns[3][2][3][2] = {ROW_I8_TABLE(bf16), ROW_I8_TABLE(f16),
                                                ROW_I8_TABLE(f32)};
     const mr_layout *l = c->layout;
     bool u4 = l->kind == MR_PACK_U4;
     if (n > 1 && (ROW_STREAMS < 2 || !row_alike(c, c + 1))) {
-        row_i8(c, 1, units, f, x, out);
-        row_i8(c + 1, 1, units, f, x, out + 1);
+        row_i8(c, 1, units, f, x, parts, out);
+        row_i8(c + 1, 1, units, f, x, parts, out + 1);
         return;
     }
-    if (c->nv == ROW_NV && l->kind == MR_PACK_CODES) {
-        (n == 1 ? codes_fns_of(l)->one : codes_fns_of(l)->two)(c, units, f, &x, 1, out);
+    if (c->nv == ROW_NV && l->kind == MR_PACK_CODES && parts == 1) {
+        (n == 1 ? codes_fns_of(l)->one : codes_fns_of(l)->two)(c, units, f, x, 1, out);
         return;
     }
-    if (c->nv != ROW_NV || (!u4 && l->kind != MR_PACK_U8)) {
+    if (c->nv != ROW_NV || (!u4 && l->kind != MR_PACK_U8) || n < (parts > 1 ? 2 : 1)) {
         for (int s = 0; s < n; s++)
-            tile_i8(c + s, units, f, &x, 1, 1, out[s]);
+            tile_i8(c + s, units, f, x, parts, 1, out[s]);
         return;
     }
     int type = l->scale_dtype == MR_BF16 ? 0 : l->scale_dtype == MR_F16 ? 1 : 2;
-    fns[type][u4][n - 1][l->bias](c, units, f, x, out);
+    fns[type][u4][parts > 1 ? 2 : n - 1][l->bias](c, units, f, x, out);
 }
 
 /* ---- f32 activations ---------------------------------------------------------------------- */
