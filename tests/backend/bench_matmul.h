@@ -61,7 +61,7 @@ static inline void bench_matrix(mr_pool *pool, mr_fmt fmt, int64_t n, int64_t k,
             double t = bench_call(&mm, m, x, rows, y, scratch, isa == MR_ISA_C ? 0.0 : 0.3);
             double ops = 2.0 * (double)n * (double)k * (double)rows / t,
                    bytes = (double)m->matrix / t;
-            double peak = bench_peak((mr_isa)isa, p == MR_FAST);
+            double peak = bench_peak((mr_isa)isa, p == MR_FAST ? MR_ARITH_INT8 : MR_ARITH_F32);
             plain = isa == MR_ISA_C ? t : plain;
             printf("%-16s %5dx%-5d %4d rows  %-18s %8.1f GB/s (%3.0f%% of read) %8.1f GOP/s "
                    "(%3.0f%% of peak)  %6.2fx C\n",
@@ -114,7 +114,7 @@ static inline void bench_experts(mr_pool *pool, const char *only)
                 best = t < best ? t : best;
             }
             double ops = 2.0 * N * K * (double)(rows * TOP) / best;
-            double peak = bench_peak((mr_isa)isa, mr_matmul_arith(&mm, fmt) == MR_ARITH_INT8);
+            double peak = bench_peak((mr_isa)isa, mr_matmul_arith(&mm, fmt));
             printf(
                 "%-16s %d experts of %dx%d, %3d rows each  %-18s %8.1f GOP/s (%3.0f%% of peak)\n",
                 mr_fmt_name(fmt, name), EXPERTS, N, K, (int)each, mr_matmul_kernel(&mm, fmt),

@@ -9,6 +9,8 @@
 
 #include "tensor/tensor.h"
 
+static bool slow; /* dots of bf16 are emulated */
+
 typedef struct shape {
     const char *name, *mask;
     int heads, group, dk, dv; /* dv 0: the first `out` of the keys */
@@ -447,7 +449,7 @@ static void check_unseen(const data *d, const mr_graph *g, mr_isa isa, int64_t c
     }
 }
 
-static void check_native(const shape *s, mr_isa isa, bool slow)
+static void check_native(const shape *s, mr_isa isa)
 {
     mr_graph *g = graph_of(s);
     data d = make_data(s, CK_PLAIN);
@@ -499,28 +501,28 @@ static void check_all_native(void)
         {"native full", "full", 2, 3, 16, 16, 16, 0, 0, 0, 75},
         {"native spans", "causal", 1, 13, 16, 40, 40, 0, 0, 0, 268},
     };
-    const bool slow = emulate_bf16();
     const mr_isa isa = mr_isa_has_bf16(MR_ISA_AVX512) ? MR_ISA_AVX512 : MR_ISA_NEON;
     if (!mr_isa_has_bf16(isa)) {
         printf("skipped: native, as this CPU has no dots of bf16\n");
         return;
     }
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        check_native(&own[i], isa, slow);
+        check_native(&own[i], isa);
     for (size_t i = 0; !slow && !ck_small && i < sizeof shapes / sizeof *shapes; i++)
-        check_native(&shapes[i], isa, slow);
+        check_native(&shapes[i], isa);
 }
 
 /* The last `rows` positions of a session of s->n, on one thread. */
 static void bench_isa(const shape *s, const mr_graph *g, const data *d, float *y, int64_t rows,
-                      mr_isa isa)
+                      mr_isa isa, mr_precision p)
 {
     test_case t;
-    case_open(&t, g, isa, 1, MR_FAST, 512);
+    case_open(&t, g, isa, 1, p, 512);
     new_kv(&t, 0, s->n, 512);
     for (int64_t at = 0; at < s->n; at += 512)
         feed(&t, d, 0, at, at + 512 < s->n ? at + 512 : s->n, y);
-    double peak = bench_peak(isa, false), best = 1e9, t0 = ck_now(), start = t0;
+    double peak = bench_peak(isa, p == MR_NATIVE ? MR_ARITH_BF16 : MR_ARITH_F32), best = 1e9,
+           t0 = ck_now(), start = t0;
     do {
         feed(&t, d, 0, s->n - rows, s->n, y);
         double t1 = ck_now();
@@ -530,9 +532,10 @@ static void bench_isa(const shape *s, const mr_graph *g, const data *d, float *y
     double keys = (double)rows * ((double)s->n - 0.5 * (double)(rows - 1));
     double flop = 2 * keys * s->heads * s->group * (s->dk + s->out);
     double bytes = 2.0 * (double)s->n * s->heads * (s->dk + s->dv);
-    printf("%-16s %-7s %4d rows of %5d: %9.1f us  %6.1f GFLOP/s (%3.0f%% of peak)  %6.2f GB/s\n",
-           s->name, mr_isa_name(isa), (int)rows, s->n, 1e6 * best, 1e-9 * flop / best,
-           peak > 0 ? 100 * flop / best / peak : 0, 1e-9 * bytes / best);
+    printf(
+        "%-16s %-7s %-6s %4d rows of %5d: %9.1f us  %6.1f GFLOP/s (%3.0f%% of peak)  %6.2f GB/s\n",
+        s->name, mr_isa_name(isa), mr_precision_name(p), (int)rows, s->n, 1e6 * best,
+        1e-9 * flop / best, peak > 0 ? 100 * flop / best / peak : 0, 1e-9 * bytes / best);
     fflush(stdout);
     case_close(&t);
 }
@@ -544,8 +547,11 @@ static void bench(const shape *s, int64_t rows)
     mr_graph *g = graph_of(s);
     data d = make_data(s, CK_PLAIN);
     float *y = ck_floats(s->n * y_row(s));
-    for (int i = 1; i < isas; i++)
-        bench_isa(s, g, &d, y, rows, isa[i]);
+    for (int i = 1; i < isas; i++) {
+        bench_isa(s, g, &d, y, rows, isa[i], MR_FAST);
+        if (mr_isa_has_bf16(isa[i]) && !slow)
+            bench_isa(s, g, &d, y, rows, isa[i], MR_NATIVE);
+    }
     mr_graph_free(g);
     ck_free_all();
 }
@@ -571,6 +577,7 @@ static void bench_all(const char *only)
 int main(int argc, char **argv)
 {
     ck_begin(argc, argv);
+    slow = emulate_bf16();
     if (ck_bench) {
         bench_all(argc > 2 ? argv[2] : NULL);
         return 0;

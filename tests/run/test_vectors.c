@@ -6,8 +6,9 @@
  * For every case: logits in exact precision for the whole prompt, in chunks of 1 and 7, within
  * 1e-4 * (1 + |reference|); greedy continuations; for diffusion the block's ids after every
  * denoising step.  Then the bits: logits must be byte-identical for chunks of 1, 7 and all, for 1,
- * 2 and 4 threads, and for every instruction set this CPU has, within exact and within fast.
- * --quick: one instruction set, logits only.
+ * 2 and 4 threads, and for every instruction set this CPU has, within exact and within fast; within
+ * native for the one that has dots of bf16 pairs; where they are emulated, of cases that are named.
+ * --quick: one instruction set, logits only, and the bits of native.
  * No cmocka: this test also runs on emulated machines. */
 #include <dirent.h>
 #include <math.h>
@@ -18,6 +19,7 @@
 #include "base/cpu.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "backend/emulate_bf16.h"
 #include "millrace.h"
 
 static int failed, passed;
@@ -89,6 +91,17 @@ static float *npy(const char *path, int64_t *n)
 }
 
 /* ---- logits ---- */
+
+enum { NATIVE = 2, PRECISIONS };
+static const char *const precisions[PRECISIONS] = {"exact", "fast", "native"};
+
+static bool slow; /* dots are emulated, each by a signal: too long for all cases */
+
+/* Native without dots is as fast. */
+static bool has(mr_isa isa, int precision)
+{
+    return mr_isa_have(isa) && (precision != NATIVE || (mr_isa_has_bf16(isa) && !slow));
+}
 
 typedef struct setup {
     const char *dir, *precision, *cpu;
@@ -260,13 +273,12 @@ static void check_same(const setup *s, const feed_of *f, int64_t chunk, float **
     mr_engine_close(e);
 }
 
-static void check_bits(const setup *base, const feed_of *f)
+static void check_bits(const setup *base, const feed_of *f, int from)
 {
-    static const char *const precisions[] = {"exact", "fast"};
-    for (int p = 0; p < 2; p++) {
+    for (int p = from; p < PRECISIONS; p++) {
         float *first = NULL;
         for (int isa = 0; isa < MR_ISA_COUNT; isa++) {
-            if (!mr_isa_have((mr_isa)isa))
+            if (!has((mr_isa)isa, p))
                 continue;
             setup s = *base;
             s.cpu = mr_isa_name((mr_isa)isa);
@@ -516,18 +528,20 @@ static void check_canvas_logits(const setup *base, mr_jval c, const char *dir, b
     char path[1100];
     int64_t n_one = 0, n_two = 0;
     snprintf(path, sizeof path, "%s/logits.npy", dir);
-    float *one = npy(path, &n_one), *first[2] = {NULL, NULL};
+    float *one = npy(path, &n_one), *first[PRECISIONS] = {NULL};
     snprintf(path, sizeof path, "%s/logits_sc.npy", dir);
     float *two = npy(path, &n_two);
     static const int64_t chunks[] = {1 << 20, 1, 7};
     for (int isa = 0; one && two && isa < MR_ISA_COUNT; isa++) {
         if (!mr_isa_have((mr_isa)isa) || (!bits && isa))
             continue;
-        for (int k = 0; k < 6; k++) {
+        for (int k = 0; k < 3 * PRECISIONS; k++) {
             setup s = *base;
+            if (!has((mr_isa)isa, k / 3))
+                continue;
             s.cpu = bits ? mr_isa_name((mr_isa)isa) : base->cpu;
             s.threads = k % 3 == 2 ? 4 : 1 + k % 3;
-            s.precision = k < 3 ? "exact" : "fast";
+            s.precision = precisions[k / 3];
             mr_engine *e = open_engine(&s, -1, NULL, 0);
             if (!e)
                 break;
@@ -549,8 +563,8 @@ static void check_canvas_logits(const setup *base, mr_jval c, const char *dir, b
     CHECK(one && two, "%s: no logits", dir);
     free(one);
     free(two);
-    free(first[0]);
-    free(first[1]);
+    for (int p = 0; p < PRECISIONS; p++)
+        free(first[p]);
 }
 
 typedef struct canvas_run {
@@ -768,9 +782,9 @@ static void check_case(const char *root, const char *name, const char *cpu, bool
         check_greedy(&s, c, f.ids);
         snprintf(path, sizeof path, "%s/trace.json", dir);
         check_trace(&s, path);
-        if (!cpu)
-            check_bits(&s, &f);
     }
+    if (!canvas && !cpu)
+        check_bits(&s, &f, quick ? NATIVE : 0);
     free_feed(&f);
     doc_close(&d);
 }
@@ -786,6 +800,7 @@ int main(int argc, char **argv)
     const char *cpu = NULL, *root = "tests/vectors";
     bool quick = false;
     int named = 0;
+    const bool emulated = emulate_bf16();
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--cpu") == 0 && i + 1 < argc) {
             cpu = argv[++i];
@@ -798,6 +813,7 @@ int main(int argc, char **argv)
             check_case(root, argv[i], cpu, quick);
         }
     }
+    slow = emulated;
     if (!named) {
         struct dirent **list;
         int n = scandir(root, &list, is_case, alphasort);

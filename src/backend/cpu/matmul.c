@@ -32,8 +32,7 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
     static const char *const floats[4][MR_ISA_COUNT] = {ISAS("f32 f32", ""), ISAS("f32 f16", ""),
                                                         ISAS("f32 bf16", ""), ISAS("f32 fp8", "")};
     static const char *const bf16[MR_ISA_COUNT] = ISAS("bf16 bf16", "");
-    static const char *const no_dots[MR_ISA_COUNT] =
-        ISAS("f32 bf16", MR_NO_DOTS);
+    static const char *const no_dots[MR_ISA_COUNT] = ISAS("f32 bf16", MR_NO_DOTS);
 #define CODES(how)                                                                                 \
     {                                                                                              \
         ISAS(how " q2", ""), ISAS(how " q3", ""), ISAS(how " q4", ""), ISAS(how " q5", ""),        \
