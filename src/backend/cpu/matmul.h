@@ -36,7 +36,7 @@ bool mr_matrix_int8(const mr_matrix *m, mr_precision p,
 void mr_matrix_row(const mr_matrix *m, int64_t e, int64_t row, float *dst);
 
 /* Behind a kernel's name where `native` is as `fast` although all else would let it use dots. */
-#define MR_NO_DOTS " (native: this CPU has no bf16 dots)"
+#define MR_NO_DOTS " (no bf16 dots)"
 
 /* How a product runs. */
 typedef struct mr_mm {
