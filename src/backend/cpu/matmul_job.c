@@ -210,12 +210,28 @@ static int64_t even_rows(int64_t rows, int64_t blocks)
     return blocks == 1 ? rows : (each + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
 }
 
+/* Rows of a block, at most: all columns meet them, so prepared rows are to stay in the L2 cache, unless
+ * so few would be left that unpacking each column for them costs more. */
+static int64_t most_rows(const mr_job *job)
+{
+    enum { CACHE_BYTES = 1 << 20, LEAST_ROWS = 48 };
+    const mr_mm *mm = job->mm;
+    const mr_layout *l = &job->w[0]->layout;
+    int64_t rows = MR_BLOCK_ROWS / job->parts;
+    if (mr_job_parts(mm, l) > 0) {
+        const mr_qform form = mr_qform_of(mr_mm_kernels_for(mm->isa), l, job->w[0]->k);
+        const int64_t fit = CACHE_BYTES / ((int64_t)form.stride * job->parts);
+        const int64_t most = fit > LEAST_ROWS ? fit : LEAST_ROWS;
+        rows = rows < most ? rows : most;
+    }
+    return rows / TILE_ROWS * TILE_ROWS;
+}
+
 static schedule schedule_of(const mr_job *job)
 {
     int64_t threads = mr_pool_threads(job->mm->pool), largest = 0;
-    schedule s = {.job = job,
-                  .columns = mr_matrix_columns(job->w[0]),
-                  .block_rows = MR_BLOCK_ROWS / job->parts / TILE_ROWS * TILE_ROWS};
+    schedule s = {
+        .job = job, .columns = mr_matrix_columns(job->w[0]), .block_rows = most_rows(job)};
     for (int64_t e = 0; e < job->w[0]->e; e++)
         largest = rows_of(job, e) > largest ? rows_of(job, e) : largest;
     if (largest > 0)
