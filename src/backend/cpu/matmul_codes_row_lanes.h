@@ -425,7 +425,8 @@ typedef void codes_i8_fn(const mr_column *c, int64_t units, const mr_qform *f,
 typedef void codes_f32_fn(const mr_column *c, int64_t k, const float *x, float *out);
 
 typedef struct codes_fns {
-    codes_i8_fn *one, *two, *few[2]; /* a row of one column, of two; 3 and 4 rows of one */
+    codes_i8_fn *one, *two, *parts; /* a row of one column, of two; its parts, of two */
+    codes_i8_fn *few[2];            /* 3 and 4 rows of one */
     codes_f32_fn *f32;
 } codes_fns;
 
@@ -438,11 +439,13 @@ typedef struct codes_fns {
                       f, x, out);                                                                  \
     }
 #if ROW_STREAMS > 1
-#define CODES_TWO(name, ...) CODES_I8(codes_two_##name, 2, 1, __VA_ARGS__)
-#define FN_TWO(name) codes_two_##name
+#define CODES_TWO(name, ...)                                                                       \
+    CODES_I8(codes_two_##name, 2, 1, __VA_ARGS__)                                                  \
+    CODES_I8(codes_parts_##name, 2, MR_ACT_PARTS, __VA_ARGS__)
+#define FN_TWO(name) codes_two_##name, codes_parts_##name
 #else
 #define CODES_TWO(name, ...)
-#define FN_TWO(name) NULL
+#define FN_TWO(name) NULL, NULL
 #endif
 #if FEW_CODES > 1
 #define CODES_MORE(name, ...)                                                                      \

@@ -241,8 +241,9 @@ static void row_i8(const mr_column *c, int n, int64_t units, const mr_qform *f,
         row_i8(c + 1, 1, units, f, x, parts, out + 1);
         return;
     }
-    if (c->nv == ROW_NV && l->kind == MR_PACK_CODES && parts == 1) {
-        (n == 1 ? codes_fns_of(l)->one : codes_fns_of(l)->two)(c, units, f, x, 1, out);
+    if (c->nv == ROW_NV && l->kind == MR_PACK_CODES && (parts == 1 || n > 1)) {
+        const codes_fns *of = codes_fns_of(l);
+        (n == 1 ? of->one : parts == 1 ? of->two : of->parts)(c, units, f, x, 1, out);
         return;
     }
     if (c->nv != ROW_NV || (!u4 && l->kind != MR_PACK_U8) || n < (parts > 1 ? 2 : 1)) {
