@@ -25,6 +25,7 @@ static const shape shapes[] = {
     {"gqa", "causal", 2, 4, 64, 64, 64, 0, 0, 0, 203},
     {"gqa 7", "causal", 1, 7, 80, 48, 48, 0, 0, 0, 130},
     {"mqa odd", "causal", 1, 5, 20, 23, 23, 0, 0, 0, 70},
+    {"tiny", "causal", 1, 6, 3, 5, 5, 0, 0, 0, 128},
     {"softcap", "causal", 2, 2, 32, 32, 32, 0, 0, 5.0f, 100},
     {"mla", "causal", 1, 9, 72, 0, 61, 0, 0, 0, 140},
     {"mla full size", "causal", 1, 3, 576, 0, 512, 0, 0, 0, 80},

@@ -82,8 +82,9 @@ const mr_attention_kernels *mr_attention(mr_isa isa);
 extern const mr_attention_kernels mr_attention_c, mr_attention_avx2, mr_attention_avx512,
     mr_attention_neon;
 
-/* Bytes per thread, of which a task's own at the start, and of the part and the total of n pairs. */
-enum { MR_ATT_TASK_BYTES = 2560 };
+/* Bytes per thread, of which a task's own at the start, and of the part and the total of n pairs.
+ * Spare: floats behind the queries, which are written 16 lines at a time. */
+enum { MR_ATT_TASK_BYTES = 2560, MR_ATT_SPARE = 16 * MR_ATT_UNIT };
 size_t mr_attend_scratch(int dk, int dv);
 size_t mr_att_part_bytes(int n);
 size_t mr_att_total_bytes(int n, int dv);

@@ -30,6 +30,7 @@ typedef struct task {
 } task;
 
 _Static_assert(sizeof(task) <= MR_ATT_TASK_BYTES, "scratch has room for the task");
+_Static_assert(TILE_ROWS <= MR_ATT_UNIT, "and behind the queries for 15 lines more");
 
 /* Where the ISA has none this is known. */
 static inline bool dots_of(const mr_attend *a)
@@ -123,7 +124,7 @@ static task *begin(const mr_attend *a, void *scratch)
     t->v_panel = t->k_panel + MR_ATT_PANEL * (int64_t)a->dk;
     t->y = t->v_panel + MR_ATT_PANEL * MR_ATT_BAND;
     t->q = t->y + 16 * mr_up32(a->dv);
-    char *own = (char *)(t->q + (pairs + 16) * (int64_t)a->dk);
+    char *own = (char *)(t->q + pairs * (int64_t)a->dk + MR_ATT_SPARE);
     t->part = mr_att_part_at(own, pairs);
     t->total = mr_att_total_at(own + mr_att_part_bytes(pairs), pairs);
     ranges(a, t->lo, t->hi);

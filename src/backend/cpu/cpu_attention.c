@@ -33,8 +33,8 @@ size_t mr_att_total_bytes(int n, int dv)
 size_t mr_attend_scratch(int dk, int dv)
 {
     int pairs = mr_att_pairs(dk, dv);
-    size_t floats = ((size_t)pairs + MR_ATT_PANEL) * (size_t)dk + MR_ATT_PANEL * MR_ATT_BAND +
-                    16 * (size_t)(dk + mr_up32(dv)); /* 16: behind the queries */
+    size_t floats = ((size_t)pairs + MR_ATT_PANEL) * (size_t)dk + MR_ATT_SPARE +
+                    MR_ATT_PANEL * MR_ATT_BAND + 16 * (size_t)mr_up32(dv);
     return MR_ATT_TASK_BYTES + up64(floats * sizeof(float)) + mr_att_part_bytes(pairs) +
            mr_att_total_bytes(pairs, dv);
 }
