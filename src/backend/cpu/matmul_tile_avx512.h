@@ -148,40 +148,34 @@ static inline void widen_lines(const uint8_t *from, size_t bytes, uint8_t *to)
         "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18",   \
         "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28",  \
         "xmm29", "xmm30", "xmm31"
-/* clang-format on */
 
 typedef void tile_fn(const uint8_t *w, size_t group, const tile_scales *s, int64_t n,
                      const uint8_t *const *x, size_t at, float *out, const uint8_t *ask,
                      size_t ask_by);
 
 /* n groups of `quads`, whose weights lie `group` bytes apart. */
-#define TILE(name, shape, n_rows, quads, add, kind)                                                  \
-    static __attribute__((noinline)) void name(                                                      \
-        const uint8_t *w, size_t group, const tile_scales *s, int64_t n, const uint8_t *const *x,    \
-        size_t at, float *out, const uint8_t *ask, size_t ask_by)                                    \
-    {                                                                                                \
-        static const int32_t by = 128;                                                               \
-        size_t t;                                                                                    \
-        const uint8_t *row[6];                                                                       \
-        for (int r = 0; r < 6; r++)                                                                  \
-            row[r] = x[r < (n_rows) ? r : 0];                                                        \
-        __asm__ volatile(                                                                            \
-            "vpbroadcastd %[by], %%zmm31\n\t" PART(                                                  \
-                shape, FIRST,                                                                        \
-                0) ".p2align 6\n1:\n\t" QUADS##quads(shape,                                          \
-                                                     add) "add %[step], %[at]\n\tadd %[group], "     \
-                                                          "%[w]\n\t"                                 \
-                                                          "add $2048, %[s]\n\tdecq %[n]\n\tjz "      \
-                                                          "3f\n\t" PART(                             \
-                                                              shape, TURN_##kind,                    \
-                                                              0) "jmp 1b\n3:\n\t" shape(LAST_##kind, \
-                                                                                        0)           \
-            : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t), [ask] "+r"(ask)    \
-            : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]),                \
-              [x4] "r"(row[4]), [x5] "r"(row[5]), [group] "m"(group), [out] "r"(out),                \
-              [ask_by] "r"(ask_by), [by] "m"(by), [rows] "i"(n_rows), [step] "i"(4 * (quads) + 24)   \
-            : CLOBBERS);                                                                             \
+#define TILE(name, shape, n_rows, quads, add, kind)                                                \
+    static __attribute__((noinline)) void name(                                                    \
+        const uint8_t *w, size_t group, const tile_scales *s, int64_t n, const uint8_t *const *x,  \
+        size_t at, float *out, const uint8_t *ask, size_t ask_by)                                  \
+    {                                                                                              \
+        static const int32_t by = 128;                                                             \
+        size_t t;                                                                                  \
+        const uint8_t *row[6];                                                                     \
+        for (int r = 0; r < 6; r++)                                                                \
+            row[r] = x[r < (n_rows) ? r : 0];                                                      \
+        __asm__ volatile(                                                                          \
+            "vpbroadcastd %[by], %%zmm31\n\t" PART(shape, FIRST, 0) ".p2align 6\n1:\n\t"           \
+            QUADS##quads(shape, add) "add %[step], %[at]\n\tadd %[group], %[w]\n\t"                \
+            "add $2048, %[s]\n\tdecq %[n]\n\tjz 3f\n\t"                                            \
+            PART(shape, TURN_##kind, 0) "jmp 1b\n3:\n\t" shape(LAST_##kind, 0)                     \
+            : [w] "+r"(w), [s] "+r"(s), [at] "+r"(at), [n] "+m"(n), [t] "=&r"(t), [ask] "+r"(ask)  \
+            : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]),              \
+              [x4] "r"(row[4]), [x5] "r"(row[5]), [group] "m"(group), [out] "r"(out),              \
+              [ask_by] "r"(ask_by), [by] "m"(by), [rows] "i"(n_rows), [step] "i"(4 * (quads) + 24) \
+            : CLOBBERS);                                                                           \
     }
+/* clang-format on */
 #define TILES(name, quads, add, kind)                                                              \
     TILE(name##_1, ROWS1, 1, quads, add, kind)                                                     \
     TILE(name##_2, ROWS2, 2, quads, add, kind)                                                     \
