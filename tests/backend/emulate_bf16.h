@@ -2,7 +2,7 @@
  *
  * Why:    the kernels' own machine code runs; only this one instruction, refused by the CPU, is done here.
  * Use:    bool slow = emulate_bf16();   once; from then on it works on all threads, and mr_isa_has_bf16 says
- *         so.  True if the CPU refuses it: then each takes a microsecond or two.
+ *         so.  True if the CPU refuses it: then each takes up to ten microseconds.
  * Limits: 512 bits, registers only, no mask: the form that the kernels use.  Anything else that the CPU
  *         refuses ends the test as it would without this.
  */

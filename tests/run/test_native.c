@@ -173,9 +173,9 @@ static void test_models(void **state)
         return;
     }
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
-        length = slow ? 24 : MOST;
-        if (models[i].piece > 1)
-            length = slow ? 2 * models[i].piece : MOST / models[i].piece * models[i].piece;
+        length = slow ? 8 : MOST / models[i].piece * models[i].piece;
+        if (slow && models[i].piece > 1)
+            continue; /* some ten thousand dots a row */
         check_steps(&models[i]);
         check_model(&models[i]);
     }
