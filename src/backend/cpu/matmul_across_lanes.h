@@ -49,7 +49,6 @@ INLINE void across_tile(const mr_column *c, int v0, int64_t k1, const float *con
 {
     v16f acc[MAX_ROWS][MAX_NV], w[MAX_NV];
     const uint8_t *unit = c->data;
-    const size_t bytes = c->unit;
     const int groups = mr_across_groups(c->layout, c->nv), up = groups == c->nv       ? 0
                                                                 : groups * 2 == c->nv ? 1
                                                                                       : 2;
@@ -57,9 +56,8 @@ INLINE void across_tile(const mr_column *c, int v0, int64_t k1, const float *con
         foreach (v, nv)
             acc[r][v] = v16f_load(out + r * MR_TILE_OUT + 16 * (v0 + v));
     for (int64_t k = 0; k < k1; k += ACROSS_K, unit += c->unit) {
-        const size_t far = row_far(c, unit);
-        for (size_t i = 0; rows && v0 == 0 && i < bytes; i += 64)
-            row_ask(unit + i, far);
+        for (size_t i = 0; rows && v0 == 0 && i < c->unit; i += 64)
+            row_ask(unit + i, row_far(c, unit));
         foreach (j, ACROSS_K) {
             if (k + j >= k1)
                 continue;
