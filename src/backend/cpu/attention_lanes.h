@@ -30,7 +30,7 @@ typedef struct task {
 } task;
 
 _Static_assert(sizeof(task) <= MR_ATT_TASK_BYTES, "scratch has room for the task");
-_Static_assert(TILE_ROWS <= MR_ATT_UNIT, "and behind the queries for 15 lines more");
+_Static_assert((int)TILE_ROWS <= (int)MR_ATT_UNIT, "and behind the queries for 15 lines more");
 
 /* Where the ISA has none this is known. */
 static inline bool dots_of(const mr_attend *a)
