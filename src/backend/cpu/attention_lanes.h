@@ -500,8 +500,10 @@ enum { WHOLE = -1, LOW = 0xffff, HIGH = ~0xffff, MOST_RUNS = 4 * TILE_ROWS };
 
 static int add_run(run *r, int p, int rows, int from, int to)
 {
+    if (from >= to)
+        return 0;
     *r = (run){p, rows, from, to, WHOLE};
-    return from < to;
+    return 1;
 }
 
 /* With dots a range may begin or end between the two: one of them alone, of pair p. */
