@@ -32,8 +32,6 @@ enum {
 /* Vectors of columns beside `rows` rows. */
 #define COLS_OF(rows) ((rows)*4 <= TILE_ACC ? 4 : (rows)*2 <= TILE_ACC ? 2 : 1)
 
-#define TILE_UNROLL LANES_UNROLL
-
 /* Lines of queries: words of one d, with dots of two. */
 LANES_INLINE int64_t query_lines(int64_t dk, bool dots)
 {
@@ -68,7 +66,7 @@ LANES_INLINE void ask_lines(const void *panel, const char *next, int64_t i, int6
                             bool dots)
 {
     const char *p = panel;
-    TILE_UNROLL for (int64_t j = 0; j <= dots; j++)
+    LANES_UNROLL for (int64_t j = 0; j <= dots; j++)
     {
         int64_t at = 64 * (i + j), far = at + NEAR - 64 * lines;
         __builtin_prefetch(next + at, 0, 2);
@@ -83,26 +81,26 @@ LANES_INLINE void scores_cols(int rows, int cols, int c0, const float *q, const 
 {
     const int64_t n = query_lines(dk, dots);
     v16f acc[TILE_ROWS][4];
-    TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
+    LANES_UNROLL for (int r = 0; r < rows; r++) LANES_UNROLL for (int c = 0; c < cols; c++)
         acc[r][c] = v16f_zero();
     for (int64_t i = 0; i < n; i++) {
         const int64_t d = bf16 && dots ? 2 * i : i;
         v16f key[4];
-        TILE_UNROLL for (int c = 0; c < cols; c++)
+        LANES_UNROLL for (int c = 0; c < cols; c++)
         {
             int64_t panel = (c0 % 2 + c) / 2 * dk;
             key[c] = load_half(k, panel + d, (c0 + c) % 2, bf16, dots, d + 1 < dk);
             if (bf16 && (c0 + c) % 2 == 0)
                 ask_lines((const char *)k + 64 * panel, ahead + 64 * panel, d, dk, dots);
         }
-        TILE_UNROLL for (int r = 0; r < rows; r++)
+        LANES_UNROLL for (int r = 0; r < rows; r++)
         {
             v16f x = v16f_set1(q[i * rows + r]);
-            TILE_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
+            LANES_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
                 multiply(acc[r][c], x, key[c], dots);
         }
     }
-    TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
+    LANES_UNROLL for (int r = 0; r < rows; r++) LANES_UNROLL for (int c = 0; c < cols; c++)
         v16f_store(s + r * MR_ATT_BAND + 16 * (c0 + c), acc[r][c]);
 }
 
@@ -133,26 +131,26 @@ LANES_INLINE void values_cols(int rows, int cols, int part, const float *s, int 
                               bool fresh, const char *ahead)
 {
     v16f acc[TILE_ROWS][4];
-    TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
+    LANES_UNROLL for (int r = 0; r < rows; r++) LANES_UNROLL for (int c = 0; c < cols; c++)
         acc[r][c] = fresh ? v16f_zero() : v16f_load(y + r * ldy + 16 * c);
     for (int64_t j = from; j < to; j++) {
         const int64_t at = bf16 && dots ? 2 * j : j;
         v16f val[4];
-        TILE_UNROLL for (int c = 0; c < cols; c++)
+        LANES_UNROLL for (int c = 0; c < cols; c++)
         {
             int64_t panel = c / 2 * MR_TILE;
             val[c] = load_half(v, panel + at, (part + c) % 2, bf16, dots, true);
             if (bf16 && (part + c) % 2 == 0)
                 ask_lines((const char *)v + 64 * panel, ahead + 64 * panel, at, MR_TILE, dots);
         }
-        TILE_UNROLL for (int r = 0; r < rows; r++)
+        LANES_UNROLL for (int r = 0; r < rows; r++)
         {
             v16f x = v16f_set1(s[r * MR_ATT_BAND + j]);
-            TILE_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
+            LANES_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
                 multiply(acc[r][c], x, val[c], dots);
         }
     }
-    TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int c = 0; c < cols; c++)
+    LANES_UNROLL for (int r = 0; r < rows; r++) LANES_UNROLL for (int c = 0; c < cols; c++)
         v16f_store(y + r * ldy + 16 * c, acc[r][c]);
 }
 
