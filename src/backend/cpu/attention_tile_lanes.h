@@ -74,6 +74,18 @@ LANES_INLINE void ask_lines(const void *panel, const char *next, int64_t i, int6
     }
 }
 
+/* One word of each row, `stride` apart, times each column's line. */
+LANES_INLINE void add_products(int rows, int cols, v16f acc[][4], const float *x, int64_t stride,
+                               const v16f *line, bool dots)
+{
+    LANES_UNROLL for (int r = 0; r < rows; r++)
+    {
+        v16f word = v16f_set1(x[r * stride]);
+        LANES_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
+            multiply(acc[r][c], word, line[c], dots);
+    }
+}
+
 /* S = q . K of `rows` interleaved queries with vectors c0 .. c0+cols-1 of positions; k: the panel
  * of c0, which is even or the only one.  ahead: what is read next. */
 LANES_INLINE void scores_cols(int rows, int cols, int c0, const float *q, const void *k, int64_t dk,
@@ -93,12 +105,7 @@ LANES_INLINE void scores_cols(int rows, int cols, int c0, const float *q, const 
             if (bf16 && (c0 + c) % 2 == 0)
                 ask_lines((const char *)k + 64 * panel, ahead + 64 * panel, d, dk, dots);
         }
-        LANES_UNROLL for (int r = 0; r < rows; r++)
-        {
-            v16f x = v16f_set1(q[i * rows + r]);
-            LANES_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
-                multiply(acc[r][c], x, key[c], dots);
-        }
+        add_products(rows, cols, acc, q + i * rows, 1, key, dots);
     }
     LANES_UNROLL for (int r = 0; r < rows; r++) LANES_UNROLL for (int c = 0; c < cols; c++)
         v16f_store(s + r * MR_ATT_BAND + 16 * (c0 + c), acc[r][c]);
@@ -143,12 +150,7 @@ LANES_INLINE void values_cols(int rows, int cols, int part, const float *s, int 
             if (bf16 && (part + c) % 2 == 0)
                 ask_lines((const char *)v + 64 * panel, ahead + 64 * panel, at, MR_TILE, dots);
         }
-        LANES_UNROLL for (int r = 0; r < rows; r++)
-        {
-            v16f x = v16f_set1(s[r * MR_ATT_BAND + j]);
-            LANES_UNROLL for (int c = 0; c < cols; c++) acc[r][c] =
-                multiply(acc[r][c], x, val[c], dots);
-        }
+        add_products(rows, cols, acc, s + j, MR_ATT_BAND, val, dots);
     }
     LANES_UNROLL for (int r = 0; r < rows; r++) LANES_UNROLL for (int c = 0; c < cols; c++)
         v16f_store(y + r * ldy + 16 * c, acc[r][c]);
