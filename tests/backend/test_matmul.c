@@ -518,6 +518,7 @@ static void check_combined(checker_rng *rng)
     static const mr_fmt fmts[] = {
         {MR_BF16, 0, 0, MR_F32, false}, {MR_AFFINE, 4, 64, MR_BF16, false},
         {MR_Q8_0, 0, 0, MR_F32, false}, {MR_Q6_K, 0, 0, MR_F32, false},
+        {MR_Q4_1, 0, 0, MR_F32, false}, {MR_Q5_1, 0, 0, MR_F32, false},
         {MR_Q4_K, 0, 0, MR_F32, false}, {MR_FP, 8, 128, MR_F32, false},
         {MR_NVFP4, 0, 0, MR_F32, false}};
     enum { N = sizeof fmts / sizeof fmts[0] };

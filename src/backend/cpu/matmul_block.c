@@ -152,13 +152,17 @@ void mr_block_row(const mr_block *b, int64_t e, const int64_t *columns, int n)
     int64_t first[2];
     mr_column c[2];
     const uint8_t *x[MR_ACT_PARTS];
-    bool pair = job->w[1] != NULL;
+    const bool pair = job->w[1] != NULL;
+    const int64_t units[2] = {m->units, pair ? job->w[1]->units : m->units};
     for (int i = 0; i < job->parts; i++)
         x[i] = b->x[i] + MR_QROW_HEADER;
     for (int i = 0; i < n; i++)
         c[i] = next_column(b, i, e, columns[pair ? 0 : i], &first[i]);
-    if (job->form.k)
-        job->kernels->row_i8(c, n, m->units, &job->form, x, job->parts, b->sums);
+    if (job->form.k && units[0] == units[1])
+        job->kernels->row_i8(c, n, units[0], &job->form, x, job->parts, b->sums);
+    else if (job->form.k)
+        for (int i = 0; i < n; i++)
+            job->kernels->row_i8(&c[i], 1, units[i], &job->form, x, job->parts, b->sums + i);
     else if (job->prepared)
         for (int i = 0; i < n; i++)
             sums_bf16(b, &c[i], m->k, b->sums[i]);
