@@ -16,7 +16,8 @@ enum {
     PACK_ROWS = 1024,       /* rows of a task at most, */
     PACK_BYTES = 256 << 10, /* halved until they are so small; 64 at least */
     PACK_LINES = 32,        /* of a unit: 128 bytes of k, or 256 nibbles */
-    FAR_BYTES = 16384       /* about so far ahead few rows ask for weights */
+    FAR_BYTES = 4096,       /* about so far ahead few rows ask for weights, */
+    FAR_CODES = 16384       /* and for CODES, whose lines take longer: whole units */
 };
 
 /* MLX affine and symmetric integers of 4 and 8 bits; the other widths are CODES. */
@@ -117,9 +118,10 @@ static bool matrix_sizes(mr_matrix *m)
     m->wide = blocks / 4;
     m->narrow = blocks % 4;
     m->units = m->k / m->layout.k_unit + (m->k % m->layout.k_unit != 0);
+    const size_t far = m->layout.kind == MR_PACK_CODES ? FAR_CODES : FAR_BYTES;
     for (int wide = 0; wide < 2; wide++) {
         m->unit[wide] = mr_layout_unit(&m->layout, wide ? 4 : 1);
-        m->far[wide] = (FAR_BYTES + m->unit[wide] / 2) / m->unit[wide] * m->unit[wide];
+        m->far[wide] = (far + m->unit[wide] - 1) / m->unit[wide] * m->unit[wide];
         m->lines[wide] = mr_layout_lines(&m->layout, wide ? 4 : 1);
     }
     size_t broad, narrow, all;
