@@ -1,6 +1,6 @@
 # The only build file.  `make` builds, `make check` tests, `make demo` shows; only check, demo and
 # demo-chat install packages.  Sources are found by wildcard; a file whose name ends in _avx2,
-# _avx512 or _neon gets that instruction set and is left out where it cannot run.
+# _avx512, _amx or _neon gets that instruction set and is left out where it cannot run.
 #
 #   make [-jN] [B=DIR] [SAN=address|undefined|thread] [CC=clang-14] [WERROR=1] [V=1]
 
@@ -49,18 +49,19 @@ SAN_FLAGS := -fsanitize=$(SAN) -fno-omit-frame-pointer
 KERNEL_FLAGS += -O2
 LDFLAGS += -fsanitize=$(SAN)
 endif
-san_flags = $(if $(filter src/backend/cpu/%_c.c src/backend/cpu/%_avx2.c src/backend/cpu/%_avx512.c src/backend/cpu/%_neon.c,$(1)),$(KERNEL_FLAGS),$(SAN_FLAGS))
+san_flags = $(if $(filter src/backend/cpu/%_c.c src/backend/cpu/%_avx2.c src/backend/cpu/%_avx512.c src/backend/cpu/%_amx.c src/backend/cpu/%_neon.c,$(1)),$(KERNEL_FLAGS),$(SAN_FLAGS))
 ifeq ($(WERROR),1)
 CFLAGS_ALL += -Werror
 endif
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vnni -mgfni -mavx2 -mfma -mf16c
+ISA_amx := $(ISA_avx512)
 ISA_neon := -march=armv8.2-a+dotprod
 
 # ---- sources --------------------------------------------------------------------------------
 SRC := $(sort $(wildcard src/*/*.c src/*/*/*.c))
 ifneq ($(ARCH),x86_64)
-SRC := $(filter-out %_avx2.c %_avx512.c,$(SRC))
+SRC := $(filter-out %_avx2.c %_avx512.c %_amx.c,$(SRC))
 endif
 ifneq ($(ARCH),aarch64)
 SRC := $(filter-out %_neon.c,$(SRC))

@@ -27,10 +27,11 @@ static int help(void)
                     "commands:\n");
     for (const app_cmd *c = app_commands; c->name; c++)
         mr_buf_printf(&b, "  %-11s %s\n", c->name, c->what);
-    mr_buf_puts(&b, "\n  millrace COMMAND --help    a command's options\n"
-                    "  millrace --version         the version\n\n"
-                    "environment: MILLRACE_CPU=c|avx2|avx512|neon restricts the instruction set\n"
-                    "exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N stopped by signal N\n");
+    mr_buf_puts(&b,
+                "\n  millrace COMMAND --help    a command's options\n"
+                "  millrace --version         the version\n\n"
+                "environment: MILLRACE_CPU=c|avx2|avx512|amx|neon restricts the instruction set\n"
+                "exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N stopped by signal N\n");
     app_write(b.data, b.len);
     mr_buf_free(&b);
     return app_out_end(APP_OK);

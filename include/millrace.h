@@ -57,7 +57,7 @@ struct mr_engine_info;
 
 typedef struct mr_engine_opts {
     int threads;           /* 0: the CPUs this process may use; 1..1024 */
-    const char *cpu;       /* NULL: the best; "c" "avx2" "avx512" "neon" */
+    const char *cpu;       /* NULL: the best; "c" "avx2" "avx512" "amx" "neon" */
     const char *precision; /* NULL: "fast"; "exact" "fast" "native" */
     int64_t context;       /* largest number of positions; 0: min(the model's, 8192) */
     int64_t chunk;         /* rows fed at once at most; 0: 512 */

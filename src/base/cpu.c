@@ -14,16 +14,33 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
-enum { FOUND = 1u << 31, BF16 = 1u << 30 }; /* below them one bit for each mr_isa */
+enum {
+    FOUND = 1u << 31,
+    BF16 = 1u << 30,
+    BF16_TILES = 1u << 29
+}; /* below them one bit for each mr_isa */
 
 #if defined(__x86_64__)
 static unsigned bit(unsigned word, int n)
 {
     return word >> n & 1u;
+}
+
+/* Linux saves the tiles of a process only once it has asked for them; for all its threads. */
+static bool may_use_tiles(void)
+{
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
 }
 
 static unsigned probe(void)
@@ -39,7 +56,7 @@ static unsigned probe(void)
     bool saves_ymm = (xcr0 & 0x06) == 0x06, saves_zmm = (xcr0 & 0xe6) == 0xe6;
     if (!saves_ymm || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return found;
-    unsigned leaves = a, amx_bf16 = bit(d, 22);
+    unsigned leaves = a, amx_bf16 = bit(d, 22), amx_tile = bit(d, 24), amx_int8 = bit(d, 25);
     if (!bit(b, 5) || !fma || !f16c)
         return found;
     found |= 1u << MR_ISA_AVX2;
@@ -48,6 +65,8 @@ static unsigned probe(void)
     if (!saves_zmm || !(f & dq & bw & vl & vbmi & gfni & vnni))
         return found;
     found |= 1u << MR_ISA_AVX512;
+    if (amx_tile && amx_int8 && (xcr0 >> 17 & 3u) == 3u && may_use_tiles())
+        found |= 1u << MR_ISA_AMX | (amx_bf16 ? BF16_TILES : 0u);
     /* The cores that have AMX do vdpbf16ps every other cycle, and two FMAs each cycle. */
     if (!amx_bf16 && leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5))
         found |= BF16;
@@ -86,7 +105,7 @@ static unsigned features(void)
 
 const char *mr_isa_name(mr_isa isa)
 {
-    static const char *const names[MR_ISA_COUNT] = {"c", "avx2", "avx512", "neon"};
+    static const char *const names[MR_ISA_COUNT] = {"c", "avx2", "avx512", "amx", "neon"};
     return (unsigned)isa < MR_ISA_COUNT ? names[isa] : "unknown";
 }
 
@@ -101,6 +120,11 @@ bool mr_isa_has_bf16(mr_isa isa)
            (features() & BF16) != 0;
 }
 
+bool mr_isa_has_bf16_tiles(mr_isa isa)
+{
+    return isa == MR_ISA_AMX && mr_isa_have(isa) && (features() & BF16_TILES) != 0;
+}
+
 void mr_isa_assume_bf16(void)
 {
     atomic_store_explicit(&kept, features() | BF16, memory_order_relaxed);
@@ -109,7 +133,8 @@ void mr_isa_assume_bf16(void)
 mr_err mr_isa_pick(const char *name, mr_isa *out)
 {
     if (!name) {
-        static const mr_isa best[] = {MR_ISA_AVX512, MR_ISA_AVX2, MR_ISA_NEON, MR_ISA_C};
+        static const mr_isa best[] = {MR_ISA_AMX, MR_ISA_AVX512, MR_ISA_AVX2, MR_ISA_NEON,
+                                      MR_ISA_C};
         const mr_isa *p = best;
         while (!mr_isa_have(*p))
             p++;
@@ -124,7 +149,7 @@ mr_err mr_isa_pick(const char *name, mr_isa *out)
         *out = (mr_isa)i;
         return MR_OK;
     }
-    return mr_fail(MR_EUSAGE, "CPU level \"%s\" is not one of c, avx2, avx512, neon", name);
+    return mr_fail(MR_EUSAGE, "CPU level \"%s\" is not one of c, avx2, avx512, amx, neon", name);
 }
 
 /* A mask larger than the kernel's is needed; 64 Ki CPUs are past any kernel's. */

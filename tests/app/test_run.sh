@@ -24,7 +24,7 @@ for t in 1 3 16; do
     go 0 run $G -p "$story" -n 24 --threads $t
     is "$t threads" same "$out" "$tmp/default"
 done
-for cpu in c avx2 avx512 neon; do
+for cpu in c avx2 avx512 amx neon; do
     MILLRACE_CPU=$cpu "$M" run $G -p "$story" -n 24 >"$out" 2>"$err" </dev/null
     case $? in
     0) is "MILLRACE_CPU=$cpu" same "$out" "$tmp/default" ;;

@@ -544,8 +544,8 @@ static void check_combined(checker_rng *rng)
  * number of rows and threads. */
 static void check_native_linear(mr_isa isa, int64_t n, int64_t k, checker_rng *rng)
 {
-    enum { ROWS = 14 };
-    static const int row_counts[] = {1, 2, 3, 5, 6, 7, 13, ROWS};
+    enum { ROWS = 37 };
+    static const int row_counts[] = {1, 2, 3, 5, 6, 7, 13, 14, 16, 17, ROWS};
     weights w = weights_new((mr_fmt){MR_BF16, 0, 0, MR_F32, false}, n, k, rng);
     mr_matrix *m = packed(&w, 1, n);
     float *x = malloc(4 * (size_t)(ROWS * k)), *base = malloc(4 * (size_t)(ROWS * n)),
@@ -586,12 +586,12 @@ static void check_native_linear(mr_isa isa, int64_t n, int64_t k, checker_rng *r
 
 static void check_native(checker_rng *rng)
 {
-    static const mr_isa isas[] = {MR_ISA_AVX512, MR_ISA_NEON};
+    static const mr_isa isas[] = {MR_ISA_AVX512, MR_ISA_AMX, MR_ISA_NEON};
     static const int ns[] = {15, 64, 80, 129}, ks[] = {1, 33, 256, 521};
     const mr_fmt bf16 = {MR_BF16, 0, 0, MR_F32, false}, q8 = {MR_Q8_0, 0, 0, MR_F32, false};
     emulate_bf16();
-    for (size_t i = 0; i < 2; i++) {
-        if (!mr_isa_has_bf16(isas[i]))
+    for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
+        if (!mr_isa_has_bf16(isas[i]) && !mr_isa_has_bf16_tiles(isas[i]))
             continue;
         for (int j = 0; j < 16; j++)
             check_native_linear(isas[i], ns[j % 4], ks[j / 4], rng);

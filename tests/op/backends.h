@@ -17,6 +17,7 @@ static const backend_row backend_rows[] = {
     {"cpu c 3 threads", mr_backend_cpu, {3, MR_ISA_C, MR_EXACT}, 1},
     {"cpu avx2", mr_backend_cpu, {2, MR_ISA_AVX2, MR_EXACT}, 1},
     {"cpu avx512", mr_backend_cpu, {1, MR_ISA_AVX512, MR_EXACT}, 1},
+    {"cpu amx", mr_backend_cpu, {2, MR_ISA_AMX, MR_EXACT}, 1},
     {"cpu neon", mr_backend_cpu, {2, MR_ISA_NEON, MR_EXACT}, 1},
 };
 enum { BACKENDS = sizeof backend_rows / sizeof *backend_rows };

@@ -100,7 +100,8 @@ static bool slow; /* dots are emulated, each by a signal: too long for all cases
 /* Native without dots is as fast. */
 static bool has(mr_isa isa, int precision)
 {
-    return mr_isa_have(isa) && (precision != NATIVE || (mr_isa_has_bf16(isa) && !slow));
+    return mr_isa_have(isa) &&
+           (precision != NATIVE || mr_isa_has_bf16_tiles(isa) || (mr_isa_has_bf16(isa) && !slow));
 }
 
 typedef struct setup {
@@ -280,6 +281,10 @@ static void check_bits(const setup *base, const feed_of *f, int from)
         for (int isa = 0; isa < MR_ISA_COUNT; isa++) {
             if (!has((mr_isa)isa, p))
                 continue;
+            if (p == NATIVE) { /* each has bits of its own */
+                free(first);
+                first = NULL;
+            }
             setup s = *base;
             s.cpu = mr_isa_name((mr_isa)isa);
             s.precision = precisions[p];
@@ -539,6 +544,10 @@ static void check_canvas_logits(const setup *base, mr_jval c, const char *dir, b
             setup s = *base;
             if (!has((mr_isa)isa, k / 3))
                 continue;
+            if (k == 3 * NATIVE) {
+                free(first[NATIVE]);
+                first[NATIVE] = NULL;
+            }
             s.cpu = bits ? mr_isa_name((mr_isa)isa) : base->cpu;
             s.threads = k % 3 == 2 ? 4 : 1 + k % 3;
             s.precision = precisions[k / 3];

@@ -46,6 +46,7 @@ const mr_attention_kernels *mr_attention(mr_isa isa)
     case MR_ISA_AVX2:
         return &mr_attention_avx2;
     case MR_ISA_AVX512:
+    case MR_ISA_AMX:
         return &mr_attention_avx512;
 #elif defined(__aarch64__)
     case MR_ISA_NEON:

@@ -365,6 +365,7 @@ const mr_vec_kernels *mr_vec(mr_isa isa)
     case MR_ISA_AVX2:
         return &mr_vec_avx2;
     case MR_ISA_AVX512:
+    case MR_ISA_AMX:
         return &mr_vec_avx512;
 #elif defined(__aarch64__)
     case MR_ISA_NEON:

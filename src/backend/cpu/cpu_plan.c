@@ -176,7 +176,8 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
     const bool dots = mr_isa_has_bf16(isa);
     if (is_product(s->op)) {
         bool f32 = !strcmp(mr_attr_s(n, "act"), "f32");
-        p->mm = (mr_mm){cpu->pool, isa, plan->precision, f32, dots};
+        const bool bf16 = dots || mr_isa_has_bf16_tiles(isa);
+        p->mm = (mr_mm){cpu->pool, isa, plan->precision, f32, bf16};
     }
     switch (s->op) {
     case MR_OP_ALIAS:

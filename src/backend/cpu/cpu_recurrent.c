@@ -15,6 +15,7 @@ const mr_recurrent_kernels *mr_recurrent(mr_isa isa)
     case MR_ISA_AVX2:
         return &mr_recurrent_avx2;
     case MR_ISA_AVX512:
+    case MR_ISA_AMX:
         return &mr_recurrent_avx512;
 #elif defined(__aarch64__)
     case MR_ISA_NEON:

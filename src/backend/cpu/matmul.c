@@ -27,7 +27,8 @@ const char *mr_matmul_kernel(const mr_mm *mm, mr_fmt fmt)
 {
 #define ISAS(text, tail)                                                                           \
     {                                                                                              \
-        text " c" tail, text " avx2" tail, text " avx512" tail, text " neon" tail                  \
+        text " c" tail, text " avx2" tail, text " avx512" tail, text " amx" tail,                  \
+            text " neon" tail                                                                      \
     }
     static const char *const floats[4][MR_ISA_COUNT] = {ISAS("f32 f32", ""), ISAS("f32 f16", ""),
                                                         ISAS("f32 bf16", ""), ISAS("f32 fp8", "")};

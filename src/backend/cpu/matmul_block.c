@@ -5,15 +5,65 @@
 
 enum {
     PANEL_K = 512,            /* of an f32 panel; a multiple of every k_unit */
+    TILE_ROWS = 6,            /* of the largest tiles, but for those of sixteen rows, */
+    LEAST_SIXTEEN = 32,       /* which so many vectors are worth */
     PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
 };
 
-size_t mr_block_bytes(int64_t rows)
+/* What a worker's arranged vectors are of. */
+typedef struct arranged_of {
+    int64_t e, row0, pad[6];
+} arranged_of;
+
+/* By sixteens, if the ISA has such kernels for these columns. */
+static const mr_sixteen_kernels *sixteen_of(const mr_mm *mm, const mr_layout *l)
 {
-    int64_t block = rows < MR_BLOCK_ROWS ? rows : MR_BLOCK_ROWS;
-    if (rows <= MR_BLOCK_FEW)
+    const mr_sixteen_kernels *s = mr_sixteen_for(mm->isa);
+    const mr_layout bytes = mr_layout_bytes(l);
+    return s && mr_job_parts(mm, l) > 0 && s->takes(&bytes, 4) ? s : NULL;
+}
+
+int64_t mr_block_tile(const mr_mm *mm, const mr_layout *l)
+{
+    return sixteen_of(mm, l) ? MR_SIXTEEN : TILE_ROWS;
+}
+
+/* All columns meet a block, so its prepared rows are to stay in the L2 cache, unless so few would be left
+ * that unpacking each column for them costs more. */
+int64_t mr_block_most(const mr_mm *mm, const mr_layout *l, int64_t k)
+{
+    enum { CACHE_BYTES = 1 << 20, LEAST_ROWS = 48 };
+    const int64_t parts = mr_job_parts(mm, l), tile = mr_block_tile(mm, l);
+    int64_t rows = MR_BLOCK_ROWS / (parts > 1 ? parts : 1);
+    if (parts > 0) {
+        const mr_qform form = mr_qform_of(mr_mm_kernels_for(mm->isa), l, k);
+        const int64_t fit = CACHE_BYTES / ((int64_t)form.stride * parts);
+        const int64_t most = fit > LEAST_ROWS ? fit : LEAST_ROWS;
+        rows = rows < most ? rows : most;
+    }
+    return rows / tile * tile;
+}
+
+static int64_t sixteens(int64_t vectors)
+{
+    return (vectors + MR_SIXTEEN - 1) / MR_SIXTEEN;
+}
+
+size_t mr_block_bytes(const mr_mm *mm, const mr_layout *l, int64_t rows, int64_t k)
+{
+    const mr_sixteen_kernels *sixteen = sixteen_of(mm, l);
+    const int64_t parts = mr_job_parts(mm, l);
+    int64_t vectors = rows * (parts > 1 ? parts : 1);
+    if (vectors <= MR_BLOCK_FEW)
         return 0;
-    return 2 * (size_t)block * MR_TILE_OUT * sizeof(float) + PANEL_BYTES;
+    vectors = vectors < MR_BLOCK_ROWS ? vectors : MR_BLOCK_ROWS;
+    if (!sixteen)
+        return 2 * (size_t)vectors * MR_TILE_OUT * sizeof(float) + PANEL_BYTES;
+    const mr_qform form = mr_qform_of(mr_mm_kernels_for(mm->isa), l, k);
+    const int64_t most = mr_block_most(mm, l, k) * parts;
+    const size_t n = (size_t)sixteens(vectors < most ? vectors : most);
+    return 2 * n * MR_SIXTEEN * MR_TILE_OUT * sizeof(float) + sizeof(arranged_of) +
+           n * sixteen->bytes(&form) + PANEL_BYTES;
 }
 
 void mr_block_memory(mr_block *b, int worker, int64_t vectors)
@@ -22,6 +72,8 @@ void mr_block_memory(mr_block *b, int worker, int64_t vectors)
     if (job->memory_bytes == 0)
         return;
     uint8_t *own = job->memory + (size_t)worker * job->memory_bytes;
+    if (sixteen_of(job->mm, &job->w[0]->layout))
+        vectors = sixteens(vectors) * MR_SIXTEEN;
     const int64_t sums = vectors * MR_TILE_OUT;
     b->sums[0] = (float *)(void *)own;
     b->sums[1] = b->sums[0] + sums;
@@ -75,7 +127,57 @@ static void sums_bf16(const mr_block *b, const mr_column *c, int64_t k, float *s
     const int32_t *x[MR_BLOCK_ROWS];
     for (int r = 0; r < b->rows; r++)
         x[r] = (const int32_t *)(const void *)b->x[r];
-    b->job->kernels->tile_bf16(c, (k + 1) / 2, x, b->rows, sums);
+    const mr_sixteen_kernels *s = mr_sixteen_for(b->job->mm->isa);
+    (s ? s->tile_bf16 : b->job->kernels->tile_bf16)(c, (k + 1) / 2, x, b->rows, sums);
+}
+
+static arranged_of *arranged_by(const mr_job *job, int worker)
+{
+    return (arranged_of *)(void *)(job->memory + (size_t)(worker + 1) * job->memory_bytes -
+                                   PANEL_BYTES - sizeof(arranged_of));
+}
+
+void mr_block_forget(const mr_job *job)
+{
+    const int threads = mr_pool_threads(job->mm->pool);
+    if (job->memory_bytes > 0 && sixteen_of(job->mm, &job->w[0]->layout))
+        for (int i = 0; i < threads; i++)
+            arranged_by(job, i)->e = -1;
+}
+
+void mr_block_arrange(mr_block *b, int worker, int64_t e, int64_t row0)
+{
+    const mr_job *job = b->job;
+    b->arranged = NULL;
+    if (b->vectors < LEAST_SIXTEEN)
+        return;
+    const mr_sixteen_kernels *s = sixteen_of(job->mm, &job->w[0]->layout);
+    if (!s)
+        return;
+    arranged_of *of = arranged_by(job, worker);
+    b->arranged = (uint8_t *)(b->sums[1] + (b->sums[1] - b->sums[0]));
+    if (of->e == e && of->row0 == row0)
+        return;
+    const uint8_t *x[MR_SIXTEEN];
+    for (int v = 0; v < b->vectors; v += MR_SIXTEEN) {
+        const int n = b->vectors - v < MR_SIXTEEN ? b->vectors - v : MR_SIXTEEN;
+        for (int i = 0; i < n; i++)
+            x[i] = b->x[v + i] + MR_QROW_HEADER;
+        s->arrange(&job->form, x, n, b->arranged + (size_t)(v / MR_SIXTEEN) * s->bytes(&job->form));
+    }
+    *of = (arranged_of){.e = e, .row0 = row0};
+}
+
+/* x[r]: the record of group `group`. */
+static void tile_i8(const mr_block *b, const mr_column *c, int64_t units, int64_t group,
+                    const uint8_t *const *x, float *sums)
+{
+    const mr_job *job = b->job;
+    const mr_sixteen_kernels *s = b->arranged ? mr_sixteen_for(job->mm->isa) : NULL;
+    if (s && s->takes(c->layout, c->nv))
+        s->tile(c, units, &job->form, b->arranged, group, (int)sixteens(b->vectors), sums);
+    else
+        job->kernels->tile_i8(c, units, &job->form, x, b->vectors, b->rows, sums);
 }
 
 static void sums_i8(const mr_block *b, const mr_column *c, int64_t units, float *sums)
@@ -94,18 +196,19 @@ static void sums_i8(const mr_block *b, const mr_column *c, int64_t units, float 
         x[r] = b->x[r] + MR_QROW_HEADER;
     if (b->vectors <= job->kernels->direct_u4 || bytes.kind == c->layout->kind ||
         (c->layout->kind == MR_PACK_U4 && c->nv == 4 && job->kernels->takes_u4)) {
-        job->kernels->tile_i8(c, units, &job->form, x, b->vectors, b->rows, sums);
+        tile_i8(b, c, units, 0, x, sums);
         return;
     }
+    const int64_t groups = c->layout->k_unit / job->form.group;
     for (int64_t u = 0; u < units; u += most) {
         int64_t len = units - u < most ? units - u : most;
         job->kernels->unpack_bytes(&part, len, b->panel);
         part.data += (size_t)len * c->unit;
         panel.ask = part.data;
         panel.ask_bytes = (size_t)len * c->unit;
-        job->kernels->tile_i8(&panel, len * each, &job->form, x, b->vectors, b->rows, sums);
+        tile_i8(b, &panel, len * each, u * groups, x, sums);
         for (int r = 0; r < b->vectors; r++)
-            x[r] += (size_t)(len * (c->layout->k_unit / job->form.group)) * job->form.step;
+            x[r] += (size_t)(len * groups) * job->form.step;
     }
 }
 

@@ -26,15 +26,23 @@ typedef struct mr_block {
     float by[MR_BLOCK_ROWS]; /* what a vector's sums are multiplied by: D, or 1 */
     float *sums[2];          /* zero between columns */
     uint8_t *panel;
+    uint8_t *arranged;     /* the vectors by sixteens (mr_sixteen_kernels), or NULL */
     const uint8_t *end[2]; /* of what the thread reads of these matrices, column after column, */
     mr_ahead then;         /* and what it reads after that */
 } mr_block;
 
-/* Memory of a worker for products of so many rows with one matrix: sums of both factors, then the panel,
- * which ends it. */
-size_t mr_block_bytes(int64_t rows);
+/* Rows of a block, at most, in whole tiles. */
+int64_t mr_block_most(const mr_mm *mm, const mr_layout *l, int64_t k);
+int64_t mr_block_tile(const mr_mm *mm, const mr_layout *l); /* rows of the largest tiles */
+/* Memory of a worker for products of so many rows with one matrix: sums of both factors, the block's vectors
+ * by sixteens, then the panel, which ends it. */
+size_t mr_block_bytes(const mr_mm *mm, const mr_layout *l, int64_t rows, int64_t k);
 /* Takes sums and panel of blocks of at most so many vectors from the worker's memory, if the job has any. */
 void mr_block_memory(mr_block *b, int worker, int64_t vectors);
+/* Vectors by sixteens stay with a worker from task to task: those of block `row0` of matrix e are made
+ * unless they are there.  Forget: before a job runs. */
+void mr_block_arrange(mr_block *b, int worker, int64_t e, int64_t row0);
+void mr_block_forget(const mr_job *job);
 /* All rows of the block. */
 void mr_block_column(const mr_block *b, int64_t e, int64_t column);
 /* One row, n columns at once: both of a gated pair, or one or two of w[0]. */

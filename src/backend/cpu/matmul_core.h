@@ -193,6 +193,7 @@ typedef struct mr_qform {
     bool less;     /* no bias is stored: u.less instead of u.a */
     bool wide;     /* values as int16 in the order v0 v2 v1 v3 (AVX2, 8 bits) */
     bool even;     /* no slot: p and r are 0 */
+    int spread;    /* the codes that meet them are bytes even times 2^spread, less zero or not */
     size_t step;   /* bytes from group to group */
     size_t stride; /* bytes from row to row */
 } mr_qform;
@@ -250,6 +251,31 @@ typedef struct mr_mm_kernels {
 extern const mr_mm_kernels mr_mm_kernels_c, mr_mm_kernels_avx2, mr_mm_kernels_avx512,
     mr_mm_kernels_neon;
 const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa);
+
+/* ---- many rows by sixteens ----
+ *
+ * Of an ISA that has tiles for int8 products: prepared rows are arranged once for a block, sixteen together,
+ * the last with rows of zeros; then all columns meet them. */
+enum { MR_SIXTEEN = 16 };
+
+typedef struct mr_sixteen_kernels {
+    size_t (*bytes)(const mr_qform *f); /* of sixteen rows; a multiple of 64 */
+    void (*arrange)(const mr_qform *f, const uint8_t *const *rows, int n,
+                    uint8_t *to);              /* n <= 16 */
+    bool (*takes)(const mr_layout *l, int nv); /* such columns, or panels */
+    /* As tile_i8, from the given group of the rows on; out has 16 rows for each sixteen. */
+    void (*tile)(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *arranged,
+                 int64_t group, int sixteens, float *out);
+    /* As mr_mm_kernels.tile_bf16, which it takes the place of. */
+    void (*tile_bf16)(const mr_column *c, int64_t pairs, const int32_t *const *x, int rows,
+                      float *out);
+} mr_sixteen_kernels;
+
+void mr_tile_bf16_amx(const mr_column *c, int64_t pairs, const int32_t *const *x, int rows,
+                      float *out);
+
+extern const mr_sixteen_kernels mr_sixteen_amx;
+const mr_sixteen_kernels *mr_sixteen_for(mr_isa isa); /* NULL: it has none */
 
 mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k);
 

@@ -4,7 +4,6 @@
 #include <string.h>
 
 enum {
-    TILE_ROWS = 6,        /* of the largest tiles */
     TASKS_PER_THREAD = 4, /* at least, and with many rows, where a column takes long: */
     LONG_TASKS_PER_THREAD = 16,
     STREAMS = 2 /* columns that one row of a plain product reads side by side */
@@ -191,6 +190,7 @@ static void run_items(void *ctx, int task, int worker)
         }
         int64_t row_block = (item - base) / s->columns, column = (item - base) % s->columns;
         block_rows(s, e, row_block * s->block_rows, &b);
+        mr_block_arrange(&b, worker, e, row_block * s->block_rows);
         int64_t left = s->columns - column < run.end - item ? s->columns - column : run.end - item;
         look_ahead(s, &home, e, (row_block + 1) * s->columns == here, base + row_block * s->columns,
                    worker, &b);
@@ -204,45 +204,31 @@ static void run_items(void *ctx, int task, int worker)
 }
 
 /* Rows of each of `blocks` equal blocks, in whole tiles. */
-static int64_t even_rows(int64_t rows, int64_t blocks)
+static int64_t even_rows(int64_t rows, int64_t blocks, int64_t tile)
 {
     int64_t each = (rows + blocks - 1) / blocks;
-    return blocks == 1 ? rows : (each + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-}
-
-/* Rows of a block, at most: all columns meet them, so prepared rows are to stay in the L2 cache, unless
- * so few would be left that unpacking each column for them costs more. */
-static int64_t most_rows(const mr_job *job)
-{
-    enum { CACHE_BYTES = 1 << 20, LEAST_ROWS = 48 };
-    const mr_mm *mm = job->mm;
-    const mr_layout *l = &job->w[0]->layout;
-    int64_t rows = MR_BLOCK_ROWS / job->parts;
-    if (mr_job_parts(mm, l) > 0) {
-        const mr_qform form = mr_qform_of(mr_mm_kernels_for(mm->isa), l, job->w[0]->k);
-        const int64_t fit = CACHE_BYTES / ((int64_t)form.stride * job->parts);
-        const int64_t most = fit > LEAST_ROWS ? fit : LEAST_ROWS;
-        rows = rows < most ? rows : most;
-    }
-    return rows / TILE_ROWS * TILE_ROWS;
+    return blocks == 1 ? rows : (each + tile - 1) / tile * tile;
 }
 
 static schedule schedule_of(const mr_job *job)
 {
-    int64_t threads = mr_pool_threads(job->mm->pool), largest = 0;
-    schedule s = {
-        .job = job, .columns = mr_matrix_columns(job->w[0]), .block_rows = most_rows(job)};
+    const mr_layout *l = &job->w[0]->layout;
+    const int64_t threads = mr_pool_threads(job->mm->pool), tile = mr_block_tile(job->mm, l);
+    int64_t largest = 0;
+    schedule s = {.job = job,
+                  .columns = mr_matrix_columns(job->w[0]),
+                  .block_rows = mr_block_most(job->mm, l, job->w[0]->k)};
     for (int64_t e = 0; e < job->w[0]->e; e++)
         largest = rows_of(job, e) > largest ? rows_of(job, e) : largest;
     if (largest > 0)
-        s.block_rows = even_rows(largest, (largest + s.block_rows - 1) / s.block_rows);
+        s.block_rows = even_rows(largest, (largest + s.block_rows - 1) / s.block_rows, tile);
     do {
         s.items = 0;
         for (int64_t e = 0; e < job->w[0]->e; e++)
             s.items += blocks_of(&s, e) * s.columns;
         if (threads == 1 || s.items >= threads * TASKS_PER_THREAD || s.block_rows <= 32)
             break;
-        s.block_rows = even_rows(s.block_rows, 2);
+        s.block_rows = even_rows(s.block_rows, 2, tile);
     } while (true);
     return s;
 }

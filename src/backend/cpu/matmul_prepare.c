@@ -14,6 +14,7 @@ const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa)
     case MR_ISA_AVX2:
         return &mr_mm_kernels_avx2;
     case MR_ISA_AVX512:
+    case MR_ISA_AMX:
         return &mr_mm_kernels_avx512;
 #endif
 #if defined(__aarch64__)
@@ -26,10 +27,28 @@ const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa)
     }
 }
 
+const mr_sixteen_kernels *mr_sixteen_for(mr_isa isa)
+{
+#if defined(__x86_64__)
+    return isa == MR_ISA_AMX ? &mr_sixteen_amx : NULL;
+#else
+    (void)isa;
+    return NULL;
+#endif
+}
+
 /* An odd number of cache lines: rows of a tile then lie in different sets. */
 static size_t odd_lines(size_t bytes)
 {
     return ((bytes + 63) / 64 | 1) * 64;
+}
+
+/* Of what lies in bytes: tables are larger than their codes. */
+static int code_bits(const mr_layout *l)
+{
+    if (l->kind != MR_PACK_CODES)
+        return l->kind == MR_PACK_U4 ? 4 : 8;
+    return l->form.table == MR_TABLE_IQ4 ? 8 : l->form.table == MR_TABLE_NONE ? l->form.bits : 5;
 }
 
 mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k)
@@ -41,6 +60,7 @@ mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k
         f.wide = kernels->wide_u8;
     }
     f.halves = bytes.kind == MR_PACK_SUBS;
+    f.spread = 8 - code_bits(l);
     if (f.halves && l->bias)
         f.start_by = 1;
     f.less = !l->bias && !f.halves;
@@ -82,7 +102,7 @@ size_t mr_job_scratch(const mr_mm *mm, const mr_layout *l, int64_t vectors, int6
 {
     const size_t threads = (size_t)mr_pool_threads(mm->pool);
     const int parts = mr_job_parts(mm, l);
-    size_t bytes = mr_block_bytes(parts > 1 ? rows * parts : rows) * threads;
+    size_t bytes = mr_block_bytes(mm, l, rows, k) * threads;
     if (parts > 0)
         bytes += mr_qform_of(mr_mm_kernels_for(mm->isa), l, k).stride * (size_t)(vectors * parts);
     else if (mr_job_bf16(mm, l))
@@ -166,7 +186,11 @@ void mr_job_prepare(mr_job *job)
     job->kernels = mr_mm_kernels_for(mm->isa);
     job->form = parts ? mr_qform_of(job->kernels, l, k) : (mr_qform){0};
     job->parts = parts ? parts : 1;
-    job->memory_bytes = mr_block_bytes(job->together * job->parts);
+    if (parts && job->w[1]) {
+        const int other = mr_qform_of(job->kernels, &job->w[1]->layout, k).spread;
+        job->form.spread = other < job->form.spread ? other : job->form.spread;
+    }
+    job->memory_bytes = mr_block_bytes(mm, l, job->together, k);
     job->prepared = NULL;
     if (parts || mr_job_bf16(mm, l)) {
         int64_t vectors = job_vectors(job);
@@ -183,4 +207,5 @@ void mr_job_prepare(mr_job *job)
             prepare_some(&t, 0, 0);
     }
     job->memory = at;
+    mr_block_forget(job);
 }

@@ -22,6 +22,8 @@ const mr_peak_loops *mr_peak_loops_of(mr_isa isa)
         return &mr_peak_avx2;
     case MR_ISA_AVX512:
         return &mr_peak_avx512;
+    case MR_ISA_AMX:
+        return &mr_peak_amx;
 #elif defined(__aarch64__)
     case MR_ISA_NEON:
         return &mr_peak_neon;
@@ -113,7 +115,7 @@ mr_err mr_cpu_peaks(mr_isa isa, mr_pool *pool, mr_peaks *out)
         out->int8 = measure(&int8, pool, (double)TURNS * l->int8_ops, tasks);
     if (l->f32)
         out->f32 = measure(&f32, pool, (double)TURNS * l->f32_ops, tasks);
-    if (l->bf16 && mr_isa_has_bf16(isa))
+    if (l->bf16 && (mr_isa_has_bf16(isa) || mr_isa_has_bf16_tiles(isa)))
         out->bf16 = measure(&bf16, pool, (double)TURNS * l->bf16_ops, tasks);
     return MR_OK;
 }

@@ -5,8 +5,8 @@
  * Use:     mr_peaks p; MR_TRY(mr_cpu_peaks(isa, pool, &p));   about a second
  *          loops alone: mr_peak_loops_of(isa)->int8(turns)
  * Limits:  read: sums over memory well beyond the caches, four streams a thread, fetched ahead.
- *          int8, f32 and bf16: independent dots or FMAs in registers, a multiply-add counted as two
- *          operations.  The C kernels have no such loops: 0.
+ *          int8, f32 and bf16: independent dots, tile products or FMAs in registers, a multiply-add
+ *          counted as two operations.  The C kernels have no such loops: 0.
  * Threads: like a run of the backend that owns the pool.
  */
 #ifndef MR_BACKEND_CPU_PEAKS_H
@@ -22,7 +22,7 @@ typedef struct mr_peak_loops {
     /* Run their loop so many times; operations per turn beside them. NULL: none. */
     void (*int8)(long turns);
     void (*f32)(long turns);
-    void (*bf16)(long turns); /* only if mr_isa_has_bf16 */
+    void (*bf16)(long turns); /* only if mr_isa_has_bf16, or _tiles */
     int int8_ops, f32_ops, bf16_ops;
 } mr_peak_loops;
 
@@ -30,6 +30,7 @@ const mr_peak_loops *mr_peak_loops_of(mr_isa isa);
 extern const mr_peak_loops mr_peak_c;
 extern const mr_peak_loops mr_peak_avx2;
 extern const mr_peak_loops mr_peak_avx512;
+extern const mr_peak_loops mr_peak_amx;
 extern const mr_peak_loops mr_peak_neon;
 
 mr_err mr_cpu_peaks(mr_isa isa, mr_pool *pool, mr_peaks *out);

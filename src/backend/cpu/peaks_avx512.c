@@ -1,8 +1,9 @@
-/* Peak loops with 512 bits and VNNI. */
+/* Peak loops with 512 bits and VNNI, and with tiles. */
 #include <immintrin.h>
 
 #include "backend/cpu/peaks.h"
 #include "backend/cpu/peaks_lanes.h"
+#include "backend/cpu/tiles_amx.h"
 
 #define DOT(i) "vpdpbusd %%zmm13, %%zmm12, %%zmm" #i "\n\t"
 #define FMA(i) "vfmadd231ps %%zmm13, %%zmm12, %%zmm" #i "\n\t"
@@ -40,4 +41,25 @@ static void read_all(const char *p, size_t bytes)
     __asm__ volatile("" : : "v"(s[0]), "v"(s[1]), "v"(s[2]), "v"(s[3]));
 }
 
+#define TILE_LOOP(name, kind)                                                                      \
+    static void name(long turns)                                                                   \
+    {                                                                                              \
+        tile_config c = {.palette = 1};                                                            \
+        for (int t = 0; t < 8; t++)                                                                \
+            TILE_SHAPE(c, t, 16, 64);                                                              \
+        tile_configure(&c);                                                                        \
+        for (; turns > 0; turns--) {                                                               \
+            TILE_DOTS(kind, 0, 4, 6);                                                              \
+            TILE_DOTS(kind, 1, 4, 7);                                                              \
+            TILE_DOTS(kind, 2, 5, 6);                                                              \
+            TILE_DOTS(kind, 3, 5, 7);                                                              \
+        }                                                                                          \
+        tile_release();                                                                            \
+    }
+TILE_LOOP(int8_tiles, bssd)
+TILE_LOOP(bf16_tiles, bf16ps)
+enum { TILE_OPS = 4 * 2 * 16 * 16 };
+
+const mr_peak_loops mr_peak_amx = {read_all,      int8_tiles, f32,          bf16_tiles,
+                                   64 * TILE_OPS, 24 * 32,    32 * TILE_OPS};
 const mr_peak_loops mr_peak_avx512 = {read_all, int8, f32, bf16, 24 * 128, 24 * 32, 24 * 64};
