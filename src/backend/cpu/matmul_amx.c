@@ -12,8 +12,8 @@
  */
 #include "backend/cpu/lanes_avx512.h"
 
-#include "backend/cpu/lanes.h"
 #include "backend/cpu/matmul_core.h"
+#include "backend/cpu/matmul_numbers_lanes.h"
 #include "backend/cpu/tiles_amx.h"
 
 enum { BLOCK_GROUPS = 4, GROUP_LINES = 64 * MR_TILE_OUT };
@@ -112,22 +112,14 @@ typedef struct block_weights {
     float s[BLOCK_GROUPS][MR_TILE_OUT], b[BLOCK_GROUPS][MR_TILE_OUT];
 } block_weights;
 
-static v16f numbers(const uint8_t *p, mr_dtype t)
-{
-    if (t == MR_BF16)
-        return v16f_load_bf16((const uint16_t *)(const void *)p);
-    if (t == MR_F16)
-        return v16f_load_f16((const uint16_t *)(const void *)p);
-    return v16f_load((const float *)(const void *)p);
-}
-
 static void widen_scales(const mr_layout *l, const uint8_t *after, float *s, float *b)
 {
     const size_t size = l->scale_dtype == MR_F32 ? 4 : 2;
     for (int v = 0; v < 4; v++) {
-        v16f_store(s + 16 * v, numbers(after + 16 * size * (size_t)v, l->scale_dtype));
+        v16f_store(s + 16 * v, load_numbers(after + 16 * size * (size_t)v, l->scale_dtype));
         if (l->bias)
-            v16f_store(b + 16 * v, numbers(after + 16 * size * (size_t)(v + 4), l->scale_dtype));
+            v16f_store(b + 16 * v,
+                       load_numbers(after + 16 * size * (size_t)(v + 4), l->scale_dtype));
     }
 }
 

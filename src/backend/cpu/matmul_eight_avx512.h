@@ -243,9 +243,9 @@ LANES_INLINE void eight_scales(const uint8_t *after, mr_dtype type, bool bias, e
     LANES_UNROLL
     for (int v = 0; v < 4; v++) {
         const uint8_t *from = after + 16 * size * (size_t)v;
-        v16f_store(sides[v / 2].s + v % 2 * 16, scale_numbers(from, type));
+        v16f_store(sides[v / 2].s + v % 2 * 16, load_numbers(from, type));
         if (bias)
-            v16f_store(sides[v / 2].b + v % 2 * 16, scale_numbers(from + 64 * size, type));
+            v16f_store(sides[v / 2].b + v % 2 * 16, load_numbers(from + 64 * size, type));
     }
 }
 

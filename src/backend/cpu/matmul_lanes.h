@@ -41,6 +41,7 @@
  *   LANES_ISA, U8_OFFSET, U8_WIDE, TAKES_U4, DIRECT_F32, FEW_F32, DIRECT_U4: see mr_mm_kernels
  */
 #include "backend/cpu/matmul_core.h"
+#include "backend/cpu/matmul_numbers_lanes.h"
 
 #include "backend/cpu/quantise_lanes.h"
 
@@ -64,16 +65,6 @@ INLINE void row_ask(const uint8_t *p, size_t far)
 {
     __builtin_prefetch((const void *)((uintptr_t)p + far), 0, 2);
     __builtin_prefetch(p + ROW_NEAR);
-}
-
-/* 16 numbers of the file's type. */
-INLINE v16f load_numbers(const uint8_t *p, mr_dtype t)
-{
-    if (t == MR_BF16)
-        return v16f_load_bf16((const uint16_t *)(const void *)p);
-    if (t == MR_F16)
-        return v16f_load_f16((const uint16_t *)(const void *)p);
-    return v16f_load((const float *)(const void *)p);
 }
 
 INLINE v16i load_line(const uint8_t *p)

@@ -15,6 +15,7 @@
  *         takes the place of the shift: scaling commutes with the rounding of I to f32.
  */
 #include "backend/cpu/matmul_core.h"
+#include "backend/cpu/matmul_numbers_lanes.h"
 
 enum { MANY_ROWS = 5, BLOCK_K = 256, BLOCK_GROUPS = BLOCK_K / 32, STEPS = 7 };
 
@@ -23,25 +24,16 @@ typedef struct tile_scales {
     float s[STEPS][MR_TILE_OUT], b[MR_TILE_OUT];
 } tile_scales;
 
-static inline v16f scale_numbers(const uint8_t *p, mr_dtype t)
-{
-    if (t == MR_BF16)
-        return v16f_load_bf16((const uint16_t *)(const void *)p);
-    if (t == MR_F16)
-        return v16f_load_f16((const uint16_t *)(const void *)p);
-    return v16f_load((const float *)(const void *)p);
-}
-
 static inline void widen_scales(const mr_column *c, const uint8_t *after, tile_scales *to)
 {
     const mr_dtype type = c->layout->scale_dtype;
     const size_t size = type == MR_F32 ? 4 : 2;
     for (int i = 0; i < 4; i++) {
-        v16f s = scale_numbers(after + 16 * size * (size_t)i, type);
+        v16f s = load_numbers(after + 16 * size * (size_t)i, type);
         LANES_UNROLL for (int e = 0; e < STEPS; e++)
             v16f_store(to->s[e] + 16 * i, v16f_mul(s, v16f_set1((float)(1 << e))));
         if (c->layout->bias)
-            v16f_store(to->b + 16 * i, scale_numbers(after + 16 * size * (size_t)(i + 4), type));
+            v16f_store(to->b + 16 * i, load_numbers(after + 16 * size * (size_t)(i + 4), type));
     }
 }
 
