@@ -20,11 +20,8 @@
 #include <sys/auxv.h>
 #endif
 
-enum {
-    FOUND = 1u << 31,
-    BF16 = 1u << 30,
-    BF16_TILES = 1u << 29
-}; /* below them one bit for each mr_isa */
+/* Below them one bit for each mr_isa. */
+enum { FOUND = 1u << 31, BF16 = 1u << 30, BF16_TILES = 1u << 29 };
 
 #if defined(__x86_64__)
 static unsigned bit(unsigned word, int n)

@@ -544,7 +544,7 @@ static void check_canvas_logits(const setup *base, mr_jval c, const char *dir, b
             setup s = *base;
             if (!has((mr_isa)isa, k / 3))
                 continue;
-            if (k == 3 * NATIVE) {
+            if (k == 3 * NATIVE) { /* each has bits of its own */
                 free(first[NATIVE]);
                 first[NATIVE] = NULL;
             }

@@ -48,7 +48,7 @@ typedef struct mr_mm {
 } mr_mm;
 
 /* Bytes of scratch for `rows` rows of k: rows prepared for int8 or bf16 (none if it runs on f32),
- * and from 5 rows on a panel per thread.  Heads: rows * heads.  Gated, with two formats: the larger
+ * and from 5 rows on a panel per thread, with AMX also rows by sixteens.  Heads: rows * heads.  Gated, with two formats: the larger
  * of both. */
 size_t mr_matmul_scratch(const mr_mm *mm, mr_fmt fmt, int64_t rows, int64_t k);
 /* Name of the kernel for reports, such as "int8 q4 avx512", "f32 bf16 avx2". */
