@@ -43,8 +43,10 @@ static inline double bench_peak(mr_isa isa, mr_arith arith)
 static inline void read_all(const uint8_t *p, size_t bytes)
 {
     mr_isa best;
-    if (mr_isa_pick(NULL, &best) == MR_OK)
-        mr_peak_loops_of(best)->read((const char *)p, bytes);
+    if (mr_isa_pick(NULL, &best) != MR_OK)
+        return;
+    const mr_peak_loops *loops = mr_peak_loops_of(best);
+    loops->read[loops->read[1] ? 1 : 0]((const char *)p, bytes);
 }
 
 #endif

@@ -107,8 +107,12 @@ mr_err mr_cpu_peaks(mr_isa isa, mr_pool *pool, mr_peaks *out)
     madvise(start, bytes, MADV_HUGEPAGE); /* without it the figure is merely lower */
     memset(start, 1, bytes);
     *out = (mr_peaks){0};
-    job read = {.read = l->read, .memory = start};
-    out->read = measure(&read, pool, (double)PIECE, (int)(bytes / PIECE));
+    for (int i = 0; i < 2 && l->read[i]; i++) {
+        job read = {.read = l->read[i], .memory = start};
+        mr_peak peak = measure(&read, pool, (double)PIECE, (int)(bytes / PIECE));
+        out->read.one = peak.one > out->read.one ? peak.one : out->read.one;
+        out->read.all = peak.all > out->read.all ? peak.all : out->read.all;
+    }
     mr_free(memory);
     job int8 = {.turn = l->int8}, f32 = {.turn = l->f32}, bf16 = {.turn = l->bf16};
     if (l->int8)

@@ -4,7 +4,7 @@
  *          hour; so every bench measures these beside its own.
  * Use:     mr_peaks p; MR_TRY(mr_cpu_peaks(isa, pool, &p));   about a second
  *          loops alone: mr_peak_loops_of(isa)->int8(turns)
- * Limits:  read: sums over memory well beyond the caches, four streams a thread, fetched ahead.
+ * Limits:  read: sums over memory well beyond the caches, in several streams a thread, fetched ahead.
  *          int8, f32 and bf16: independent dots, tile products or FMAs in registers, a multiply-add
  *          counted as two operations.  The C kernels have no such loops: 0.
  * Threads: like a run of the backend that owns the pool.
@@ -18,7 +18,7 @@
 #include "base/pool.h"
 
 typedef struct mr_peak_loops {
-    void (*read)(const char *p, size_t bytes);
+    void (*read[2])(const char *p, size_t bytes); /* the faster counts; the second may be NULL */
     /* Run their loop so many times; operations per turn beside them. NULL: none. */
     void (*int8)(long turns);
     void (*f32)(long turns);

@@ -25,21 +25,24 @@ WIDE_LOOP(int8, DOT)
 WIDE_LOOP(f32, FMA)
 WIDE_LOOP(bf16, BF16)
 
-static void read_all(const char *p, size_t bytes)
+PEAK_INLINE void read_streams(const char *p, size_t bytes, size_t streams, size_t near, size_t far)
 {
     __m512i s[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
                     _mm512_setzero_si512()};
-    size_t part = bytes / PEAK_STREAMS;
+    size_t part = bytes / streams;
     for (size_t i = 0; i + PEAK_UNIT <= part; i += PEAK_UNIT)
-        for (size_t stream = 0; stream < PEAK_STREAMS; stream++) {
+        for (size_t stream = 0; stream < streams; stream++) {
             const char *q = p + stream * part + i;
             for (int j = 0; j < PEAK_UNIT / 64; j++) {
-                _mm_prefetch(q + PEAK_AHEAD + 64 * j, _MM_HINT_T0);
+                _mm_prefetch(q + near + 64 * j, _MM_HINT_T0);
+                if (far)
+                    _mm_prefetch(q + far + 64 * j, _MM_HINT_T1);
                 s[j] = _mm512_add_epi64(s[j], _mm512_loadu_si512(q + 64 * j));
             }
         }
     __asm__ volatile("" : : "v"(s[0]), "v"(s[1]), "v"(s[2]), "v"(s[3]));
 }
+PEAK_READS
 
 #define TILE_LOOP(name, kind)                                                                      \
     static void name(long turns)                                                                   \
@@ -60,6 +63,12 @@ TILE_LOOP(int8_tiles, bssd)
 TILE_LOOP(bf16_tiles, bf16ps)
 enum { TILE_OPS = 4 * 2 * 16 * 16 };
 
-const mr_peak_loops mr_peak_amx = {read_all,      int8_tiles, f32,          bf16_tiles,
-                                   64 * TILE_OPS, 24 * 32,    32 * TILE_OPS};
-const mr_peak_loops mr_peak_avx512 = {read_all, int8, f32, bf16, 24 * 128, 24 * 32, 24 * 64};
+const mr_peak_loops mr_peak_amx = {{read_one_ask, read_two_asks},
+                                   int8_tiles,
+                                   f32,
+                                   bf16_tiles,
+                                   64 * TILE_OPS,
+                                   24 * 32,
+                                   32 * TILE_OPS};
+const mr_peak_loops mr_peak_avx512 = {
+    {read_one_ask, read_two_asks}, int8, f32, bf16, 24 * 128, 24 * 32, 24 * 64};

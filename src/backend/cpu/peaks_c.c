@@ -13,4 +13,4 @@ static void read_all(const char *p, size_t bytes)
     __asm__ volatile("" : : "r"(s));
 }
 
-const mr_peak_loops mr_peak_c = {read_all, NULL, NULL, NULL, 0, 0, 0};
+const mr_peak_loops mr_peak_c = {{read_all}, NULL, NULL, NULL, 0, 0, 0};

@@ -23,8 +23,19 @@
                          : PEAK_CLOBBERS);                                                         \
     }
 
-/* Four streams (the quarters), each 256 bytes at a time, fetched ahead: what one core of the kinds
- * seen reads fastest. */
-enum { PEAK_STREAMS = 4, PEAK_UNIT = 256, PEAK_AHEAD = 4096 };
+/* Reading in streams (equal parts), each PEAK_UNIT bytes at a time, fetched `near` ahead to the L1 cache and,
+ * unless 0, `far` ahead to L2.  Of the cores seen some read fastest in the one way, some in the other.
+ * The including file has read_streams(p, bytes, streams, near, far), always inlined. */
+enum { PEAK_UNIT = 256 };
+#define PEAK_READS                                                                                 \
+    static void read_one_ask(const char *p, size_t bytes)                                          \
+    {                                                                                              \
+        read_streams(p, bytes, 4, 4096, 0);                                                        \
+    }                                                                                              \
+    static void read_two_asks(const char *p, size_t bytes)                                         \
+    {                                                                                              \
+        read_streams(p, bytes, 2, 2048, 3072);                                                     \
+    }
+#define PEAK_INLINE static inline __attribute__((always_inline))
 
 #endif

@@ -37,4 +37,4 @@ static void read_all(const char *p, size_t bytes)
     __asm__ volatile("" : : "w"(s[0]), "w"(s[1]), "w"(s[2]), "w"(s[3]));
 }
 
-const mr_peak_loops mr_peak_neon = {read_all, int8, f32, bf16, 16 * 32, 16 * 8, 16 * 16};
+const mr_peak_loops mr_peak_neon = {{read_all}, int8, f32, bf16, 16 * 32, 16 * 8, 16 * 16};
