@@ -16,7 +16,7 @@ enum {
     PACK_ROWS = 1024,       /* rows of a task at most, */
     PACK_BYTES = 256 << 10, /* halved until they are so small; 64 at least */
     PACK_LINES = 32,        /* of a unit: 128 bytes of k, or 256 nibbles */
-    FAR_BYTES = 4096,       /* about so far ahead few rows ask for weights, */
+    FAR_BYTES = 3072,       /* about so far ahead few rows ask for weights, */
     FAR_CODES = 16384       /* and for CODES, whose lines take longer: whole units */
 };
 
