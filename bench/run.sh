@@ -1,9 +1,10 @@
 #!/bin/sh
-# The table of speeds: shapes made by synth, measured beside the machine's limits, and the peer if it is there.
+# The table of speeds: shapes made by synth, measured beside the machine's limits, and the peers if they are there.
 #
 #   bench/run.sh BUILD_DIR [ROW...]
 #
 # PEER=DIR      llama.cpp's programs (DIR/llama-bench or DIR/bin/llama-bench; tools/build_peer.sh makes them)
+# IK=DIR        the same of ik_llama.cpp, which repacks weights when it loads them
 # REPEAT=N      measured runs of each, the median counts (3)
 # THREADS=N     for both (the CPUs there are)
 # RECORD=1      adds what was measured to bench/results.csv
@@ -13,9 +14,16 @@ cd "$(dirname "$0")/.." || exit 1
 B=${1:?"usage: bench/run.sh BUILD_DIR [ROW...]"}
 shift
 M=$B/millrace dir=$B/bench r=${REPEAT:-3} t=${THREADS:-$(nproc)}
-peer=${PEER:-}
-[ -n "$peer" ] && [ -x "$peer/bin/llama-bench" ] && peer=$peer/bin
-[ -n "$peer" ] && [ ! -x "$peer/llama-bench" ] && { echo "bench: no llama-bench in $peer" >&2; exit 1; }
+# program DIR: its llama-bench, or nothing where no DIR is given
+program() {
+    [ -z "$1" ] && return 0
+    for p in "$1/bin/llama-bench" "$1/llama-bench"; do
+        [ -x "$p" ] && { echo "$p"; return 0; }
+    done
+    echo "bench: no llama-bench in $1" >&2
+    return 1
+}
+peer=$(program "${PEER:-}") && ik=$(program "${IK:-}") || exit 1
 mkdir -p "$dir"
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
@@ -44,7 +52,26 @@ make_model() {
     shift 2
     "$M" synth "bench/$config.json" "$dir/$name" "$@" >"$dir/log" 2>&1 || { cat "$dir/log" >&2; exit 1; }
 }
-line() { printf '%-22s %10s %8s %8s %8s %6s   %8s %8s %8s %6s\n' "$@"; }
+# line NAME and for prefill and decode: OURS SHARE PEER RATIO IK RATIO
+line() {
+    printf '%-22s' "$1"
+    shift
+    while [ $# -gt 0 ]; do
+        printf ' %9s %8s %9s %6s' "$1" "$2" "$3" "$4"
+        [ -n "$ik" ] && printf ' %9s %6s' "$5" "$6"
+        printf '  '
+        shift 6
+    done
+    echo
+}
+# rate PROGRAM TEST MODEL ARGS...: tokens a second, or nothing
+rate() {
+    run=$1 test=$2 file=$3
+    shift 3
+    [ -n "$run" ] && [ "$file" != - ] || return 0
+    "$run" -m "$file" -r "$r" -t "$t" "$@" >"$dir/peer" 2>"$dir/log" || tail -n 2 "$dir/log" >&2
+    awk -F'|' -v test="$test" '$0 ~ test { print $(NF - 1) + 0 }' "$dir/peer"
+}
 # row NAME MODEL PEER_MODEL BENCH-ARGS...: a line of the table.  PEER_MODEL -: none of its kind.
 row() {
     row=$1 model=$2 twin=$3
@@ -52,20 +79,19 @@ row() {
     "$M" bench "$model" --profile --json -r "$r" --threads "$t" "$@" >"$dir/out" 2>"$dir/log" ||
         { cat "$dir/log" >&2; exit 1; }
     p=$(field prefill) d=$(field decode) ps=$(share prefill) ds=$(share decode)
-    pp= pd=
-    if [ -n "$peer" ] && [ "$twin" != - ]; then
-        "$peer/llama-bench" -m "$twin" -p 512 -n 64 -r "$r" -t "$t" >"$dir/peer" 2>"$dir/log" || tail -n 2 "$dir/log" >&2
-        pp=$(awk -F'|' '/pp512/ { print $(NF - 1) + 0 }' "$dir/peer")
-        pd=$(awk -F'|' '/tg64/ { print $(NF - 1) + 0 }' "$dir/peer")
-    fi
-    line "$row" "${p:--}" "$(percent "${ps:-0}")" "${pp:--}" "$(ratio "${p:-0}" "${pp:-0}")" "" \
-        "${d:--}" "$(percent "${ds:-0}")" "${pd:--}" "$(ratio "${d:-0}" "${pd:-0}")"
+    pp=$(rate "$peer" pp512 "$twin" -p 512 -n 0) pd=$(rate "$peer" tg64 "$twin" -p 0 -n 64)
+    kp=$(rate "$ik" pp512 "$twin" -p 512 -n 0 -rtr 1) kd=$(rate "$ik" tg64 "$twin" -p 0 -n 64 -rtr 1)
+    line "$row" "${p:--}" "$(percent "${ps:-0}")" "${pp:--}" "$(ratio "${p:-0}" "${pp:-0}")" "${kp:--}" \
+        "$(ratio "${p:-0}" "${kp:-0}")" "${d:--}" "$(percent "${ds:-0}")" "${pd:--}" \
+        "$(ratio "${d:-0}" "${pd:-0}")" "${kd:--}" "$(ratio "${d:-0}" "${kd:-0}")"
     record "$row prefill tok/s" "$p"
     record "$row decode tok/s" "$d"
     record "$row prefill share of limit" "$ps"
     record "$row decode share of limit" "$ds"
     record "$row prefill llama.cpp tok/s" "$pp"
     record "$row decode llama.cpp tok/s" "$pd"
+    record "$row prefill ik_llama.cpp tok/s" "$kp"
+    record "$row decode ik_llama.cpp tok/s" "$kd"
 }
 limits() {
     for l in read_gb_per_s int8_gop_per_s f32_gflop_per_s; do
@@ -81,7 +107,7 @@ pair() {
     wanted "$1" || return 0
     make_model m "$2" --quant "$3" --group "$4"
     twin=-
-    [ -n "$peer" ] && make_model twin.gguf "$2" --format gguf --quant "$5" && twin=$dir/twin.gguf
+    [ -n "$peer$ik" ] && make_model twin.gguf "$2" --format gguf --quant "$5" && twin=$dir/twin.gguf
     row "$1" "$dir/m" "$twin"
     rm -rf "$dir/m" "$dir/twin.gguf"
 }
@@ -99,8 +125,9 @@ make_model m smollm2-135m --quant q8
 rm -rf "$dir/m"
 limits
 [ -n "$peer" ] || echo "llama.cpp: not there (give PEER=DIR; tools/build_peer.sh DIR builds it)"
+[ -n "$ik" ] || echo "ik_llama.cpp: not there (give IK=DIR; tools/build_peer.sh DIR ik builds it)"
 echo
-line "" "prefill" "of limit" "peer" "ratio" "" "decode" "of limit" "peer" "ratio"
+line "" prefill "of limit" llama.cpp ratio ik ratio decode "of limit" llama.cpp ratio ik ratio
 pair gemma3-1b-q4-g64 gemma3-1b q4 64 q4_0
 pair gemma3-1b-q4-g32 gemma3-1b q4 32 q4_1
 pair gemma3-1b-q8-g64 gemma3-1b q8 64 q8_0
