@@ -1,25 +1,38 @@
 /* Where each result lies in the arena.
  *
- * Buffers are placed largest first, each at the lowest offset where it meets no buffer that is
- * already placed and live at the same time.  Largest first leaves the small ones to fill the holes;
- * on chains of layers, which models are, the result is the peak of what is live at once in all
- * cases seen.  A buffer always rests on the floor or on another one, so the total never exceeds the
- * sum of all sizes. */
+ * Buffers are placed in some order, each at the lowest offset where it meets no buffer that is already
+ * placed and live at the same time.  Largest first leaves the small ones to fill the holes, and on
+ * chains of layers, which models are, the result mostly is the peak of what is live at once: none can be
+ * smaller.  Where it is not, other orders are tried, and the best counts.  A buffer always rests on
+ * the floor or on another one, so the total never exceeds the sum of all sizes. */
 #include "compile/plan_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+/* Orders: by size, by how long they live, by both; each also with those of the peak first. */
+enum { ORDERS = 6 };
+
 typedef struct entry {
     mr_buffer *b;
+    bool peak;
+    double weight;
     int index; /* breaks ties, so that the layout is the same everywhere */
 } entry;
 
-static int larger_first(const void *pa, const void *pb)
+static double weight(const mr_buffer *b, int order)
+{
+    const double steps = b->last - b->first + 1, bytes = (double)b->bytes;
+    return order / 2 == 0 ? bytes : order / 2 == 1 ? steps : bytes * steps;
+}
+
+static int heavier_first(const void *pa, const void *pb)
 {
     const entry *a = pa, *b = pb;
-    if (a->b->bytes != b->b->bytes)
-        return a->b->bytes < b->b->bytes ? 1 : -1;
+    if (a->peak != b->peak)
+        return a->peak ? -1 : 1;
+    if (a->weight != b->weight)
+        return a->weight < b->weight ? 1 : -1;
     if (a->b->first != b->b->first)
         return a->b->first < b->b->first ? -1 : 1;
     return a->index < b->index ? -1 : 1;
@@ -63,28 +76,65 @@ static mr_err check_sum(const mr_buffer *b, int n)
     return MR_OK;
 }
 
+/* The most bytes that are live at once, and when first. */
+static int64_t live_peak(const mr_buffer *b, int n, int *when)
+{
+    int64_t most = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t live = 0;
+        for (int j = 0; j < n; j++)
+            if (b[j].first <= b[i].first && b[i].first <= b[j].last)
+                live += b[j].bytes;
+        if (live > most || (live == most && b[i].first < *when)) {
+            most = live;
+            *when = b[i].first;
+        }
+    }
+    return most;
+}
+
+/* What the arena then takes; `when` is the step of the peak. */
+static int64_t place(mr_buffer *b, int n, int order, int when, entry *by, mr_buffer **placed)
+{
+    int64_t total = 0;
+    for (int i = 0; i < n; i++)
+        by[i] = (entry){b + i, order % 2 && b[i].first <= when && when <= b[i].last,
+                        weight(b + i, order), i};
+    qsort(by, (size_t)n, sizeof *by, heavier_first);
+    for (int i = 0; i < n; i++) {
+        mr_buffer *x = by[i].b;
+        x->offset = lowest_hole(placed, i, x);
+        insert(placed, i, x);
+        if (x->offset + x->bytes > total)
+            total = x->offset + x->bytes;
+    }
+    return total;
+}
+
 mr_err mr_memory_place(mr_buffer *b, int n, int64_t *total)
 {
     *total = 0;
     MR_TRY(check_sum(b, n));
-    entry *order = mr_alloc(MR_MEM_COMPILE, (size_t)n * sizeof *order);
+    entry *by = mr_alloc(MR_MEM_COMPILE, (size_t)n * sizeof *by);
     mr_buffer **placed = mr_alloc(MR_MEM_COMPILE, (size_t)n * sizeof *placed);
-    if (!order || !placed) {
-        mr_free(order);
+    if (!by || !placed) {
+        mr_free(by);
         mr_free(placed);
         return MR_ENOMEM;
     }
-    for (int i = 0; i < n; i++)
-        order[i] = (entry){b + i, i};
-    qsort(order, (size_t)n, sizeof *order, larger_first);
-    for (int i = 0; i < n; i++) {
-        mr_buffer *x = order[i].b;
-        x->offset = lowest_hole(placed, i, x);
-        insert(placed, i, x);
-        if (x->offset + x->bytes > *total)
-            *total = x->offset + x->bytes;
+    int when = 0, best = 0, order = 0;
+    const int64_t peak = live_peak(b, n, &when);
+    *total = INT64_MAX;
+    for (; order<ORDERS && * total> peak; order++) {
+        const int64_t other = place(b, n, order, when, by, placed);
+        if (other < *total) {
+            *total = other;
+            best = order;
+        }
     }
-    mr_free(order);
+    if (best != order - 1)
+        place(b, n, best, when, by, placed);
+    mr_free(by);
     mr_free(placed);
     return MR_OK;
 }

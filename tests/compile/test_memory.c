@@ -53,6 +53,29 @@ static void a_chain_needs_two(void **state)
     assert_int_equal(total, 2 * 640);
 }
 
+/* Where the largest first would leave a hole that nothing fills, another order does not. */
+static void the_peak_is_reached(void **state)
+{
+    (void)state;
+    static const struct {
+        int n, peak, b[5][3]; /* units of MR_ARENA_ALIGN, first, last */
+    } cases[] = {{4, 9, {{2, 5, 5}, {4, 2, 5}, {4, 1, 3}, {3, 4, 5}}},
+                 {4, 7, {{3, 4, 5}, {2, 2, 4}, {4, 0, 2}, {2, 4, 5}}},
+                 {4, 5, {{1, 2, 4}, {2, 0, 2}, {4, 3, 5}, {3, 0, 0}}},
+                 {5, 9, {{2, 1, 3}, {3, 5, 5}, {3, 3, 5}, {3, 5, 5}, {4, 1, 4}}}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        mr_buffer b[5];
+        int64_t total;
+        for (int i = 0; i < cases[c].n; i++)
+            b[i] = (mr_buffer){.bytes = (int64_t)MR_ARENA_ALIGN * cases[c].b[i][0],
+                               .first = cases[c].b[i][1],
+                               .last = cases[c].b[i][2]};
+        OK(mr_memory_place(b, cases[c].n, &total));
+        check_placed(b, cases[c].n, total);
+        assert_int_equal(total, (int64_t)MR_ARENA_ALIGN * cases[c].peak);
+    }
+}
+
 static void sums_that_overflow_are_refused(void **state)
 {
     (void)state;
@@ -229,6 +252,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_buffers_never_overlap),
         cmocka_unit_test(a_chain_needs_two),
+        cmocka_unit_test(the_peak_is_reached),
         cmocka_unit_test(sums_that_overflow_are_refused),
         cmocka_unit_test(plans_never_write_over_what_is_needed),
         cmocka_unit_test(reuse_changes_no_bit),
