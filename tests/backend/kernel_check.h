@@ -43,12 +43,16 @@ static struct {
 static inline void ck_begin(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--bench"))
+        if (!strcmp(argv[i], "--bench")) {
             ck_bench = true;
-        if (!strcmp(argv[i], "--small"))
+        } else if (!strcmp(argv[i], "--small")) {
             ck_small = true;
-        if (!strcmp(argv[i], "--seed") && i + 1 < argc)
+        } else if (!strcmp(argv[i], "--seed") && i + 1 < argc) {
             ck_seed = strtoull(argv[++i], NULL, 10);
+        } else if (!ck_bench || argv[i][0] == '-') { /* what --bench is to time may follow it */
+            fprintf(stderr, "%s: unknown argument '%s'\n", argv[0], argv[i]);
+            exit(2);
+        }
     }
 }
 

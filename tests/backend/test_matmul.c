@@ -703,6 +703,10 @@ int main(int argc, char **argv)
         bench_matmul(pools[0], argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : NULL);
         return 0;
     }
+    if (argc > 1 && !small_run) {
+        fprintf(stderr, "%s: unknown argument '%s'\n", argv[0], argv[1]);
+        return 2;
+    }
     check_refused();
     check_columns(&rng);
     check_quantise(&rng);
