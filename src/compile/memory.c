@@ -122,18 +122,20 @@ mr_err mr_memory_place(mr_buffer *b, int n, int64_t *total)
         mr_free(placed);
         return MR_ENOMEM;
     }
-    int when = 0, best = 0, order = 0;
+    int when = 0, best = 0, last = 0;
     const int64_t peak = live_peak(b, n, &when);
-    *total = INT64_MAX;
-    for (; order<ORDERS && * total> peak; order++) {
-        const int64_t other = place(b, n, order, when, by, placed);
-        if (other < *total) {
-            *total = other;
+    int64_t least = INT64_MAX;
+    for (int order = 0; order < ORDERS && least > peak; order++) {
+        const int64_t takes = place(b, n, order, when, by, placed);
+        last = order;
+        if (takes < least) {
+            least = takes;
             best = order;
         }
     }
-    if (best != order - 1)
+    if (best != last)
         place(b, n, best, when, by, placed);
+    *total = least;
     mr_free(by);
     mr_free(placed);
     return MR_OK;
