@@ -177,8 +177,11 @@ static void slab_give(slab *s, char *p, size_t bytes)
         const uintptr_t page = page_size();
         uintptr_t from = ((uintptr_t)p + page - 1) & ~(page - 1);
         uintptr_t end = ((uintptr_t)p + bytes) & ~(page - 1);
-        if (from < end)
+        if (from < end) {
+            /* First out of the huge page's range, lest the system's collecting fills it again. */
+            madvise((void *)from, end - from, MADV_NOHUGEPAGE);
             madvise((void *)from, end - from, MADV_DONTNEED);
+        }
     }
     pthread_mutex_unlock(&slab_lock);
 }
