@@ -7,7 +7,8 @@
  *         wait.
  * How:    per block of k: weights as bytes less `zero`, scales as f32; then for each sixteen rows the
  *         tile products of the values n, the slots that there are (a list: no branch per row), and the
- *         ends of the groups, 16 outputs at a time with their sums in registers.
+ *         ends of the groups, 16 outputs at a time with their sums in registers.  17 to 24 rows (of a
+ *         head, 6 to 8 in three parts) are a sixteen and a half one, which load weights once.
  * Bits:   those of tile_i8 (docs/numerics.md): sums are exact, (float)(I << e) is (float)I * 2^e.
  */
 #include "backend/cpu/lanes_avx512.h"
@@ -16,7 +17,13 @@
 #include "backend/cpu/matmul_numbers_lanes.h"
 #include "backend/cpu/tiles_amx.h"
 
-enum { BLOCK_GROUPS = 4, GROUP_LINES = 64 * MR_TILE_OUT };
+enum {
+    BLOCK_GROUPS = 4,
+    BOTH_GROUPS = 1, /* of a block that sixteen rows and a half meet */
+    HALF = MR_SIXTEEN / 2,
+    FEW = 32, /* rows for which weights come from memory: as for one, each line asks for others */
+    GROUP_LINES = 64 * MR_TILE_OUT
+};
 
 /* The slot of a row: its high parts, -zero times their sum, and where row and quad begin in a tile of sums
  * and in lines of weights, in bytes. */
@@ -96,8 +103,10 @@ static void arrange(const mr_qform *f, const uint8_t *const *rows, int n, uint8_
     for (int64_t i = 0; i < f->k / f->group; i++) {
         sixteen *s = (sixteen *)(void *)(to + (size_t)i * GROUP_BYTES);
         s->slots = 0;
-        if (n < MR_SIXTEEN)
-            memset(s, 0, GROUP_BYTES);
+        for (int r = n; r < MR_SIXTEEN; r++) {
+            s->a[r] = s->power[r] = 0.0f;
+            memset((uint8_t *)(s + 1) + 64 * r, 0, 64);
+        }
     }
     for (int r = 0; r < n; r++)
         arrange_row(f, rows[r], r, to);
@@ -136,40 +145,64 @@ LANES_INLINE void put_codes(__m512i codes, const mr_qform *f, uint8_t *to)
     }
 }
 
-/* Lines of nibbles, or of bytes, in the order of U8. */
-static void put_nibbles(const uint8_t *from, size_t bytes, const mr_qform *f, uint8_t *to)
+/* Lines of nibbles, or of bytes, in the order of U8; asks: each for others (row_ask). */
+LANES_INLINE void put_nibbles(const uint8_t *from, size_t bytes, const mr_qform *f, bool asks,
+                              size_t far, uint8_t *to)
 {
     const __m512i low = _mm512_set1_epi8(15);
     for (size_t i = 0; i < bytes; i += 256, to += 512)
         for (size_t v = 0; v < 256; v += 64) {
             const __m512i line = _mm512_loadu_si512(from + i + v);
+            if (asks)
+                row_ask(from + i + v, far);
             put_codes(_mm512_and_si512(line, low), f, to + v);
             put_codes(_mm512_and_si512(_mm512_srli_epi16(line, 4), low), f, to + v + 256);
         }
 }
 
-static void put_bytes(const uint8_t *from, size_t bytes, const mr_qform *f, uint8_t *to)
+LANES_INLINE void put_bytes(const uint8_t *from, size_t bytes, const mr_qform *f, bool asks,
+                            size_t far, uint8_t *to)
 {
-    for (size_t i = 0; i < bytes; i += 64)
+    for (size_t i = 0; i < bytes; i += 64) {
         put_codes(_mm512_loadu_si512(from + i), f, to + i);
+        if (asks)
+            row_ask(from + i, far);
+    }
 }
 
 /* n units from `unit` on. */
-static void take_weights(const mr_column *c, const mr_qform *f, const uint8_t *unit, int n,
-                         block_weights *to)
+LANES_INLINE void take_units(const mr_column *c, const mr_qform *f, const uint8_t *unit, int n,
+                             bool asks, block_weights *to)
 {
     const mr_layout *l = c->layout;
     const int per_unit = l->k_unit / f->group;
     const size_t lines = c->lines / (size_t)per_unit;
     for (int i = 0; i < n * per_unit; i++) {
         const uint8_t *from = unit + (size_t)(i / per_unit) * c->unit;
+        const size_t far = asks ? row_far(c, from) : 0;
+        for (size_t j = c->lines; asks && i % per_unit == 0 && j < c->unit; j += 64)
+            row_ask(from + j, far);
         widen_scales(l, from + c->lines, to->s[i], to->b[i]);
         from += (size_t)(i % per_unit) * lines;
-        (l->kind == MR_PACK_U4 ? put_nibbles : put_bytes)(from, lines, f, to->w[i]);
+        if (l->kind == MR_PACK_U4)
+            put_nibbles(from, lines, f, asks, far, to->w[i]);
+        else
+            put_bytes(from, lines, f, asks, far, to->w[i]);
     }
 }
 
+static void take_weights(const mr_column *c, const mr_qform *f, const uint8_t *unit, int n,
+                         bool asks, block_weights *to)
+{
+    if (asks)
+        take_units(c, f, unit, n, true, to);
+    else
+        take_units(c, f, unit, n, false, to);
+}
+
 /* ---- tiles --------------------------------------------------------------------------------- */
+
+typedef int32_t tile_sums[MR_SIXTEEN][16]; /* [row][output] */
 
 /* 0..3 sums of 16 rows by 16 outputs; 4 values of rows; 6, 7 quads of weights. */
 static void configure(void)
@@ -179,8 +212,6 @@ static void configure(void)
         TILE_SHAPE(c, t, MR_SIXTEEN, 64);
     tile_configure(&c);
 }
-
-typedef int32_t tile_sums[MR_SIXTEEN][16]; /* [row][output] */
 
 /* Sums of `groups` groups and 64 outputs.  Weights less zero have a sign. */
 #define SUMS(name, kind)                                                                           \
@@ -206,6 +237,46 @@ typedef int32_t tile_sums[MR_SIXTEEN][16]; /* [row][output] */
 SUMS(sums_signed, bssd)
 SUMS(sums_unsigned, bsud)
 
+/* The same of sixteen rows and a half, for which weights are loaded once: 0, 1 and 4 are of the sixteen,
+ * 2, 3 and 5 of the half. */
+static void configure_both(void)
+{
+    tile_config c = {.palette = 1};
+    for (int t = 0; t < 8; t++)
+        TILE_SHAPE(c, t, t == 2 || t == 3 || t == 5 ? HALF : MR_SIXTEEN, 64);
+    tile_configure(&c);
+}
+
+#define BOTH_SUMS(name, kind)                                                                      \
+    static void name(const uint8_t *rows, const uint8_t *half, const block_weights *w, int groups, \
+                     tile_sums(*sums)[4], tile_sums(*halves)[4])                                   \
+    {                                                                                              \
+        const size_t row = 64, quad = 256;                                                         \
+        for (int g = 0; g < groups; g++, rows += GROUP_BYTES, half += GROUP_BYTES) {               \
+            TILE_LOAD(4, rows + sizeof(sixteen), row);                                             \
+            TILE_LOAD(5, half + sizeof(sixteen), row);                                             \
+            NEXT_BOTH(kind, 0, 0, 2, 6, g - 1, 2)                                                  \
+            NEXT_BOTH(kind, 1, 1, 3, 7, g - 1, 3)                                                  \
+            NEXT_BOTH(kind, 2, 0, 2, 6, g, 0) NEXT_BOTH(kind, 3, 1, 3, 7, g, 1)                    \
+        }                                                                                          \
+        TILE_STORE(0, sums[groups - 1][2], row);                                                   \
+        TILE_STORE(2, halves[groups - 1][2], row);                                                 \
+        TILE_STORE(1, sums[groups - 1][3], row);                                                   \
+        TILE_STORE(3, halves[groups - 1][3], row);                                                 \
+    }
+#define NEXT_BOTH(kind, v, s, h, t, before, o)                                                     \
+    if ((before) >= 0) {                                                                           \
+        TILE_STORE(s, sums[before][o], row);                                                       \
+        TILE_STORE(h, halves[before][o], row);                                                     \
+    }                                                                                              \
+    TILE_ZERO(s);                                                                                  \
+    TILE_ZERO(h);                                                                                  \
+    TILE_LOAD(t, w->w[g] + 64 * (v), quad);                                                        \
+    TILE_DOTS(kind, s, 4, t);                                                                      \
+    TILE_DOTS(kind, h, 5, t);
+BOTH_SUMS(both_signed, bssd)
+BOTH_SUMS(both_unsigned, bsud)
+
 /* What the listed slots' high parts add: 128 times their sums. */
 static void add_slots(const sixteen *g, const uint8_t *w, __m512i zero, tile_sums *sums)
 {
@@ -222,20 +293,20 @@ static void add_slots(const sixteen *g, const uint8_t *w, __m512i zero, tile_sum
     }
 }
 
-/* Of 16 outputs from o on: y = fma(b, A, y), then y = fma(s, I * 2^e, y), group after group. */
-LANES_INLINE void end_groups(const uint8_t *rows, const block_weights *w, int groups, bool bias,
-                             int o, tile_sums (*sums)[4], float *out)
+/* Of n rows and 16 outputs from o on: y = fma(b, A, y), then y = fma(s, I * 2^e, y), group after group. */
+LANES_INLINE void end_groups(const uint8_t *rows, int n, const block_weights *w, int groups,
+                             bool bias, int o, tile_sums (*sums)[4], float *out)
 {
     __m512 y[MR_SIXTEEN];
     out += o;
     LANES_UNROLL
-    for (int r = 0; r < MR_SIXTEEN; r++)
+    for (int r = 0; r < n; r++)
         y[r] = _mm512_loadu_ps(out + r * MR_TILE_OUT);
     for (int i = 0; i < groups; i++, rows += GROUP_BYTES) {
         const sixteen *g = (const sixteen *)(const void *)rows;
         const __m512 s = _mm512_loadu_ps(w->s[i] + o), b = _mm512_loadu_ps(w->b[i] + o);
         LANES_UNROLL
-        for (int r = 0; r < MR_SIXTEEN; r++) {
+        for (int r = 0; r < n; r++) {
             __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums[i][o / 16][r]));
             if (bias)
                 y[r] = _mm512_fmadd_ps(b, _mm512_set1_ps(g->a[r]), y[r]);
@@ -243,24 +314,41 @@ LANES_INLINE void end_groups(const uint8_t *rows, const block_weights *w, int gr
         }
     }
     LANES_UNROLL
-    for (int r = 0; r < MR_SIXTEEN; r++)
+    for (int r = 0; r < n; r++)
         _mm512_storeu_ps(out + r * MR_TILE_OUT, y[r]);
 }
 
-/* A block of k of sixteen rows. */
-static void block_rows(const uint8_t *rows, const mr_qform *f, const block_weights *w, int groups,
-                       bool bias, float *out)
+/* What becomes of the sums of n rows. */
+LANES_INLINE void end_rows(const uint8_t *rows, int n, const mr_qform *f, const block_weights *w,
+                           int groups, bool bias, tile_sums (*sums)[4], float *out)
 {
-    tile_sums sums[BLOCK_GROUPS][4] __attribute__((aligned(64)));
     const __m512i zero = _mm512_set1_epi8((char)-f->start_by);
-    (f->start_by ? sums_signed : sums_unsigned)(rows, w, groups, sums);
     for (int g = 0; g < groups; g++)
         add_slots((const sixteen *)(const void *)(rows + g * GROUP_BYTES), w->w[g], zero, sums[g]);
     for (int o = 0; o < MR_TILE_OUT; o += 16)
         if (bias)
-            end_groups(rows, w, groups, true, o, sums, out);
+            end_groups(rows, n, w, groups, true, o, sums, out);
         else
-            end_groups(rows, w, groups, false, o, sums, out);
+            end_groups(rows, n, w, groups, false, o, sums, out);
+}
+
+/* A block of k of sixteen rows, and of sixteen and a half. */
+static void block_rows(const uint8_t *rows, const mr_qform *f, const block_weights *w, int groups,
+                       bool bias, float *out)
+{
+    tile_sums sums[BLOCK_GROUPS][4] __attribute__((aligned(64)));
+    (f->start_by ? sums_signed : sums_unsigned)(rows, w, groups, sums);
+    end_rows(rows, MR_SIXTEEN, f, w, groups, bias, sums, out);
+}
+
+static void block_both(const uint8_t *rows, const mr_qform *f, const block_weights *w, int groups,
+                       bool bias, float *out)
+{
+    tile_sums sums[2][BLOCK_GROUPS][4] __attribute__((aligned(64)));
+    const uint8_t *half = rows + sixteen_bytes(f);
+    (f->start_by ? both_signed : both_unsigned)(rows, half, w, groups, sums[0], sums[1]);
+    end_rows(rows, MR_SIXTEEN, f, w, groups, bias, sums[0], out);
+    end_rows(half, HALF, f, w, groups, bias, sums[1], out + MR_SIXTEEN * MR_TILE_OUT);
 }
 
 static bool takes(const mr_layout *l, int nv)
@@ -270,29 +358,37 @@ static bool takes(const mr_layout *l, int nv)
 }
 
 static void tile(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *arranged,
-                 int64_t group0, int sixteens, float *out)
+                 int64_t group0, int rows, float *out)
 {
     block_weights w;
+    const bool few = rows <= FEW && !c->ask_bytes,
+               both = rows > MR_SIXTEEN && rows <= MR_SIXTEEN + HALF;
     const int per_unit = c->layout->k_unit / f->group;
-    const int most = f->group == 64 ? 3 : BLOCK_GROUPS; /* more would not stay in the L1 cache */
+    const int most = both             ? BOTH_GROUPS
+                     : f->group == 64 ? 3
+                                      : BLOCK_GROUPS; /* more would not stay in the L1 cache */
     const int block = most > per_unit ? most / per_unit : 1;
+    const int sixteens = both ? 1 : (rows + MR_SIXTEEN - 1) / MR_SIXTEEN;
     arranged += (size_t)group0 * GROUP_BYTES;
-    configure();
+    if (both)
+        configure_both();
+    else
+        configure();
     for (int64_t u = 0; u < units; u += block) {
         const int n = (int)(units - u < block ? units - u : block), groups = n * per_unit;
         const uint8_t *unit = c->data + (size_t)u * c->unit;
-        take_weights(c, f, unit, n, &w);
+        take_weights(c, f, unit, n, few, &w);
         /* the next block, or what lies past the end: no matter */
         const size_t here =
             c->ask_bytes ? c->ask_bytes * (size_t)n / (size_t)units : (size_t)n * c->unit;
         const uint8_t *ask =
             c->ask_bytes ? c->ask + c->ask_bytes * (size_t)u / (size_t)units : unit + here;
-        const size_t share = here / (size_t)sixteens + 64;
+        const size_t share = few ? 0 : here / (size_t)sixteens + 64;
         for (int t = 0; t < sixteens; t++, ask += share) {
             for (size_t i = 0; i < share; i += 64)
                 _mm_prefetch(ask + i, _MM_HINT_T1);
-            block_rows(arranged + (size_t)t * sixteen_bytes(f), f, &w, groups, c->layout->bias,
-                       out + t * MR_SIXTEEN * MR_TILE_OUT);
+            (both ? block_both : block_rows)(arranged + (size_t)t * sixteen_bytes(f), f, &w, groups,
+                                             c->layout->bias, out + t * MR_SIXTEEN * MR_TILE_OUT);
         }
         arranged += (size_t)groups * GROUP_BYTES;
     }

@@ -6,7 +6,8 @@
 enum {
     PANEL_K = 512,            /* of an f32 panel; a multiple of every k_unit */
     TILE_ROWS = 6,            /* of the largest tiles, but for those of sixteen rows, */
-    LEAST_SIXTEEN = 32,       /* which so many vectors are worth */
+    LEAST_SIXTEEN = 17,       /* which so many vectors are worth, */
+    LEAST_PANEL = 32,         /* or where a panel comes first */
     PANEL_BYTES = 160 * 1024, /* 64 outputs: 512 k of f32, or 2048 k of bytes and their scales */
 };
 
@@ -148,11 +149,10 @@ void mr_block_forget(const mr_job *job)
 void mr_block_arrange(mr_block *b, int worker, int64_t e, int64_t row0)
 {
     const mr_job *job = b->job;
+    const mr_layout *l = &job->w[0]->layout;
+    const mr_sixteen_kernels *s = sixteen_of(job->mm, l);
     b->arranged = NULL;
-    if (b->vectors < LEAST_SIXTEEN)
-        return;
-    const mr_sixteen_kernels *s = sixteen_of(job->mm, &job->w[0]->layout);
-    if (!s)
+    if (!s || b->vectors < (s->takes(l, 4) ? LEAST_SIXTEEN : LEAST_PANEL))
         return;
     arranged_of *of = arranged_by(job, worker);
     b->arranged = (uint8_t *)(b->sums[1] + (b->sums[1] - b->sums[0]));
@@ -175,7 +175,7 @@ static void tile_i8(const mr_block *b, const mr_column *c, int64_t units, int64_
     const mr_job *job = b->job;
     const mr_sixteen_kernels *s = b->arranged ? mr_sixteen_for(job->mm->isa) : NULL;
     if (s && s->takes(c->layout, c->nv))
-        s->tile(c, units, &job->form, b->arranged, group, (int)sixteens(b->vectors), sums);
+        s->tile(c, units, &job->form, b->arranged, group, b->vectors, sums);
     else
         job->kernels->tile_i8(c, units, &job->form, x, b->vectors, b->rows, sums);
 }

@@ -158,6 +158,24 @@ static inline int64_t mr_matrix_columns(const mr_matrix *m)
 /* Column c of matrix e; *first is its first output; end is NULL, jump 0. */
 mr_column mr_matrix_column(const mr_matrix *m, int64_t e, int64_t c, int64_t *first);
 
+/* With few rows weights come from memory: each line, of scales too, asks for the one far on to come to the
+ * L2 cache, which can have many under way, and for the one ROW_NEAR bytes on to come to L1, which can
+ * not.  (Past the end of a matrix that does nothing.)  Where a thread's columns end the far ones are those
+ * that it reads next, be they of another expert or product (mr_column.jump). */
+enum { ROW_NEAR = 2048 };
+
+/* How far, for lines of the unit. */
+static inline size_t row_far(const mr_column *c, const uint8_t *unit)
+{
+    return c->far + ((uintptr_t)unit + c->far < (uintptr_t)c->end ? 0 : c->jump);
+}
+
+static inline void row_ask(const uint8_t *p, size_t far)
+{
+    __builtin_prefetch((const void *)((uintptr_t)p + far), 0, 2);
+    __builtin_prefetch(p + ROW_NEAR);
+}
+
 /* ---- activations for int8 products ----
  *
  * A prepared row: 64 bytes of header (float D), then per group a record and the values n. */
@@ -263,9 +281,9 @@ typedef struct mr_sixteen_kernels {
     void (*arrange)(const mr_qform *f, const uint8_t *const *rows, int n,
                     uint8_t *to);              /* n <= 16 */
     bool (*takes)(const mr_layout *l, int nv); /* such columns, or panels */
-    /* As tile_i8, from the given group of the rows on; out has 16 rows for each sixteen. */
+    /* As tile_i8 of so many rows, from the given group of theirs on; out has 16 for each sixteen. */
     void (*tile)(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *arranged,
-                 int64_t group, int sixteens, float *out);
+                 int64_t group, int n, float *out);
     /* As mr_mm_kernels.tile_bf16, which it takes the place of. */
     void (*tile_bf16)(const mr_column *c, int64_t pairs, const int32_t *const *x, int rows,
                       float *out);
