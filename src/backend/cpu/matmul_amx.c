@@ -21,7 +21,7 @@ enum {
     BLOCK_GROUPS = 4,
     BOTH_GROUPS = 1, /* of a block that sixteen rows and a half meet */
     HALF = MR_SIXTEEN / 2,
-    FEW = 32, /* rows for which weights come from memory: as for one, each line asks for others */
+    FEW = 32, /* rows that wait for weights, and ask for them as one does */
     GROUP_LINES = 64 * MR_TILE_OUT
 };
 
@@ -145,59 +145,37 @@ LANES_INLINE void put_codes(__m512i codes, const mr_qform *f, uint8_t *to)
     }
 }
 
-/* Lines of nibbles, or of bytes, in the order of U8; asks: each for others (row_ask). */
-LANES_INLINE void put_nibbles(const uint8_t *from, size_t bytes, const mr_qform *f, bool asks,
-                              size_t far, uint8_t *to)
+/* Lines of nibbles, or of bytes, in the order of U8. */
+static void put_nibbles(const uint8_t *from, size_t bytes, const mr_qform *f, uint8_t *to)
 {
     const __m512i low = _mm512_set1_epi8(15);
     for (size_t i = 0; i < bytes; i += 256, to += 512)
         for (size_t v = 0; v < 256; v += 64) {
             const __m512i line = _mm512_loadu_si512(from + i + v);
-            if (asks)
-                row_ask(from + i + v, far);
             put_codes(_mm512_and_si512(line, low), f, to + v);
             put_codes(_mm512_and_si512(_mm512_srli_epi16(line, 4), low), f, to + v + 256);
         }
 }
 
-LANES_INLINE void put_bytes(const uint8_t *from, size_t bytes, const mr_qform *f, bool asks,
-                            size_t far, uint8_t *to)
+static void put_bytes(const uint8_t *from, size_t bytes, const mr_qform *f, uint8_t *to)
 {
-    for (size_t i = 0; i < bytes; i += 64) {
+    for (size_t i = 0; i < bytes; i += 64)
         put_codes(_mm512_loadu_si512(from + i), f, to + i);
-        if (asks)
-            row_ask(from + i, far);
-    }
 }
 
 /* n units from `unit` on. */
-LANES_INLINE void take_units(const mr_column *c, const mr_qform *f, const uint8_t *unit, int n,
-                             bool asks, block_weights *to)
+static void take_weights(const mr_column *c, const mr_qform *f, const uint8_t *unit, int n,
+                         block_weights *to)
 {
     const mr_layout *l = c->layout;
     const int per_unit = l->k_unit / f->group;
     const size_t lines = c->lines / (size_t)per_unit;
     for (int i = 0; i < n * per_unit; i++) {
         const uint8_t *from = unit + (size_t)(i / per_unit) * c->unit;
-        const size_t far = asks ? row_far(c, from) : 0;
-        for (size_t j = c->lines; asks && i % per_unit == 0 && j < c->unit; j += 64)
-            row_ask(from + j, far);
         widen_scales(l, from + c->lines, to->s[i], to->b[i]);
         from += (size_t)(i % per_unit) * lines;
-        if (l->kind == MR_PACK_U4)
-            put_nibbles(from, lines, f, asks, far, to->w[i]);
-        else
-            put_bytes(from, lines, f, asks, far, to->w[i]);
+        (l->kind == MR_PACK_U4 ? put_nibbles : put_bytes)(from, lines, f, to->w[i]);
     }
-}
-
-static void take_weights(const mr_column *c, const mr_qform *f, const uint8_t *unit, int n,
-                         bool asks, block_weights *to)
-{
-    if (asks)
-        take_units(c, f, unit, n, true, to);
-    else
-        take_units(c, f, unit, n, false, to);
 }
 
 /* ---- tiles --------------------------------------------------------------------------------- */
@@ -318,37 +296,46 @@ LANES_INLINE void end_groups(const uint8_t *rows, int n, const block_weights *w,
         _mm512_storeu_ps(out + r * MR_TILE_OUT, y[r]);
 }
 
+/* Lines that will be unpacked later: so many are asked for with each end. */
+typedef struct asks {
+    const uint8_t *from;
+    size_t lines;
+} asks;
+
 /* What becomes of the sums of n rows. */
 LANES_INLINE void end_rows(const uint8_t *rows, int n, const mr_qform *f, const block_weights *w,
-                           int groups, bool bias, tile_sums (*sums)[4], float *out)
+                           int groups, bool bias, tile_sums (*sums)[4], asks *a, float *out)
 {
     const __m512i zero = _mm512_set1_epi8((char)-f->start_by);
     for (int g = 0; g < groups; g++)
         add_slots((const sixteen *)(const void *)(rows + g * GROUP_BYTES), w->w[g], zero, sums[g]);
-    for (int o = 0; o < MR_TILE_OUT; o += 16)
+    for (int o = 0; o < MR_TILE_OUT; o += 16) {
+        for (size_t i = 0; i < a->lines; i++, a->from += 64)
+            _mm_prefetch(a->from, _MM_HINT_T1);
         if (bias)
             end_groups(rows, n, w, groups, true, o, sums, out);
         else
             end_groups(rows, n, w, groups, false, o, sums, out);
+    }
 }
 
 /* A block of k of sixteen rows, and of sixteen and a half. */
 static void block_rows(const uint8_t *rows, const mr_qform *f, const block_weights *w, int groups,
-                       bool bias, float *out)
+                       bool bias, asks *a, float *out)
 {
     tile_sums sums[BLOCK_GROUPS][4] __attribute__((aligned(64)));
     (f->start_by ? sums_signed : sums_unsigned)(rows, w, groups, sums);
-    end_rows(rows, MR_SIXTEEN, f, w, groups, bias, sums, out);
+    end_rows(rows, MR_SIXTEEN, f, w, groups, bias, sums, a, out);
 }
 
 static void block_both(const uint8_t *rows, const mr_qform *f, const block_weights *w, int groups,
-                       bool bias, float *out)
+                       bool bias, asks *a, float *out)
 {
     tile_sums sums[2][BLOCK_GROUPS][4] __attribute__((aligned(64)));
     const uint8_t *half = rows + sixteen_bytes(f);
     (f->start_by ? both_signed : both_unsigned)(rows, half, w, groups, sums[0], sums[1]);
-    end_rows(rows, MR_SIXTEEN, f, w, groups, bias, sums[0], out);
-    end_rows(half, HALF, f, w, groups, bias, sums[1], out + MR_SIXTEEN * MR_TILE_OUT);
+    end_rows(rows, MR_SIXTEEN, f, w, groups, bias, sums[0], a, out);
+    end_rows(half, HALF, f, w, groups, bias, sums[1], a, out + MR_SIXTEEN * MR_TILE_OUT);
 }
 
 static bool takes(const mr_layout *l, int nv)
@@ -361,14 +348,13 @@ static void tile(const mr_column *c, int64_t units, const mr_qform *f, const uin
                  int64_t group0, int rows, float *out)
 {
     block_weights w;
-    const bool few = rows <= FEW && !c->ask_bytes,
-               both = rows > MR_SIXTEEN && rows <= MR_SIXTEEN + HALF;
+    const bool both = rows > MR_SIXTEEN && rows <= MR_SIXTEEN + HALF;
     const int per_unit = c->layout->k_unit / f->group;
     const int most = both             ? BOTH_GROUPS
                      : f->group == 64 ? 3
                                       : BLOCK_GROUPS; /* more would not stay in the L1 cache */
     const int block = most > per_unit ? most / per_unit : 1;
-    const int sixteens = both ? 1 : (rows + MR_SIXTEEN - 1) / MR_SIXTEEN;
+    const int sixteens = (rows + MR_SIXTEEN - 1) / MR_SIXTEEN;
     arranged += (size_t)group0 * GROUP_BYTES;
     if (both)
         configure_both();
@@ -377,19 +363,19 @@ static void tile(const mr_column *c, int64_t units, const mr_qform *f, const uin
     for (int64_t u = 0; u < units; u += block) {
         const int n = (int)(units - u < block ? units - u : block), groups = n * per_unit;
         const uint8_t *unit = c->data + (size_t)u * c->unit;
-        take_weights(c, f, unit, n, few, &w);
-        /* the next block, or what lies past the end: no matter */
+        take_weights(c, f, unit, n, &w);
+        /* Of the panel that comes next, or of these columns: few rows need a block sooner than it would
+         * come.  What lies past the end does not matter. */
         const size_t here =
             c->ask_bytes ? c->ask_bytes * (size_t)n / (size_t)units : (size_t)n * c->unit;
-        const uint8_t *ask =
-            c->ask_bytes ? c->ask + c->ask_bytes * (size_t)u / (size_t)units : unit + here;
-        const size_t share = few ? 0 : here / (size_t)sixteens + 64;
-        for (int t = 0; t < sixteens; t++, ask += share) {
-            for (size_t i = 0; i < share; i += 64)
-                _mm_prefetch(ask + i, _MM_HINT_T1);
+        asks a = {.from = c->ask_bytes  ? c->ask + c->ask_bytes * (size_t)u / (size_t)units
+                          : rows <= FEW ? unit + row_far(c, unit)
+                                        : unit + here,
+                  .lines = here / 64 / (size_t)(4 * sixteens) + 1};
+        for (int t = 0; t < (both ? 1 : sixteens); t++)
             (both ? block_both : block_rows)(arranged + (size_t)t * sixteen_bytes(f), f, &w, groups,
-                                             c->layout->bias, out + t * MR_SIXTEEN * MR_TILE_OUT);
-        }
+                                             c->layout->bias, &a,
+                                             out + t * MR_SIXTEEN * MR_TILE_OUT);
         arranged += (size_t)groups * GROUP_BYTES;
     }
     tile_release();
