@@ -57,7 +57,7 @@ INLINE void across_tile(const mr_column *c, int v0, int64_t k1, const float *con
             acc[r][v] = v16f_load(out + r * MR_TILE_OUT + 16 * (v0 + v));
     for (int64_t k = 0; k < k1; k += ACROSS_K, unit += c->unit) {
         for (size_t i = 0; rows && v0 == 0 && i < c->unit; i += 64)
-            row_ask(unit + i, row_far(c, unit));
+            row_ask(unit + i, mr_column_far(c, unit));
         foreach (j, ACROSS_K) {
             if (k + j >= k1)
                 continue;

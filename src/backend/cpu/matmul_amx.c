@@ -369,7 +369,7 @@ static void tile(const mr_column *c, int64_t units, const mr_qform *f, const uin
         const size_t here =
             c->ask_bytes ? c->ask_bytes * (size_t)n / (size_t)units : (size_t)n * c->unit;
         asks a = {.from = c->ask_bytes  ? c->ask + c->ask_bytes * (size_t)u / (size_t)units
-                          : rows <= FEW ? unit + row_far(c, unit)
+                          : rows <= FEW ? unit + mr_column_far(c, unit)
                                         : unit + here,
                   .lines = here / 64 / (size_t)(4 * sixteens) + 1};
         for (int t = 0; t < (both ? 1 : sixteens); t++)

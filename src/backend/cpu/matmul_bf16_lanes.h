@@ -16,7 +16,7 @@ INLINE void bf16_lanes(const mr_column *c, int v0, int64_t at, int64_t pairs,
         foreach (v, nv)
             acc[r][v] = v16f_load(out + r * MR_TILE_OUT + 16 * (v0 + v));
     for (int64_t i = at; i < at + pairs; i++, p += c->unit) {
-        const size_t far = row_far(c, p);
+        const size_t far = mr_column_far(c, p);
         foreach (v, nv) {
             v16i w = load_line(p + 64 * v);
             row_ask(p + 64 * v, far);

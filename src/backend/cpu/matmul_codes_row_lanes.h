@@ -324,7 +324,7 @@ INLINE void codes_rows_i8(codes_form f, const mr_column *c, int streams, int row
     }
     for (int64_t n = 0; n < units; n++) {
         foreach (s, streams) {
-            far[s] = row_far(c + s, unit[s]);
+            far[s] = mr_column_far(c + s, unit[s]);
             for (size_t i = own.lines; i < next; i += 64)
                 row_ask(unit[s] + i, far[s]);
             side[s] = codes_unit_of(f, unit[s] + own.lines, numbers[s]);
@@ -392,7 +392,7 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
         y[v] = v16f_load(out + 16 * v);
     for (int64_t k = 0; k < k1; k += l->k_unit, unit += c->unit) {
         codes_unit u = codes_unit_of(f, unit + c->lines, numbers);
-        const size_t far = row_far(c, unit);
+        const size_t far = mr_column_far(c, unit);
         for (size_t i = c->lines; i < c->unit; i += 64)
             row_ask(unit + i, far);
         for (size_t g = 0; g < blocks; g++, x += 32) {
@@ -567,7 +567,7 @@ static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
             for (int p = 0; p < parts; p++) {
                 for (size_t i = 0; parts > 1 && i < share;
                      i += 64) /* not all at once: few can be under way */
-                    row_ask(unit + (size_t)p * share + i, row_far(c, unit));
+                    row_ask(unit + (size_t)p * share + i, mr_column_far(c, unit));
                 for (int r = 0; r < n; r++)
                     at[r] = x[r0 + r] + ((size_t)u * (size_t)parts + (size_t)p) * step;
                 panel.data = buffer + (size_t)p * panel.unit;

@@ -158,22 +158,11 @@ static inline int64_t mr_matrix_columns(const mr_matrix *m)
 /* Column c of matrix e; *first is its first output; end is NULL, jump 0. */
 mr_column mr_matrix_column(const mr_matrix *m, int64_t e, int64_t c, int64_t *first);
 
-/* With few rows weights come from memory: each line, of scales too, asks for the one far on to come to the
- * L2 cache, which can have many under way, and for the one ROW_NEAR bytes on to come to L1, which can
- * not.  (Past the end of a matrix that does nothing.)  Where a thread's columns end the far ones are those
- * that it reads next, be they of another expert or product (mr_column.jump). */
-enum { ROW_NEAR = 2048 };
-
-/* How far, for lines of the unit. */
-static inline size_t row_far(const mr_column *c, const uint8_t *unit)
+/* mr_column.far for lines of the unit, or, where that is past `end`, what leads to what is read next. */
+static inline __attribute__((always_inline)) size_t mr_column_far(const mr_column *c,
+                                                                  const uint8_t *unit)
 {
     return c->far + ((uintptr_t)unit + c->far < (uintptr_t)c->end ? 0 : c->jump);
-}
-
-static inline void row_ask(const uint8_t *p, size_t far)
-{
-    __builtin_prefetch((const void *)((uintptr_t)p + far), 0, 2);
-    __builtin_prefetch(p + ROW_NEAR);
 }
 
 /* ---- activations for int8 products ----

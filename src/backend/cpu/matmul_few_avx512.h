@@ -60,9 +60,9 @@ INLINE void few_codes(few *f, const mr_column *c, int v0, int64_t k1, const floa
     int64_t filled = 0, all = k1 / 8;
     u4_ring ring;
     for (; u4 && filled < RING_AHEAD; filled++)
-        ring_fill(&ring, filled, unit + RING_COPY * filled, row_far(c, c->data), nv);
+        ring_fill(&ring, filled, unit + RING_COPY * filled, mr_column_far(c, c->data), nv);
     for (int64_t k = 0; k < k1; unit += c->unit) {
-        const size_t far = row_far(c, unit), far_next = row_far(c, unit + c->unit);
+        const size_t far = mr_column_far(c, unit), far_next = mr_column_far(c, unit + c->unit);
         foreach (v, nv)
             unit_scales(c, unit - 64 * v0 + c->lines, v0 + v, 0, &f->s[v], &f->b[v]);
         for (size_t i = 0; v0 == 0 && i < sides; i += 64)
@@ -101,7 +101,7 @@ INLINE void few_floats(few *f, const mr_column *c, int v0, int64_t k1, const flo
     const uint8_t *at = c->data + (bf16 ? 64 : 32) * v0;
     for (int64_t k = 0; k < k1; k += bf16 ? 2 : 1, at += c->unit) {
         v16f w[4], second[4];
-        const size_t far = row_far(c, at);
+        const size_t far = mr_column_far(c, at);
         foreach (v, nv) {
             if (bf16) {
                 v16i pair = load_line(at + 64 * v);

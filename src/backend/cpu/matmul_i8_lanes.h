@@ -161,7 +161,7 @@ INLINE void i8_column(const mr_column *c, int64_t units, const mr_qform *f,
     foreach (r, rows)
         x[r] = rows_at[r];
     for (int64_t u = 0; u < units; u++, unit += next) {
-        const size_t far = row_far(c, unit);
+        const size_t far = mr_column_far(c, unit);
         if (from_memory(kind))
             for (size_t i = lines; i < next; i += 64)
                 row_ask(unit + i, far);

@@ -49,7 +49,17 @@
 /* Named as clang-format knows it. */
 #define foreach(i, n) LANES_UNROLL for (int i = 0; i < (n); i++)
 
-enum { MAX_ROWS = 8, MAX_NV = 4 };
+/* With few rows weights come from memory: each line, of scales too, asks for the one far on (mr_column_far)
+ * to come to the L2 cache, which can have many under way, and for the one ROW_NEAR bytes on to come to L1,
+ * which can not.  (Past the end of a matrix that does nothing.)  Where a thread's columns end the far ones
+ * are those that it reads next, be they of another expert or product. */
+enum { MAX_ROWS = 8, MAX_NV = 4, ROW_NEAR = 2048 };
+
+INLINE void row_ask(const uint8_t *p, size_t far)
+{
+    __builtin_prefetch((const void *)((uintptr_t)p + far), 0, 2);
+    __builtin_prefetch(p + ROW_NEAR);
+}
 
 INLINE v16i load_line(const uint8_t *p)
 {

@@ -73,7 +73,7 @@ INLINE void row_i8_streams(const mr_column *c, int streams, int64_t units, const
     }
     for (int64_t u = 0; u < units; u++) {
         foreach (s, streams)
-            far[s] = row_far(c + s, unit[s]);
+            far[s] = mr_column_far(c + s, unit[s]);
         for (int g = 0; g < per_unit; g++, x += step) {
             const uint8_t *values = x + sizeof(mr_qgroup);
             const size_t first = (size_t)g * group;
@@ -122,7 +122,7 @@ INLINE void row_i8_parts(const mr_column *c, int64_t units, const mr_qform *f,
         x[p] = rows[p];
     for (int64_t u = 0; u < units; u++) {
         foreach (s, 2)
-            far[s] = row_far(c + s, unit[s]);
+            far[s] = mr_column_far(c + s, unit[s]);
         for (int g = 0; g < per_unit; g++) {
             const size_t first = (size_t)g * group;
             foreach (s, 2)
@@ -273,7 +273,7 @@ INLINE void row_floats(const mr_column *c, int streams, int64_t k1, const float 
     for (; k + (kind == MR_PACK_BF16) < k1; k += kind == MR_PACK_BF16 ? 2 : 1) {
         v16f x0 = v16f_set1(x[k]), x1 = kind == MR_PACK_BF16 ? v16f_set1(x[k + 1]) : x0;
         foreach (s, streams) {
-            const size_t far = row_far(c + s, p[s]);
+            const size_t far = mr_column_far(c + s, p[s]);
             foreach (v, ROW_NV) {
                 const uint8_t *at = p[s] + line * (size_t)v;
                 if (kind != MR_PACK_F16 || v % 2 == 0)
@@ -335,7 +335,7 @@ INLINE void numbers_row(const mr_column *c, int64_t k1, const float *x,
     for (int64_t k = 0; k < k1; k += each * lines, unit += c->unit) {
         foreach (v, ROW_NV)
             unit_scales(c, unit + c->lines, v, 0, &scale[v], &bias[v]);
-        const size_t far = row_far(c, unit);
+        const size_t far = mr_column_far(c, unit);
         for (size_t i = c->lines; i < c->unit; i += 64)
             row_ask(unit + i, far);
         for (int i = 0; i < lines; i++, x += each) {
