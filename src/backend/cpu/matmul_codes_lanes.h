@@ -27,12 +27,11 @@ typedef struct codes_at {
     size_t row;
 } codes_at;
 
-INLINE codes_at codes_block(const uint8_t *unit, size_t k_unit, int nv, int bits, size_t b)
+INLINE codes_at codes_block(const uint8_t *lines, int nv, int bits, size_t b)
 {
-    const size_t outputs = 16 * (size_t)nv, row = 64 * (size_t)nv;
-    return (codes_at){unit + 4 * row * b,
-                      unit + (bits > 3 ? outputs * k_unit / 2 : 0) + 2 * row * b,
-                      unit + outputs * k_unit * (size_t)(bits - 1) / 8 + row * b, row};
+    const size_t row = 64 * (size_t)nv;
+    const uint8_t *at = lines + row * (size_t)bits * b;
+    return (codes_at){at, at + (bits > 3 ? 4 * row : 0), at + row * (size_t)(bits - 1), row};
 }
 
 /* Quad i of lane block v as bytes. */
@@ -58,7 +57,7 @@ INLINE void codes_lines(const mr_column *c, const uint8_t *unit, const mr_column
     for (int g = 0; g < k_unit / 32; g++) {
         uint8_t *at =
             to + (size_t)(g / groups) * panel->unit + (size_t)(g % groups) * 512 * (size_t)c->nv;
-        const codes_at from = codes_block(unit, (size_t)k_unit, c->nv, bits, (size_t)g);
+        const codes_at from = codes_block(unit + c->unit - c->lines, c->nv, bits, (size_t)g);
         for (int v = 0; v < c->nv; v++)
             foreach (i, 8)
                 v16i_store((int32_t *)(void *)(at + from.row * (size_t)i + 64 * (size_t)v),
@@ -146,12 +145,11 @@ static void codes_sides(const mr_column *c, const uint8_t *unit, const mr_column
                         uint8_t *to)
 {
     const mr_layout *l = c->layout;
-    const uint8_t *sides = unit + c->lines;
     size_t outputs = 16 * (size_t)c->nv, size = number_size(l->scale_dtype);
     int runs = l->k_unit / panel->layout->k_unit;
     to += panel->lines;
     if (!l->form.sub && l->scale_dtype != MR_F8_E8M0) {
-        memcpy(to, sides, outputs * size * (l->bias ? 2 : 1));
+        memcpy(to, unit, outputs * size * (l->bias ? 2 : 1));
         return;
     }
     for (int j = 0; j < runs; j++, to += panel->unit)
@@ -159,11 +157,11 @@ static void codes_sides(const mr_column *c, const uint8_t *unit, const mr_column
             float *at = (float *)(void *)to + 16 * v;
             v16f d, less, s, b = v16f_zero();
             if (l->form.sub) {
-                code_supers(l->form.bits, l->form.table, l->bias, c->nv, sides, v, &d, &less);
-                sub_scales(l->form.bits, l->form.table, l->bias, c->nv, sides, j, v, d, less, &s,
+                code_supers(l->form.bits, l->form.table, l->bias, c->nv, unit, v, &d, &less);
+                sub_scales(l->form.bits, l->form.table, l->bias, c->nv, unit, j, v, d, less, &s,
                            &b);
             } else {
-                s = half_e8m0(v16i_load_u8(sides + 16 * v));
+                s = half_e8m0(v16i_load_u8(unit + 16 * v));
             }
             v16f_store(at, s);
             if (l->bias)
@@ -175,7 +173,6 @@ static void codes_sides(const mr_column *c, const uint8_t *unit, const mr_column
 static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
 {
     const mr_code_form *f = &c->layout->form;
-    const uint8_t *sides = unit + c->lines;
     size_t outputs = 16 * (size_t)c->nv;
     int runs = f->block / f->run;
     for (int v = 0; v < c->nv; v++) {
@@ -183,13 +180,13 @@ static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
         if (f->scale == MR_F8_E4M3) {
             for (int j = 0; j < runs; j++)
                 v16f_store((float *)(void *)to + (size_t)j * outputs + o,
-                           half_e4m3(v16i_load_u8(sides + (size_t)j * outputs + o)));
+                           half_e4m3(v16i_load_u8(unit + (size_t)j * outputs + o)));
             continue;
         }
         const bool bytes = f->bits == 6;
-        const uint8_t *own = code_own(bytes, sides, v);
+        const uint8_t *own = code_own(bytes, unit, v);
         v16f super, less;
-        code_supers(f->bits, bytes, f->bias, c->nv, sides, v, &super, &less);
+        code_supers(f->bits, bytes, f->bias, c->nv, unit, v, &super, &less);
         int8_t *sub = (int8_t *)to + o, *min = sub + (size_t)runs * outputs;
         float *d = (float *)(void *)(to + (size_t)runs * outputs * (f->bias ? 2 : 1)) + o;
         for (int j = 0; j < runs; j++, sub += outputs, min += outputs) {

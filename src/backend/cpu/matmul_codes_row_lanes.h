@@ -39,21 +39,6 @@ typedef struct codes_form {
     codes_scale kind;
 } codes_form;
 
-/* Lines of lane blocks v0.. of a block. */
-INLINE void codes_ask(const codes_at *at, size_t far, int bits, int v0, int nv)
-{
-    for (int v = v0; v < v0 + nv; v++) {
-        foreach (i, 4)
-            if (bits >= 4)
-                row_ask(at->fours + CODES_ROW * i + 64 * v, far);
-        foreach (i, 2)
-            if (bits == 2 || bits == 3 || bits == 6)
-                row_ask(at->pairs + CODES_ROW * i + 64 * v, far);
-        if (bits & 1)
-            row_ask(at->ones + 64 * v, far);
-    }
-}
-
 /* ---- scales of a unit --------------------------------------------------------------------- */
 
 /* d and the negated min's scale of the lane blocks of a unit; its small integers as lines of U8. */
@@ -135,34 +120,54 @@ INLINE void codes_run(codes_form f, const mr_layout *l, const codes_unit *u, siz
 
 /* ---- int8 activations --------------------------------------------------------------------- */
 
-/* Bytes of a group's quads, as they were unpacked: the slots find theirs there. */
+/* Where slots find the bytes of their quads: as they were unpacked, but those of 4 bits in their lines. */
 typedef struct codes_quads {
     _Alignas(64) uint8_t at[16][CODES_ROW];
+    const uint8_t *fours; /* of the group */
 } codes_quads;
 
-/* The eight quads of a block for all rows, lane blocks v0.. : the first four into low, the others into
- * high; x are the block's values. */
-INLINE void codes_dots(const codes_at *at, const uint8_t *const *x, size_t values, codes_form f,
-                       int rows, int v0, int nv, v16i low[CODES_FEW][CODES_NV],
-                       v16i high[CODES_FEW][CODES_NV], uint8_t (*quads)[CODES_ROW])
+INLINE v16i codes_quad_again(codes_form f, const codes_quads *q, int p, int v)
 {
-    foreach (i, 8) {
-        v16i w[CODES_NV];
-        foreach (v, nv) {
-            w[v] = codes_quad(at, v0 + v, i, f.bits, f.table);
+    if (f.bits != 4)
+        return load_line(q->at[p] + 64 * v);
+    v16i c = v16i_shr(load_line(q->fours + CODES_ROW * (size_t)(p / 2) + 64 * v), p % 2 * 4);
+    c = v16i_and(c, v16i_set1(0x0f0f0f0f));
+    return f.table ? v16i_lookup(f.table, c) : c;
+}
+
+/* A unit of a column; `ask` is how far its asking got, which goes line after line, evenly over the groups. */
+typedef struct codes_stream {
+    const uint8_t *lines, *ask;
+    size_t far;
+    codes_unit side;
+} codes_stream;
+
+INLINE void codes_ask(const codes_stream *s, size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++)
+        row_ask(s->ask + 64 * i, s->far);
+}
+
+/* Quad i of a block for all rows, lane blocks v0.. ; x are the block's values. */
+INLINE void codes_dots(const codes_at *at, const uint8_t *const *x, size_t values, codes_form f,
+                       int i, int rows, int v0, int nv, v16i acc[CODES_FEW][CODES_NV],
+                       uint8_t (*quads)[CODES_ROW])
+{
+    v16i w[CODES_NV];
+    foreach (v, nv) {
+        w[v] = codes_quad(at, v0 + v, i, f.bits, f.table);
+        if (f.bits != 4)
             v16i_store((int32_t *)(void *)(quads[i] + 64 * (v0 + v)), w[v]);
-        }
-        foreach (r, rows) {
-            v16i *acc = i < 4 ? low[r] : high[r];
-            if (f.u8) {
-                x8 own = x_u8(x[r] + values + (U8_WIDE ? 8 : 4) * i);
-                foreach (v, nv)
-                    acc[v] = dot_u8(acc[v], w_u8(w[v]), own);
-            } else {
-                x4 own = x_u4(x[r] + values + 4 * i);
-                foreach (v, nv)
-                    acc[v] = dot_u4(acc[v], w[v], own);
-            }
+    }
+    foreach (r, rows) {
+        if (f.u8) {
+            x8 own = x_u8(x[r] + values + (U8_WIDE ? 8 : 4) * i);
+            foreach (v, nv)
+                acc[r][v] = dot_u8(acc[r][v], w_u8(w[v]), own);
+        } else {
+            x4 own = x_u4(x[r] + values + 4 * i);
+            foreach (v, nv)
+                acc[r][v] = dot_u4(acc[r][v], w[v], own);
         }
     }
 }
@@ -199,9 +204,8 @@ INLINE void codes_start(codes_form f, const uint8_t *x, int nv, v16i low[CODES_N
 }
 
 /* r's start and the products of the slot's high parts. */
-INLINE v16i codes_slot(const uint8_t *quad, codes_form f, const codes_record *r)
+INLINE v16i codes_slot(v16i q, codes_form f, const codes_record *r)
 {
-    v16i q = load_line(quad);
     return f.u8 ? dot_u8(r->slot, w_u8(q), slot_u8(r->r)) : dot_u4(r->slot, q, slot_u4(r->r));
 }
 
@@ -266,7 +270,7 @@ INLINE void codes_group_scale(codes_form f, const mr_layout *l, const codes_unit
         const bool slotted = r < slots;
         v16i slot = v16i_zero(), sum = low[r][v];
         if (slotted)
-            slot = codes_slot(quads->at[record.p] + 64 * at, f, &record);
+            slot = codes_slot(codes_quad_again(f, quads, record.p, at), f, &record);
         if (halves && f.kind != CODES_E4M3) {
             y[r][at] =
                 codes_scaled_16(f, u, at, s, b, &record, sum, high[r][v], slotted, slot, y[r][at]);
@@ -280,24 +284,38 @@ INLINE void codes_group_scale(codes_form f, const mr_layout *l, const codes_unit
     }
 }
 
-/* One activation group, lane blocks v0..; g counts them within the unit, x[r] are its records. */
-INLINE void codes_group(codes_form f, const mr_column *c, const codes_unit *u, const uint8_t *unit,
-                        size_t far, size_t g, int group, const uint8_t *const *x, int rows,
-                        int slots, int v0, int nv, v16f y[CODES_FEW][CODES_NV])
+/* One activation group of so many streams in turn, lane blocks v0..; g counts groups within the unit, x[r]
+ * are its records. */
+INLINE void codes_group(codes_form f, const mr_layout *l, const codes_stream *in, int streams,
+                        size_t g, int group, const uint8_t *const *x, int rows, int slots, int v0,
+                        int nv, v16f y[][CODES_FEW][CODES_NV])
 {
-    const size_t k_unit = (size_t)c->layout->k_unit, blocks = (size_t)group / 32;
-    v16i low[CODES_FEW][CODES_NV], high[CODES_FEW][CODES_NV];
-    codes_quads quads;
-    foreach (r, rows)
-        codes_start(f, x[r], nv, low[r], high[r]);
-    for (size_t b = 0; b < blocks; b++) {
-        codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g * blocks + b);
-        codes_ask(&at, far, f.bits, v0, nv);
-        codes_dots(&at, x, sizeof(mr_qgroup) + 32 * b * (f.u8 && U8_WIDE ? 2 : 1), f, rows, v0, nv,
-                   low, f.kind >= CODES_SUB16 ? high : low, quads.at + 8 * b);
+    const size_t blocks = (size_t)group / 32;
+    v16i low[2][CODES_FEW][CODES_NV], high[2][CODES_FEW][CODES_NV];
+    codes_quads quads[2];
+    foreach (s, streams) {
+        quads[s].fours = codes_block(in[s].lines, CODES_NV, f.bits, g * blocks).fours;
+        foreach (r, rows)
+            codes_start(f, x[r], nv, low[s][r], high[s][r]);
     }
-    foreach (v, nv)
-        codes_group_scale(f, c->layout, u, g, x, rows, slots, v0, v, low, high, &quads, y);
+    for (size_t b = 0; b < blocks; b++) {
+        const size_t values = sizeof(mr_qgroup) + 32 * b * (f.u8 && U8_WIDE ? 2 : 1),
+                     lines = (CODES_NV * b + (size_t)v0) * (size_t)f.bits;
+        codes_at at[2];
+        foreach (s, streams)
+            at[s] = codes_block(in[s].lines, CODES_NV, f.bits, g * blocks + b);
+        foreach (i, 8)
+            foreach (s, streams) {
+                codes_ask(in + s, lines + (size_t)(nv * f.bits * i / 8),
+                          lines + (size_t)(nv * f.bits * (i + 1) / 8));
+                codes_dots(&at[s], x, values, f, i, rows, v0, nv,
+                           f.kind >= CODES_SUB16 && i >= 4 ? high[s] : low[s], quads[s].at + 8 * b);
+            }
+    }
+    foreach (s, streams)
+        foreach (v, nv)
+            codes_group_scale(f, l, &in[s].side, g, x, rows, slots, v0, v, low[s], high[s],
+                              &quads[s], y[s]);
 }
 
 /* One row of one or two columns, or 2 to CODES_FEW rows of one; out[s] are a column's. */
@@ -307,42 +325,44 @@ INLINE void codes_rows_i8(codes_form f, const mr_column *c, int streams, int row
 {
     _Alignas(64) uint8_t numbers[2][CODES_NUMBERS];
     v16f y[2][CODES_FEW][CODES_NV];
-    codes_unit side[2];
-    const uint8_t *unit[2], *x[CODES_FEW];
+    codes_stream in[2];
+    const uint8_t *x[CODES_FEW];
+    const mr_column own = *c;
     const int group = f.kind == CODES_FLAT ? q->group : 32,
               nv = f.kind >= CODES_SUB16 ? CODES_HALVES_NV : TILE_NV; /* of few rows */
-    const size_t groups = (size_t)(c->layout->k_unit / group), step = q->step, next = c->unit;
-    const mr_column own = *c;
-    size_t far[2];
+    const size_t groups = (size_t)(own.layout->k_unit / group), step = q->step,
+                 sides = own.unit - own.lines, lines = own.lines / 64 / groups;
     foreach (r, rows)
         x[r] = rows_at[r];
     foreach (s, streams) {
-        unit[s] = c[s].data;
+        in[s].ask = c[s].data;
         foreach (r, rows)
             foreach (v, CODES_NV)
                 y[s][r][v] = v16f_load(out[s] + r * MR_TILE_OUT + 16 * v);
     }
     for (int64_t n = 0; n < units; n++) {
         foreach (s, streams) {
-            far[s] = mr_column_far(c + s, unit[s]);
-            for (size_t i = own.lines; i < next; i += 64)
-                row_ask(unit[s] + i, far[s]);
-            side[s] = codes_unit_of(f, unit[s] + own.lines, numbers[s]);
+            in[s].side = codes_unit_of(f, in[s].ask, numbers[s]);
+            in[s].lines = in[s].ask + sides;
         }
         for (size_t g = 0; g < groups; g++) {
             foreach (s, streams)
-                if (rows == 1)
-                    codes_group(f, &own, &side[s], unit[s], far[s], g, group, x, rows, slots, 0,
-                                CODES_NV, y[s]);
-                else
+                in[s].far = mr_column_far(c + s, in[s].ask);
+            if (rows == 1)
+                codes_group(f, own.layout, in, streams, g, group, x, 1, slots, 0, CODES_NV, y);
+            else
+                foreach (s, streams)
                     for (int v = 0; v < CODES_NV; v += nv)
-                        codes_group(f, &own, &side[s], unit[s], far[s], g, group, x, rows, slots, v,
-                                    nv, y[s]);
+                        codes_group(f, own.layout, in + s, 1, g, group, x, rows, slots, v, nv,
+                                    y + s);
             foreach (r, rows)
                 x[r] += step;
+            const size_t share = lines + sides / 64 * (g + 1) / groups - sides / 64 * g / groups;
+            foreach (s, streams) {
+                codes_ask(in + s, lines, share);
+                in[s].ask += 64 * share;
+            }
         }
-        foreach (s, streams)
-            unit[s] += next;
     }
     foreach (s, streams)
         foreach (r, rows)
@@ -384,20 +404,20 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
     /* (What is added to numbers costs no rounding: Q6_K's scales are short.) */
     const float zero =
         f.floats && nibbles ? 0.0f : (float)-c->layout->zero - (near ? NUMBER_MORE : 0.0f);
-    const size_t k_unit = (size_t)c->layout->k_unit, blocks = k_unit / 32;
+    const size_t blocks = (size_t)c->layout->k_unit / 32;
     const mr_layout *l = c->layout;
     const uint8_t *unit = c->data;
     v16f y[CODES_NV], s[CODES_NV], b[CODES_NV];
     foreach (v, CODES_NV)
         y[v] = v16f_load(out + 16 * v);
     for (int64_t k = 0; k < k1; k += l->k_unit, unit += c->unit) {
-        codes_unit u = codes_unit_of(f, unit + c->lines, numbers);
-        const size_t far = mr_column_far(c, unit);
-        for (size_t i = c->lines; i < c->unit; i += 64)
-            row_ask(unit + i, far);
+        codes_stream in = {unit + c->unit - c->lines, unit, 0, codes_unit_of(f, unit, numbers)};
         for (size_t g = 0; g < blocks; g++, x += 32) {
-            codes_at at = codes_block(unit, k_unit, CODES_NV, f.bits, g);
-            codes_ask(&at, far, f.bits, 0, CODES_NV);
+            const size_t share = c->unit / 64 * (g + 1) / blocks - c->unit / 64 * g / blocks;
+            codes_at at = codes_block(in.lines, CODES_NV, f.bits, g);
+            in.far = mr_column_far(c, in.ask);
+            codes_ask(&in, 0, share);
+            in.ask += 64 * share;
             if (!nibbles)
                 foreach (i, 8)
                     foreach (v, CODES_NV)
@@ -405,7 +425,7 @@ INLINE void codes_row_f32(codes_form f, const mr_column *c, int64_t k1, const fl
                                    codes_quad(&at, v, i, f.bits, f.table));
             foreach (h, runs) {
                 foreach (v, CODES_NV) {
-                    codes_run(f, l, &u, (size_t)runs * g, (size_t)h, v, &s[v], &b[v]);
+                    codes_run(f, l, &in.side, (size_t)runs * g, (size_t)h, v, &s[v], &b[v]);
                     if (!l->bias)
                         b[v] = v16f_mul(s[v], v16f_set1(zero));
                 }
@@ -565,9 +585,9 @@ static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
             const uint8_t *unit = c->data + (size_t)u * c->unit;
             unpack_unit_codes(c, unit, &panel, buffer);
             for (int p = 0; p < parts; p++) {
-                for (size_t i = 0; parts > 1 && i < share;
-                     i += 64) /* not all at once: few can be under way */
-                    row_ask(unit + (size_t)p * share + i, mr_column_far(c, unit));
+                const uint8_t *ask = unit + (size_t)p * share;
+                for (size_t i = 0; parts > 1 && i < share; i += 64)
+                    row_ask(ask + i, mr_column_far(c, ask)); /* few can be under way at a time */
                 for (int r = 0; r < n; r++)
                     at[r] = x[r0 + r] + ((size_t)u * (size_t)parts + (size_t)p) * step;
                 panel.data = buffer + (size_t)p * panel.unit;

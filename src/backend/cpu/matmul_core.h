@@ -13,13 +13,14 @@
  *           E4M3  group       per 4 k: byte 4*o+j = element k+j
  *           ACROSS      8     as U4 or U8 (form.bits): groups run along outputs
  *           ACROSS_E4M3 8     as E4M3, the same
- *           CODES block       planes, one after the other (form.bits 4 5 6 have the first, 2 3 6
- *                             the second, 3 5 the third), of lines of 64 bytes each for 16 outputs:
- *                             per 8 k the low 4 bits as U4; per 16 k pairs of bits, byte 4*o+j has
- *                             k+j, k+4+j, k+8+j, k+12+j from bit 0 up; per 32 k single bits alike
+ *           CODES block       per 32 k planes, one after the other (form.bits 4 5 6 have the first,
+ *                             2 3 6 the second, 3 5 the third), of lines of 64 bytes each for 16
+ *                             outputs: per 8 k the low 4 bits as U4; per 16 k pairs of bits, byte
+ *                             4*o+j has k+j, k+4+j, k+8+j, k+12+j from bit 0 up; per 32 k single
+ *                             bits alike
  *
- *         After the lines of a quantised unit: one scale per output in the file's type, then (bias)
- *         one bias per output.  A unit is padded to 64 bytes.  w = s*q + b, or s*(q - zero) where no
+ *         After the lines of a quantised unit, of CODES before them: one scale per output in the file's
+ *         type, then (bias) one bias per output.  They are padded to 64 bytes.  w = s*q + b, or s*(q - zero) where no
  *         bias is stored.  E4M3 and CODES without sub-scales: the same; a last unit of E4M3 that is
  *         cut short has elements 0.  CODES with sub-scales, all [..][outputs]:
  *           Q4_K Q5_K Q3_K   words of 4 bytes: low 4 bits of numbers 0..7, of 8..15, high 2 bits of
@@ -145,7 +146,7 @@ typedef struct mr_column {
     int nv;             /* 16*nv outputs */
     const uint8_t *ask; /* panels: what will be unpacked next, to be asked for meanwhile */
     size_t ask_bytes;   /* or 0 */
-    /* Few rows: each line asks for the one `far` bytes (whole units) on, but where that is at `end` or
+    /* Few rows: each line asks for the one `far` bytes on, but where that is at `end` or
      * behind it for the one `jump` further. */
     size_t far, jump;
     const uint8_t *end;
@@ -158,11 +159,11 @@ static inline int64_t mr_matrix_columns(const mr_matrix *m)
 /* Column c of matrix e; *first is its first output; end is NULL, jump 0. */
 mr_column mr_matrix_column(const mr_matrix *m, int64_t e, int64_t c, int64_t *first);
 
-/* mr_column.far for lines of the unit, or, where that is past `end`, what leads to what is read next. */
+/* mr_column.far for lines from `at` on, or, where that is past `end`, what leads to what is read next. */
 static inline __attribute__((always_inline)) size_t mr_column_far(const mr_column *c,
-                                                                  const uint8_t *unit)
+                                                                  const uint8_t *at)
 {
-    return c->far + ((uintptr_t)unit + c->far < (uintptr_t)c->end ? 0 : c->jump);
+    return c->far + ((uintptr_t)at + c->far < (uintptr_t)c->end ? 0 : c->jump);
 }
 
 /* ---- activations for int8 products ----

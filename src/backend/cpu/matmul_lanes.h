@@ -57,8 +57,14 @@ enum { MAX_ROWS = 8, MAX_NV = 4, ROW_NEAR = 2048 };
 
 INLINE void row_ask(const uint8_t *p, size_t far)
 {
+#ifdef __x86_64__ /* In the order of the lines: gcc would mix those of the streams (4 % of Q4_K's speed). */
+    __asm__ volatile("prefetcht1 (%0,%1)\n\tprefetcht0 %c2(%0)"
+                     :
+                     : "r"(p), "r"(far), "i"(ROW_NEAR));
+#else
     __builtin_prefetch((const void *)((uintptr_t)p + far), 0, 2);
     __builtin_prefetch(p + ROW_NEAR);
+#endif
 }
 
 INLINE v16i load_line(const uint8_t *p)

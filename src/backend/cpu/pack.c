@@ -16,8 +16,7 @@ enum {
     PACK_ROWS = 1024,       /* rows of a task at most, */
     PACK_BYTES = 256 << 10, /* halved until they are so small; 64 at least */
     PACK_LINES = 32,        /* of a unit: 128 bytes of k, or 256 nibbles */
-    FAR_BYTES = 3072,       /* about so far ahead few rows ask for weights, */
-    FAR_CODES = 16384       /* and for CODES, whose lines take longer: whole units */
+    FAR_BYTES = 3072        /* about so far ahead few rows ask for weights */
 };
 
 /* MLX affine and symmetric integers of 4 and 8 bits; the other widths are CODES. */
@@ -118,10 +117,11 @@ static bool matrix_sizes(mr_matrix *m)
     m->wide = blocks / 4;
     m->narrow = blocks % 4;
     m->units = m->k / m->layout.k_unit + (m->k % m->layout.k_unit != 0);
-    const size_t far = m->layout.kind == MR_PACK_CODES ? FAR_CODES : FAR_BYTES;
     for (int wide = 0; wide < 2; wide++) {
         m->unit[wide] = mr_layout_unit(&m->layout, wide ? 4 : 1);
-        m->far[wide] = (far + m->unit[wide] - 1) / m->unit[wide] * m->unit[wide];
+        /* Codes are asked for in the order of their lines, others where a unit's are read. */
+        const size_t by = m->layout.kind == MR_PACK_CODES ? 64 : m->unit[wide];
+        m->far[wide] = (FAR_BYTES + by - 1) / by * by;
         m->lines[wide] = mr_layout_lines(&m->layout, wide ? 4 : 1);
     }
     size_t broad, narrow, all;

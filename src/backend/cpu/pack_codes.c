@@ -95,34 +95,37 @@ mr_layout mr_layout_bytes(const mr_layout *l)
 
 /* ---- codes ---- */
 
-/* Byte of quad-of-fields i in a plane of `bits`: lines hold 8/bits quads. */
-static uint8_t *plane_byte(const mr_place *at, uint8_t *plane, int bits, int k)
-{
-    int line = k / (32 / bits);
-    return plane + (line * at->nv + at->v) * 64 + 4 * at->lane + k % 4;
-}
-
-static int plane_shift(int bits, int k)
-{
-    return k / 4 % (8 / bits) * bits;
-}
-
-/* Calls for each plane of a unit: its bits, where it begins, and how far up its bits go. */
+/* A plane of a unit's blocks: its bits, how far up they go, and where the first block has it for an output;
+ * bytes from line to line, and from block to block. */
 typedef struct plane {
     int bits, up;
     uint8_t *at;
+    size_t line, block;
 } plane;
 
 static int planes_of(const mr_layout *l, const mr_place *at, uint8_t *unit, plane p[3])
 {
+    const size_t line = 64 * (size_t)at->nv, block = line * (size_t)l->form.bits;
+    uint8_t *own = unit + at->unit - mr_codes_lines(l, at->nv) + 64 * at->v + 4 * at->lane;
     int n = 0, up = 0;
     for (int bits = 4; bits; bits /= 2)
         if (has_plane(l->form.bits, bits)) {
-            p[n++] = (plane){bits, up, unit};
-            unit += 2 * (size_t)at->nv * (size_t)l->k_unit * (size_t)bits;
+            p[n++] = (plane){bits, up, own, line, block};
+            own += line * (size_t)bits;
             up += bits;
         }
     return n;
+}
+
+/* Where a plane has value k (a multiple of 4: a quad of them): lines hold 8/bits quads. */
+static uint8_t *plane_byte(const plane *p, int k)
+{
+    return p->at + (size_t)(k / 32) * p->block + (size_t)(k % 32 * p->bits / 32) * p->line + k % 4;
+}
+
+static int plane_shift(const plane *p, int k)
+{
+    return k / 4 % (8 / p->bits) * p->bits;
 }
 
 /* ---- sub-scales ---- */
@@ -206,18 +209,17 @@ static void get_subs(const mr_code_form *f, mr_codes *c, const uint8_t *p, size_
 /* ---- rows ---- */
 
 /* A line takes a dword of every output: quads of codes, their fields side by side. */
-static void fill_plane(const plane *p, const mr_place *at, int k_unit, const uint8_t *q)
+static void fill_plane(const plane *p, int k_unit, const uint8_t *q)
 {
     const uint32_t mask = ((1u << p->bits) - 1) * 0x01010101u;
     const int quads = 8 / p->bits;
-    uint8_t *to = p->at + 64 * at->v + 4 * at->lane;
-    for (int k = 0; k < k_unit; k += 4 * quads, to += 64 * at->nv) {
+    for (int k = 0; k < k_unit; k += 4 * quads) {
         uint32_t line = 0, quad;
         for (int i = 0; i < quads; i++) {
             memcpy(&quad, q + k + 4 * i, 4);
             line |= (quad >> p->up & mask) << p->bits * i;
         }
-        memcpy(to, &line, 4);
+        memcpy(plane_byte(p, k), &line, 4);
     }
 }
 
@@ -226,11 +228,11 @@ static void fill_unit(const mr_layout *l, const mr_place *at, uint8_t *unit, con
     const mr_code_form *f = &l->form;
     size_t outputs = 16 * (size_t)at->nv, o = 16 * (size_t)at->v + (size_t)at->lane,
            size = (size_t)mr_dtype_block_bytes(l->scale_dtype);
-    uint8_t *sides = unit + mr_codes_lines(l, at->nv);
+    uint8_t *sides = unit;
     plane p[3];
     int n = planes_of(l, at, unit, p);
     for (int j = 0; j < n; j++)
-        fill_plane(&p[j], at, l->k_unit, c->q);
+        fill_plane(&p[j], l->k_unit, c->q);
     if (sub_bytes(f))
         put_subs(f, c, sides, outputs, o);
     if (l->scale_dtype == MR_F8_E4M3)
@@ -246,15 +248,14 @@ static void read_unit(const mr_layout *l, const mr_place *at, uint8_t *unit, mr_
     const mr_code_form *f = &l->form;
     size_t outputs = 16 * (size_t)at->nv, o = 16 * (size_t)at->v + (size_t)at->lane,
            size = (size_t)mr_dtype_block_bytes(l->scale_dtype);
-    const uint8_t *sides = unit + mr_codes_lines(l, at->nv);
+    const uint8_t *sides = unit;
     plane p[3];
     int n = planes_of(l, at, unit, p);
     memset(c->q, 0, (size_t)l->k_unit);
     for (int j = 0; j < n; j++)
         for (int k = 0; k < l->k_unit; k++) {
-            int byte = *plane_byte(at, p[j].at, p[j].bits, k);
-            c->q[k] |=
-                (uint8_t)((byte >> plane_shift(p[j].bits, k) & ((1 << p[j].bits) - 1)) << p[j].up);
+            int bits = *plane_byte(&p[j], k) >> plane_shift(&p[j], k);
+            c->q[k] |= (uint8_t)((bits & ((1 << p[j].bits) - 1)) << p[j].up);
         }
     if (sub_bytes(f))
         get_subs(f, c, sides, outputs, o);
