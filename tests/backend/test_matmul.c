@@ -585,6 +585,38 @@ static void check_native_linear(mr_isa isa, int64_t n, int64_t k, checker_rng *r
     weights_free(&w);
 }
 
+/* Rows that lie anywhere, over more k than are copied at a time: each as if it were alone. */
+static void check_native_uneven(mr_isa isa, checker_rng *rng)
+{
+    enum { N = 64, K = 1300, ROWS = 9 };
+    const mr_sixteen_kernels *kernels = mr_sixteen_for(isa);
+    if (!kernels || !kernels->tile_bf16)
+        return;
+    weights w = weights_new((mr_fmt){MR_BF16, 0, 0, MR_F32, false}, N, K, rng);
+    mr_matrix *m = packed(&w, 1, N);
+    int64_t first;
+    const mr_column c = mr_matrix_column(m, 0, 0, &first);
+    static int32_t x[ROWS][K / 2];
+    static float out[ROWS * MR_TILE_OUT], own[MR_TILE_OUT];
+    const int32_t *at[ROWS];
+    memset(out, 0, sizeof out);
+    for (int r = 0; r < ROWS; r++) {
+        at[r] = x[r * 4 % ROWS]; /* all of them, in another order */
+        for (int i = 0; i < K / 2; i++)
+            x[r][i] = (int32_t)((uint32_t)mr_f32_to_bf16(checker_float(rng)) << 16 |
+                                mr_f32_to_bf16(checker_float(rng)));
+    }
+    kernels->tile_bf16(&c, K / 2, at, ROWS, out);
+    for (int r = 0; r < ROWS; r++) {
+        memset(own, 0, sizeof own);
+        kernels->tile_bf16(&c, K / 2, &at[r], 1, own);
+        CHECK(!memcmp(out + r * MR_TILE_OUT, own, sizeof own), "native on %s: uneven row %d",
+              mr_isa_name(isa), r);
+    }
+    mr_matrix_free(m);
+    weights_free(&w);
+}
+
 static void check_native(checker_rng *rng)
 {
     static const mr_isa isas[] = {MR_ISA_AVX512, MR_ISA_AMX, MR_ISA_NEON};
@@ -596,6 +628,7 @@ static void check_native(checker_rng *rng)
             continue;
         for (int j = 0; j < 16; j++)
             check_native_linear(isas[i], ns[j % 4], ks[j / 4], rng);
+        check_native_uneven(isas[i], rng);
         static const int row_counts[] = {1, 5, 9, 70};
         for (int j = 0; j < (isas[i] == MR_ISA_AMX ? 4 : 3); j++) {
             const int rows = row_counts[j];
