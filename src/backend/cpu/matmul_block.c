@@ -194,7 +194,9 @@ static void sums_i8(const mr_block *b, const mr_column *c, int64_t units, float 
             most = PANEL_BYTES / (int64_t)panel.unit / each;
     for (int r = 0; r < b->vectors; r++)
         x[r] = b->x[r] + MR_QROW_HEADER;
-    if (b->vectors <= job->kernels->direct_u4 || bytes.kind == c->layout->kind ||
+    const bool q4_k = c->nv == 4 && mr_layout_q4_k(c->layout) && !b->arranged;
+    if (b->vectors <= (q4_k ? job->kernels->direct_q4_k : job->kernels->direct_i8) ||
+        bytes.kind == c->layout->kind ||
         (c->layout->kind == MR_PACK_U4 && c->nv == 4 && job->kernels->takes_u4)) {
         tile_i8(b, c, units, 0, x, sums);
         return;

@@ -140,6 +140,14 @@ INLINE void sub_scales(int bits, bool bytes, bool mins, int nv, const uint8_t *s
         *b = v16f_mul(less, v16f_from_i(code_number(bits, bytes, own, outputs, j + 8)));
 }
 
+/* Scale and bias of run j and lane block v of a unit with words of small integers and mins. */
+static inline void code_scales(const uint8_t *unit, int j, int v, v16f *s, v16f *b)
+{
+    v16f d, less;
+    code_supers(4, false, true, 4, unit, v, &d, &less);
+    sub_scales(4, false, true, 4, unit, j, v, d, less, s, b);
+}
+
 /* Sides of the panel units of a packed unit: numbers as they are, or made of sub-scales. */
 static void codes_sides(const mr_column *c, const uint8_t *unit, const mr_column *panel,
                         uint8_t *to)

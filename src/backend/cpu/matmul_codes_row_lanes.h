@@ -570,6 +570,8 @@ static void codes_tile_i8(const mr_column *c, int64_t units, const mr_qform *f,
         codes_few_i8(c, units, f, x, rows, slots, out);
         return;
     }
+    if (I8_MANY_ROWS(c, units, f, x, rows, slots, out))
+        return;
     if (CODES_FEW > 1 && c->nv == CODES_NV && bytes.kind != MR_PACK_SUBS) {
         codes_fews_i8(c, units, f, x, rows, slots, out);
         return;

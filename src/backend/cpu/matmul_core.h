@@ -93,6 +93,11 @@ static inline bool mr_layout_quantised(const mr_layout *l)
 {
     return l->act_group != 0;
 }
+/* Q4_K: lines of U4, with scales and biases made of small integers. */
+static inline bool mr_layout_q4_k(const mr_layout *l)
+{
+    return l->kind == MR_PACK_CODES && l->form.bits == 4 && l->form.sub && l->bias;
+}
 static inline bool mr_layout_across(const mr_layout *l)
 {
     return l->kind == MR_PACK_ACROSS || l->kind == MR_PACK_ACROSS_E4M3;
@@ -229,8 +234,8 @@ typedef struct mr_mm_kernels {
     bool wide_u8;  /* wants mr_qform.wide for U8 */
     bool takes_u4; /* tile_i8 is as fast on wide columns of U4 as on panels of their bytes */
     /* Up to so many rows straight from the packed form, more by panel: on floats, on floats for wide
-     * columns of mr_pack_few, on int8 of U4. */
-    int direct_f32, few_f32, direct_u4;
+     * columns of mr_pack_few, on int8, and of wide columns of Q4_K. */
+    int direct_f32, few_f32, direct_i8, direct_q4_k;
     void (*quantise)(const float *x, const mr_qform *f, uint8_t *row);
     /* rest = x less what `row` holds of it; rest may be x. */
     void (*residue)(const float *x, const mr_qform *f, const uint8_t *row, float *rest);

@@ -263,11 +263,32 @@ LANES_INLINE void eight_sides(const mr_column *c, const uint8_t *unit, int n, in
     }
 }
 
+static inline void code_scales(const uint8_t *unit, int j, int v, v16f *s, v16f *b);
+
+/* The same of Q4_K, whose lines are those of U4. */
+static void eight_codes(const mr_column *c, const uint8_t *unit, int n, int per_unit,
+                        eight_side (*sides)[2])
+{
+    for (int i = 0; i < n; i++, unit += c->unit)
+        for (int g = 0; g < per_unit; g++, sides++) {
+            sides[0][0].w = unit + c->unit - c->lines + c->lines / (size_t)per_unit * (size_t)g;
+            sides[0][1].w = sides[0][0].w + 128;
+            for (int v = 0; v < 4; v++) {
+                v16f s, b;
+                code_scales(unit, g, v, &s, &b);
+                v16f_store(sides[0][v / 2].s + v % 2 * 16, s);
+                v16f_store(sides[0][v / 2].b + v % 2 * 16, b);
+            }
+        }
+}
+
 static void eight_block(const mr_column *c, const uint8_t *unit, int n, int per_unit,
                         eight_side (*sides)[2])
 {
     const mr_dtype type = c->layout->scale_dtype;
-    if (type == MR_BF16 && c->layout->bias)
+    if (c->layout->kind == MR_PACK_CODES)
+        eight_codes(c, unit, n, per_unit, sides);
+    else if (type == MR_BF16 && c->layout->bias)
         eight_sides(c, unit, n, per_unit, MR_BF16, true, sides);
     else if (type == MR_F16 && c->layout->bias)
         eight_sides(c, unit, n, per_unit, MR_F16, true, sides);
@@ -283,7 +304,7 @@ static int few_rows_i8(const mr_column *c, int64_t units, const mr_qform *f,
     eight_side sides[EIGHT_GROUPS][2];
     _Alignas(64) uint8_t bytes[EIGHT_SHARED_K * MR_TILE_OUT];
     const mr_layout *l = c->layout;
-    const bool u4 = l->kind == MR_PACK_U4;
+    const bool u4 = l->kind == MR_PACK_U4 || mr_layout_q4_k(l);
     if ((!u4 && l->kind != MR_PACK_U8) || c->nv != 4 || rows < EIGHT_LEAST || rows > EIGHT_MOST ||
         (!l->bias && l->zero != (u4 ? 8 : 128)))
         return 0;
