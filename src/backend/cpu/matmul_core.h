@@ -19,10 +19,11 @@
  *                             4*o+j has k+j, k+4+j, k+8+j, k+12+j from bit 0 up; per 32 k single
  *                             bits alike
  *
- *         After the lines of a quantised unit, of CODES before them: one scale per output in the file's
- *         type, then (bias) one bias per output.  They are padded to 64 bytes.  w = s*q + b, or s*(q - zero) where no
- *         bias is stored.  E4M3 and CODES without sub-scales: the same; a last unit of E4M3 that is
- *         cut short has elements 0.  CODES with sub-scales, all [..][outputs]:
+ *         After the lines of a quantised unit, of CODES before them: one scale per output in the
+ *         file's type, then (bias) one bias per output.  They are padded to 64 bytes.
+ *         w = s*q + b, or s*(q - zero) where no bias is stored.  E4M3 and CODES without sub-scales:
+ *         the same; a last unit of E4M3 that is cut short has elements 0.  CODES with sub-scales, all
+ *         [..][outputs]:
  *           Q4_K Q5_K Q3_K   words of 4 bytes: low 4 bits of numbers 0..7, of 8..15, high 2 bits of
  *                            all; number i in byte i%4, from bit 0 up; numbers: sub 0..7 then
  *                            min 0..7; sub + 32

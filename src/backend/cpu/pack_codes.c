@@ -117,7 +117,7 @@ static int planes_of(const mr_layout *l, const mr_place *at, uint8_t *unit, plan
     return n;
 }
 
-/* Where a plane has value k (a multiple of 4: a quad of them): lines hold 8/bits quads. */
+/* Where a plane has its bits of value k: lines hold 8/bits quads. */
 static uint8_t *plane_byte(const plane *p, int k)
 {
     return p->at + (size_t)(k / 32) * p->block + (size_t)(k % 32 * p->bits / 32) * p->line + k % 4;
