@@ -207,7 +207,6 @@ typedef struct mr_qform {
     bool less;     /* no bias is stored: u.less instead of u.a */
     bool wide;     /* values as int16 in the order v0 v2 v1 v3 (AVX2, 8 bits) */
     bool even;     /* no slot: p and r are 0 */
-    int spread;    /* the codes that meet them are bytes even times 2^spread, less zero or not */
     size_t step;   /* bytes from group to group */
     size_t stride; /* bytes from row to row */
 } mr_qform;

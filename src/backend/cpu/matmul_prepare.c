@@ -43,14 +43,6 @@ static size_t odd_lines(size_t bytes)
     return ((bytes + 63) / 64 | 1) * 64;
 }
 
-/* Of what lies in bytes: tables are larger than their codes. */
-static int code_bits(const mr_layout *l)
-{
-    if (l->kind != MR_PACK_CODES)
-        return l->kind == MR_PACK_U4 ? 4 : 8;
-    return l->form.table == MR_TABLE_IQ4 ? 8 : l->form.table == MR_TABLE_NONE ? l->form.bits : 5;
-}
-
 mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k)
 {
     mr_qform f = {.k = k, .group = l->act_group, .start_by = -l->zero};
@@ -60,7 +52,6 @@ mr_qform mr_qform_of(const mr_mm_kernels *kernels, const mr_layout *l, int64_t k
         f.wide = kernels->wide_u8;
     }
     f.halves = bytes.kind == MR_PACK_SUBS;
-    f.spread = 8 - code_bits(l);
     if (f.halves && l->bias)
         f.start_by = 1;
     f.less = !l->bias && !f.halves;
@@ -186,10 +177,6 @@ void mr_job_prepare(mr_job *job)
     job->kernels = mr_mm_kernels_for(mm->isa);
     job->form = parts ? mr_qform_of(job->kernels, l, k) : (mr_qform){0};
     job->parts = parts ? parts : 1;
-    if (parts && job->w[1]) {
-        const int other = mr_qform_of(job->kernels, &job->w[1]->layout, k).spread;
-        job->form.spread = other < job->form.spread ? other : job->form.spread;
-    }
     job->memory_bytes = mr_block_bytes(mm, l, job->together, k);
     job->prepared = NULL;
     if (parts || mr_job_bf16(mm, l)) {
