@@ -339,7 +339,7 @@ static inline void fill_activations(float *x, int64_t k, int64_t r, checker_rng 
         case 9:
             x[i] *= i / 64 % 2 ? 0x1p-60f : 0x1p-112f;
             break;
-        case 10: /* slots of 127 << 7: few bits, yet large sums */
+        case 11: /* slots of 127 << 7: few bits, yet large sums */
             x[i] = i % 32 < 4 ? 128.0f : i % 32 == 4 ? 1.0f : x[i] / 8.0f;
             break;
         default:

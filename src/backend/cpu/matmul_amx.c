@@ -86,6 +86,7 @@ typedef struct block_weights {
     float s[BLOCK_GROUPS][MR_TILE_OUT], b[BLOCK_GROUPS][MR_TILE_OUT];
     float sub[BLOCK_GROUPS][2][MR_TILE_OUT], min[BLOCK_GROUPS][2][MR_TILE_OUT];
     const uint8_t *codes[BLOCK_GROUPS];
+    __m512i nibbles; /* bytes that they stand for */
 } block_weights;
 
 static void widen_scales(const mr_layout *l, const uint8_t *after, float *s, float *b)
@@ -325,7 +326,7 @@ static void arrange(const mr_qform *f, const uint8_t *const *rows, int n, uint8_
 
 static bool takes(const mr_layout *l, int nv)
 {
-    return nv == 4 && (l->kind == MR_PACK_U4 || l->kind == MR_PACK_U8 ||
+    return nv == 4 && (mr_layout_nibbles(l) || l->kind == MR_PACK_U8 ||
                        l->kind == MR_PACK_U4_BYTES || l->kind == MR_PACK_SUBS);
 }
 

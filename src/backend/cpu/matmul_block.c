@@ -168,14 +168,19 @@ void mr_block_arrange(mr_block *b, int worker, int64_t e, int64_t row0)
     *of = (arranged_of){.e = e, .row0 = row0};
 }
 
+static bool by_sixteens(const mr_block *b, const mr_column *c)
+{
+    return b->arranged && mr_sixteen_for(b->job->mm->isa)->takes(c->layout, c->nv);
+}
+
 /* x[r]: the record of group `group`. */
 static void tile_i8(const mr_block *b, const mr_column *c, int64_t units, int64_t group,
                     const uint8_t *const *x, float *sums)
 {
     const mr_job *job = b->job;
-    const mr_sixteen_kernels *s = b->arranged ? mr_sixteen_for(job->mm->isa) : NULL;
-    if (s && s->takes(c->layout, c->nv))
-        s->tile(c, units, &job->form, b->arranged, group, b->vectors, sums);
+    if (by_sixteens(b, c))
+        mr_sixteen_for(job->mm->isa)
+            ->tile(c, units, &job->form, b->arranged, group, b->vectors, sums);
     else
         job->kernels->tile_i8(c, units, &job->form, x, b->vectors, b->rows, sums);
 }
@@ -194,8 +199,9 @@ static void sums_i8(const mr_block *b, const mr_column *c, int64_t units, float 
             most = PANEL_BYTES / (int64_t)panel.unit / each;
     for (int r = 0; r < b->vectors; r++)
         x[r] = b->x[r] + MR_QROW_HEADER;
-    const bool q4_k = c->nv == 4 && mr_layout_q4_k(c->layout) && !b->arranged;
-    if (b->vectors <= (q4_k ? job->kernels->direct_q4_k : job->kernels->direct_i8) ||
+    const bool q4_k = c->nv == 4 && mr_layout_q4_k(c->layout);
+    if (by_sixteens(b, c) ||
+        b->vectors <= (q4_k ? job->kernels->direct_q4_k : job->kernels->direct_i8) ||
         bytes.kind == c->layout->kind ||
         (c->layout->kind == MR_PACK_U4 && c->nv == 4 && job->kernels->takes_u4)) {
         tile_i8(b, c, units, 0, x, sums);

@@ -99,6 +99,12 @@ static inline bool mr_layout_q4_k(const mr_layout *l)
 {
     return l->kind == MR_PACK_CODES && l->form.bits == 4 && l->form.sub && l->bias;
 }
+/* Lines of U4, whatever they stand for, and a scale for each run of 32. */
+static inline bool mr_layout_nibbles(const mr_layout *l)
+{
+    return l->kind == MR_PACK_U4 ||
+           (l->kind == MR_PACK_CODES && l->form.bits == 4 && l->form.run == 32);
+}
 static inline bool mr_layout_across(const mr_layout *l)
 {
     return l->kind == MR_PACK_ACROSS || l->kind == MR_PACK_ACROSS_E4M3;

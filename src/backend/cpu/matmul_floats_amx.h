@@ -133,16 +133,23 @@ LANES_INLINE void put_lines(const mr_layout *l, float_way way, bool sub, const u
         }
 }
 
-/* Codes of up to five bits by a table of them less zero, in bf16.  Nibbles have it twice, as an index takes
- * five bits of a word whose fifth is another code's. */
-static __m512i code_table(const mr_layout *l, int bits)
+/* What nibbles stand for, less zero. */
+static __m128i nibble_values(const mr_layout *l)
 {
-    const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                  zero = _mm512_set1_epi32(l->bias ? 0 : l->zero);
-    const __m512i low = _mm512_sub_epi32(count, zero),
-                  next = bits == 4 ? low : _mm512_add_epi32(low, _mm512_set1_epi32(16));
-    const __m512i a = _mm512_castps_si512(_mm512_cvtepi32_ps(low)),
-                  b = _mm512_castps_si512(_mm512_cvtepi32_ps(next));
+    if (l->kind == MR_PACK_CODES && l->form.table)
+        return _mm_loadu_si128((const __m128i *)mr_code_tables[l->form.table]);
+    const __m128i count = _mm_set_epi8(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm_sub_epi8(count, _mm_set1_epi8((char)(l->bias ? 0 : l->zero)));
+}
+
+/* Codes of up to five bits less zero, in bf16.  Nibbles have them twice, as an index takes five bits of a
+ * word, whose fifth is another code's. */
+static __m512i code_table(const mr_layout *l)
+{
+    const __m128i low = nibble_values(l),
+                  next = mr_layout_nibbles(l) ? low : _mm_add_epi8(low, _mm_set1_epi8(16));
+    const __m512i a = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(low))),
+                  b = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(next)));
     return _mm512_inserti64x4(
         _mm512_castsi256_si512(_mm512_cvtepi32_epi16(_mm512_srli_epi32(a, 16))),
         _mm512_cvtepi32_epi16(_mm512_srli_epi32(b, 16)), 1);
@@ -166,13 +173,10 @@ static void put_by_table(const uint8_t *from, __m512i table, bool nibbles, uint8
         }
 }
 
-static int code_bits(const mr_layout *l)
+/* Of what are bytes: a panel of E2M1 goes up to 24. */
+static bool five_bits(const mr_layout *l)
 {
-    if (l->kind == MR_PACK_U4)
-        return 4;
-    if (l->kind == MR_PACK_U8)
-        return 8;
-    return l->form.table == MR_TABLE_E2M1 ? 5 : l->form.bits; /* up to 24 */
+    return l->kind == MR_PACK_U4_BYTES && (l->form.bits <= 5 || l->form.table == MR_TABLE_E2M1);
 }
 
 /* SUBS: scales of group `in` of a unit, which are at `sides`. */
@@ -195,6 +199,17 @@ static void widen_subs(const mr_layout *l, const uint8_t *sides, int in, int g, 
     }
 }
 
+/* CODES: of run `in`. */
+static void widen_runs(const mr_layout *l, const uint8_t *unit, int in, int g, block_weights *to)
+{
+    for (int v = 0; v < 4; v++) {
+        v16f s, b;
+        code_run_scales(l, 4, unit, in, v, &s, &b);
+        v16f_store(to->s[g] + 16 * v, s);
+        v16f_store(to->b[g] + 16 * v, b);
+    }
+}
+
 /* Groups of a block. */
 static int float_groups(const mr_layout *l)
 {
@@ -206,16 +221,22 @@ static int float_groups(const mr_layout *l)
 static void take_floats(const mr_column *c, int64_t group, int n, block_weights *to)
 {
     const mr_layout *l = c->layout;
-    const bool nibbles = l->kind == MR_PACK_U4;
+    const bool nibbles = mr_layout_nibbles(l), table = nibbles || five_bits(l);
     const float_way way = float_way_of(l);
-    const int per_unit = l->k_unit / 32, bits = code_bits(l);
-    const __m512i table = code_table(l, bits);
+    const int per_unit = l->k_unit / 32;
+    const __m512i values = code_table(l);
+    to->nibbles = _mm512_broadcast_i32x4(
+        _mm_add_epi8(nibble_values(l), _mm_set1_epi8((char)(l->bias ? 0 : l->zero))));
     for (int g = 0; g < n; g++, group++) {
         const uint8_t *unit = c->data + (size_t)(group / per_unit) * c->unit;
         const int in = (int)(group % per_unit);
         const uint8_t *from = unit + (size_t)in * (GROUP_LINES / (nibbles ? 4 : 2));
+        if (l->kind == MR_PACK_CODES)
+            from += c->unit - c->lines;
         to->codes[g] = from;
-        if (l->kind == MR_PACK_SUBS)
+        if (l->kind == MR_PACK_CODES)
+            widen_runs(l, unit, in, g, to);
+        else if (l->kind == MR_PACK_SUBS)
             widen_subs(l, unit + c->lines, in, g, to);
         else
             widen_scales(l, unit + c->lines, to->s[g], to->b[g]);
@@ -225,8 +246,8 @@ static void take_floats(const mr_column *c, int64_t group, int n, block_weights 
             put_lines(l, FLOATS_RUNS, false, from, g, to);
         else if (l->kind == MR_PACK_SUBS)
             put_lines(l, FLOATS_ONE, true, from, g, to);
-        else if (bits <= 5)
-            put_by_table(from, table, nibbles, to->w[g]);
+        else if (table)
+            put_by_table(from, values, nibbles, to->w[g]);
         else
             put_lines(l, FLOATS_ONE, false, from, g, to);
     }
@@ -258,7 +279,7 @@ LANES_INLINE void add_float_slots(const sixteen *g, const block_weights *w, int 
             float *sum = (float *)to[v][0] + s->sum / 4;
             __m512i q = _mm512_loadu_si512(codes + 64 * v);
             if (nibbles)
-                q = _mm512_and_si512(_mm512_srl_epi16(q, up), low);
+                q = _mm512_shuffle_epi8(w->nibbles, _mm512_and_si512(_mm512_srl_epi16(q, up), low));
             const __m512 dots = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(start, q, r));
             __m512 by = power;
             if (sub)
@@ -307,7 +328,7 @@ LANES_INLINE void end_float_rows(const uint8_t *rows, int n, const mr_layout *l,
 {
     for (int i = 0; i < groups; i++)
         add_float_slots((const sixteen *)(const void *)(rows + i * GROUP_BYTES), w, i,
-                        l->kind == MR_PACK_SUBS && way != FLOATS_RUNS, l->kind == MR_PACK_U4,
+                        l->kind == MR_PACK_SUBS && way != FLOATS_RUNS, mr_layout_nibbles(l),
                         sums[i], second[i]);
     for (int o = 0; o < MR_TILE_OUT; o += 16) {
         ask_next(a);
