@@ -6,8 +6,9 @@
  * How:    a block of k at a time: its scales as f32, then group by group both halves of the column,
  *         so that weights are read almost in order.  More rows are taken in equal parts, each over
  *         the block while it is in the L1 cache; nibbles are unpacked by the first of them, which
- *         keeps the bytes for the slots and for those after it.  Lines are asked for from further on
- *         than a block reaches, as its scales are wanted first.
+ *         keeps the bytes for the slots and for those after it.  Lines are asked for in the order
+ *         they lie in, whichever half of the column is at work: first those a block or two ahead,
+ *         its scales too, which are wanted before its weights; by a second tile those that come later.
  *         Sums that stay within 2^22 (of nibbles, and of even rows) begin with the bits of a float
  *         whose last bit is worth 2^e: one subtraction then takes the place of shift and conversion.
  *         Their slots come last, by a product with 128; of other sums they come first, and of what
@@ -23,10 +24,12 @@ enum {
     EIGHT_LEAST = 5,
     EIGHT_FEWEST = 4, /* rows of one tile */
     EIGHT_MOST = 32,
-    EIGHT_K = 512, /* of a block, and of one that several tiles share: */
-    EIGHT_SHARED_K = 256,
-    EIGHT_GROUPS = EIGHT_K / 32,
-    EIGHT_FAR = 32768 /* bytes from weights to those asked for */
+    EIGHT_K = 128, /* of a block, or one unit */
+    EIGHT_MOST_K = 256,
+    EIGHT_GROUPS = EIGHT_MOST_K / 32,
+    /* Bytes from weights to those wanted in the L1 cache, and from there to those in the L2. */
+    EIGHT_NEAR = 4096,
+    EIGHT_FAR = 7680
 };
 
 /* Of one group and half a column. */
@@ -34,15 +37,16 @@ typedef struct eight_side {
     _Alignas(64) float s[32];
     float b[32]; /* biases; where none are stored, the floats by e that sums begin with */
     const uint8_t *w;
-    uint8_t *bytes;  /* nibbles unpacked: 128 for each quad */
-    int64_t out, at; /* bytes to the next side's outputs, and to its group's records */
+    uint8_t *bytes;     /* nibbles unpacked: 128 for each quad */
+    int64_t out, at;    /* bytes to the next side's outputs, and to its group's records */
+    const uint8_t *ask; /* from here on, in the order of memory */
 } eight_side;
 
 /* zmm 0..15 sums (row r: 2r, 2r+1), 16..19 weights of two quads (then scales and biases), 20..23 of
  * rows in turn, 24 25 outputs, 26..28 constants, 29 30 slots.
  * Operands: %[x0]..%[x7] rows, %[at] of the group's record in them (r 0, p 4, e 8, start 12, a and
  * less 16, values 20, then the start as a float's bits), %[s] the side (b 128, w 256, bytes 264, out
- * 272, at 280), %[b] its bytes, to be written; of bytes what to ask for.
+ * 272, at 280, ask 288), %[a] what to ask for, %[b] its bytes, to be written; of bytes what to ask for.
  * EIGHTn(X) is X(row, its two sums, 20..23, four more) for each row. */
 /* clang-format off */
 #define EIGHT4(X)                                                                                  \
@@ -82,8 +86,7 @@ typedef struct eight_side {
 #define EIGHT_FROM_LESS(rows) rows(EIGHT_LESS_SLOT)
 
 /* Weights of two quads, and their dots: step `eight_i` of four. */
-#define EIGHT_ASK_FOR(o)                                                                           \
-    "prefetcht1 %c[far]+" o "(%[w])\n\tprefetcht0 4096+" o "(%[w])\n\t"
+#define EIGHT_ASK_FOR(o) "prefetcht0 " o "(%[a])\n\tprefetcht1 %c[far]+" o "(%[a])\n\t"
 #define EIGHT_ASK_SIDES EIGHT_ASK_FOR("0") EIGHT_ASK_FOR("64")
 #define EIGHT_LOAD(at, w) "vmovdqu64 " at "(%[w]), %%zmm" #w "\n\t"
 #define EIGHT_KEEP(at, w) "vmovdqa64 %%zmm" #w ", " at "(%[b])\n\t"
@@ -96,12 +99,12 @@ typedef struct eight_side {
     "vgf2p8affineqb $0, %%zmm27, %%zmm19, %%zmm19\n\t"                                             \
     EIGHT_KEEP(EIGHT_AT(0), 16) EIGHT_KEEP(EIGHT_AT(64), 17)                                       \
     EIGHT_KEEP(EIGHT_AT(128), 18) EIGHT_KEEP(EIGHT_AT(192), 19)                                    \
-    EIGHT_ASK_FOR(EIGHT_AT(0)) EIGHT_ASK_FOR(EIGHT_AT(64))
+    EIGHT_ASK_FOR("128*eight_i") EIGHT_ASK_FOR("128*eight_i+64")
 #define EIGHT_U8                                                                                   \
     EIGHT_LOAD(EIGHT_AT_U8(0), 16) EIGHT_LOAD(EIGHT_AT_U8(64), 17)                                 \
     EIGHT_LOAD(EIGHT_AT_U8(256), 18) EIGHT_LOAD(EIGHT_AT_U8(320), 19)                              \
-    EIGHT_ASK_FOR(EIGHT_AT_U8(0)) EIGHT_ASK_FOR(EIGHT_AT_U8(64))                                   \
-    EIGHT_ASK_FOR(EIGHT_AT_U8(256)) EIGHT_ASK_FOR(EIGHT_AT_U8(320))
+    EIGHT_ASK_FOR("256*eight_i") EIGHT_ASK_FOR("256*eight_i+64")                                   \
+    EIGHT_ASK_FOR("256*eight_i+128") EIGHT_ASK_FOR("256*eight_i+192")
 #define EIGHT_BYTES                                                                                \
     EIGHT_LOAD(EIGHT_AT(0), 16) EIGHT_LOAD(EIGHT_AT(64), 17)                                       \
     EIGHT_LOAD(EIGHT_AT(128), 18) EIGHT_LOAD(EIGHT_AT(192), 19)                                    \
@@ -115,7 +118,7 @@ typedef struct eight_side {
 
 /* Slots, then sums as floats. */
 #define EIGHT_SLOT_LAST(r, a0, a1, b, l0, l1, m0, m1)                                              \
-    EIGHT_IF_SLOT(r) "shl $7, %k[t]\n\tadd 264(%[s]), %[t]\n\t"                                    \
+    EIGHT_IF_SLOT(r) "shl $7, %k[t]\n\tadd 264(%[w]), %[t]\n\t"                                    \
     "vpbroadcastd (%[x" #r "],%[at]), %%zmm" #b "\n\t" EIGHT_ZERO(r, m0) EIGHT_ZERO(r, m1)         \
     "vmovdqa64 (%[t]), %%zmm" #l0 "\n\tvmovdqa64 64(%[t]), %%zmm" #l1 "\n\t"                       \
     "vpdpbusd %%zmm" #b ", %%zmm" #l0 ", %%zmm" #m0 "\n\t"                                         \
@@ -129,8 +132,8 @@ typedef struct eight_side {
     "vcvtdq2ps %%zmm" #a0 ", %%zmm" #a0 "\n\tvcvtdq2ps %%zmm" #a1 ", %%zmm" #a1 "\n\t"
 #define EIGHT_TO_FLOAT(r, a0, a1, b, l0, l1, m0, m1)                                               \
     "movl 8(%[x" #r "],%[at]), %k[t]\n\t"                                                          \
-    "vsubps 128(%[s],%[t],4)%{1to16%}, %%zmm" #a0 ", %%zmm" #a0 "\n\t"                             \
-    "vsubps 128(%[s],%[t],4)%{1to16%}, %%zmm" #a1 ", %%zmm" #a1 "\n\t"
+    "vsubps 128(%[w],%[t],4)%{1to16%}, %%zmm" #a0 ", %%zmm" #a0 "\n\t"                             \
+    "vsubps 128(%[w],%[t],4)%{1to16%}, %%zmm" #a1 ", %%zmm" #a1 "\n\t"
 #define EIGHT_TO_FLOAT_BIAS(r, a0, a1, b, l0, l1, m0, m1) /* the start itself */          \
     "vsubps 20(%[x" #r "],%[at])%{1to16%}, %%zmm" #a0 ", %%zmm" #a0 "\n\t"                         \
     "vsubps 20(%[x" #r "],%[at])%{1to16%}, %%zmm" #a1 ", %%zmm" #a1 "\n\t"
@@ -142,8 +145,8 @@ typedef struct eight_side {
     "add %[group], %[at]\n\t" rows(EIGHT_TO_FLOAT_BIAS) "sub %[group], %[at]\n\t"
 
 #define EIGHT_SCALES                                                                               \
-    "vmovups (%[s]), %%zmm16\n\tvmovups 64(%[s]), %%zmm17\n\t"                                     \
-    "vmovups 128(%[s]), %%zmm18\n\tvmovups 192(%[s]), %%zmm19\n\t"
+    "vmovups (%[w]), %%zmm16\n\tvmovups 64(%[w]), %%zmm17\n\t"                                     \
+    "vmovups 128(%[w]), %%zmm18\n\tvmovups 192(%[w]), %%zmm19\n\t"
 #define EIGHT_BIAS(r, b)                                                                           \
     "vbroadcastss 16(%[x" #r "],%[at]), %%zmm" #b "\n\t"                                           \
     "vfmadd231ps %%zmm" #b ", %%zmm18, %%zmm24\n\tvfmadd231ps %%zmm" #b ", %%zmm19, %%zmm25\n\t"
@@ -165,7 +168,7 @@ typedef void eight_fn(const eight_side *s, int64_t n, size_t group, const uint8_
                                                const uint8_t *const *x, size_t at, float *out,     \
                                                size_t ask)                                         \
     {                                                                                              \
-        const uint8_t *w, *b, *row[EIGHT];                                                         \
+        const uint8_t *w, *b, *a, *row[EIGHT];                                                     \
         size_t t, runs = group / 32;                                                               \
         for (int r = 0; r < EIGHT; r++)                                                            \
             row[r] = x[r < (n_rows) ? r : 0];                                                      \
@@ -173,16 +176,18 @@ typedef void eight_fn(const eight_side *s, int64_t n, size_t group, const uint8_
             "movl $0x0f0f0f0f, %k[t]\n\tvpbroadcastd %k[t], %%zmm26\n\t"                           \
             "movabsq $0x1020408000000000, %[t]\n\tvpbroadcastq %[t], %%zmm27\n\t"                  \
             "movl $128, %k[t]\n\tvpbroadcastd %k[t], %%zmm28\n\t"                                  \
-            ".p2align 6\n1:\n\tmovq " #from "(%[s]), %[w]\n\t"                                     \
-            "movq " #b_from "(%[s]), %[b]\n\tadd %[ask], %[b]\n\t" begin(rows)                     \
+            ".p2align 6\n1:\n\tmovq %[s], %[t]\n\t"                                                \
+            "movq " #from "(%[t]), %[w]\n\tmovq " #b_from "(%[t]), %[b]\n\t"                       \
+            "movq 288(%[t]), %[a]\n\tadd %[ask], %[b]\n\t" begin(rows)                             \
             "movq %[runs], %[t]\n\t2:\n\t.set eight_i, 0\n\t.rept 4\n\t"                           \
             load rows(EIGHT_FIRST) rows(EIGHT_SECOND) ".set eight_i, eight_i+1\n\t.endr\n\t"       \
-            "add $" #step ", %[w]\n\tadd $1024, %[b]\n\tadd $32, %[at]\n\tdec %[t]\n\tjnz 2b\n\t"  \
-            "sub %[group], %[at]\n\t" sides slots(rows) floats(rows) EIGHT_SCALES rows(to)         \
-            "add 272(%[s]), %[out]\n\tadd 280(%[s]), %[at]\n\t"                                    \
-            "add %[side], %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                                         \
-            : [w] "=&r"(w), [s] "+r"(s), [at] "+r"(at), [out] "+r"(out), [n] "+m"(n),              \
-              [t] "=&r"(t), [b] "=&r"(b)                                                           \
+            "add $" #step ", %[w]\n\tadd $1024, %[b]\n\tadd $" #step "/2, %[a]\n\t"                \
+            "add $32, %[at]\n\tdec %[t]\n\tjnz 2b\n\tsub %[group], %[at]\n\t" sides                \
+            "movq %[s], %[w]\n\t" slots(rows) floats(rows) EIGHT_SCALES rows(to)                   \
+            "add 272(%[w]), %[out]\n\tadd 280(%[w]), %[at]\n\t"                                    \
+            "addq %[side], %[s]\n\tdecq %[n]\n\tjnz 1b\n\t"                                        \
+            : [w] "=&r"(w), [s] "+m"(s), [at] "+r"(at), [out] "+r"(out), [n] "+m"(n),              \
+              [t] "=&r"(t), [b] "=&r"(b), [a] "=&r"(a)                                             \
             : [x0] "r"(row[0]), [x1] "r"(row[1]), [x2] "r"(row[2]), [x3] "r"(row[3]),              \
               [x4] "r"(row[4]), [x5] "r"(row[5]), [x6] "r"(row[6]), [x7] "r"(row[7]),              \
               [runs] "m"(runs), [group] "m"(group), [ask] "m"(ask),                                \
@@ -249,6 +254,15 @@ LANES_INLINE void eight_scales(const uint8_t *after, mr_dtype type, bool bias, e
     }
 }
 
+/* Each side of group g asks for its share of a unit. */
+static inline void eight_asks(const mr_column *c, const uint8_t *unit, int g, int per_unit,
+                              eight_side sides[2])
+{
+    const size_t share = c->unit / (size_t)(2 * per_unit);
+    sides[0].ask = unit + EIGHT_NEAR + 2 * (size_t)g * share;
+    sides[1].ask = sides[0].ask + share;
+}
+
 /* The sides of n units from `unit` on. */
 LANES_INLINE void eight_sides(const mr_column *c, const uint8_t *unit, int n, int per_unit,
                               mr_dtype type, bool bias, eight_side (*sides)[2])
@@ -258,6 +272,7 @@ LANES_INLINE void eight_sides(const mr_column *c, const uint8_t *unit, int n, in
         for (int g = 0; g < per_unit; g++, sides++) {
             sides[0][0].w = unit + (size_t)g * group;
             sides[0][1].w = sides[0][0].w + 128;
+            eight_asks(c, unit, g, per_unit, sides[0]);
             eight_scales(unit + lines, type, bias, sides[0]);
         }
     }
@@ -273,6 +288,7 @@ static void eight_codes(const mr_column *c, const uint8_t *unit, int n, int per_
         for (int g = 0; g < per_unit; g++, sides++) {
             sides[0][0].w = unit + c->unit - c->lines + c->lines / (size_t)per_unit * (size_t)g;
             sides[0][1].w = sides[0][0].w + 128;
+            eight_asks(c, unit, g, per_unit, sides[0]);
             for (int v = 0; v < 4; v++) {
                 v16f s, b;
                 code_scales(unit, g, v, &s, &b);
@@ -302,7 +318,7 @@ static int few_rows_i8(const mr_column *c, int64_t units, const mr_qform *f,
                        const uint8_t *const *x, int rows, int slots, float *out)
 {
     eight_side sides[EIGHT_GROUPS][2];
-    _Alignas(64) uint8_t bytes[EIGHT_SHARED_K * MR_TILE_OUT];
+    _Alignas(64) uint8_t bytes[EIGHT_MOST_K * MR_TILE_OUT];
     const mr_layout *l = c->layout;
     const bool u4 = l->kind == MR_PACK_U4 || mr_layout_q4_k(l);
     if ((!u4 && l->kind != MR_PACK_U8) || c->nv != 4 || rows < EIGHT_LEAST || rows > EIGHT_MOST ||
@@ -313,7 +329,7 @@ static int few_rows_i8(const mr_column *c, int64_t units, const mr_qform *f,
     slots = rows - slots < EIGHT_FEWEST ? rows : slots;
     const bool shared = slots < rows || rows > EIGHT;
     const int per_unit = l->k_unit / f->group,
-              block = (shared ? EIGHT_SHARED_K : EIGHT_K) / l->k_unit;
+              block = l->k_unit < EIGHT_K ? EIGHT_K / l->k_unit : 1;
     for (int i = 0; i < 2 * EIGHT_GROUPS; i++) {
         eight_side *side = &sides[i / 2][i % 2];
         for (int e = 0; e < STEPS && !l->bias; e++)
@@ -327,15 +343,14 @@ static int few_rows_i8(const mr_column *c, int64_t units, const mr_qform *f,
         const int n = (int)(units - u < block ? units - u : block);
         const size_t at = (size_t)(u * per_unit) * f->step;
         eight_block(c, c->data + (size_t)u * c->unit, n, per_unit, sides);
-        size_t ask =
-            0; /* of the tiles after the first: each a line of two, for the block after this */
+        size_t ask = 0; /* of tiles after the first: a line of two each, of blocks to come */
         for (int r = 0, now; r < rows; r += now) {
             const bool even = r >= slots;
             const int left = (even ? rows : slots) - r, tiles = (left + EIGHT - 1) / EIGHT;
             now = (left + tiles - 1) / tiles;
             eight_of(l, r > 0, even, now)(sides[0], 2 * n * per_unit, (size_t)f->group, x + r, at,
                                           out + r * MR_TILE_OUT, ask);
-            ask = ask ? ask ^ 64 : EIGHT_FAR + (size_t)n * c->unit;
+            ask = ask ? ask ^ 64 : EIGHT_NEAR + EIGHT_FAR + (size_t)n * c->unit;
         }
     }
     return rows;
