@@ -21,7 +21,7 @@
 #endif
 
 /* Below them one bit for each mr_isa. */
-enum { FOUND = 1u << 31, BF16 = 1u << 30, BF16_TILES = 1u << 29 };
+enum { FOUND = 1u << 31, BF16 = 1u << 30 };
 
 #if defined(__x86_64__)
 static unsigned bit(unsigned word, int n)
@@ -62,8 +62,8 @@ static unsigned probe(void)
     if (!saves_zmm || !(f & dq & bw & vl & vbmi & gfni & vnni))
         return found;
     found |= 1u << MR_ISA_AVX512;
-    if (amx_tile && amx_int8 && (xcr0 >> 17 & 3u) == 3u && may_use_tiles())
-        found |= 1u << MR_ISA_AMX | (amx_bf16 ? BF16_TILES : 0u);
+    if (amx_tile && amx_int8 && amx_bf16 && (xcr0 >> 17 & 3u) == 3u && may_use_tiles())
+        found |= 1u << MR_ISA_AMX;
     /* The cores that have AMX do vdpbf16ps every other cycle, and two FMAs each cycle. */
     if (!amx_bf16 && leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5))
         found |= BF16;
@@ -119,7 +119,7 @@ bool mr_isa_has_bf16(mr_isa isa)
 
 bool mr_isa_has_bf16_tiles(mr_isa isa)
 {
-    return isa == MR_ISA_AMX && mr_isa_have(isa) && (features() & BF16_TILES) != 0;
+    return isa == MR_ISA_AMX && mr_isa_have(isa);
 }
 
 void mr_isa_assume_bf16(void)

@@ -15,7 +15,7 @@ typedef enum mr_isa {
     MR_ISA_C,
     MR_ISA_AVX2,
     MR_ISA_AVX512,
-    MR_ISA_AMX, /* AVX-512, and tiles for products of many int8 rows */
+    MR_ISA_AMX, /* AVX-512, and tiles for products of many rows */
     MR_ISA_NEON,
     MR_ISA_COUNT
 } mr_isa;
@@ -23,7 +23,7 @@ typedef enum mr_isa {
 const char *mr_isa_name(mr_isa isa);
 bool mr_isa_have(mr_isa isa);                      /* built in and this CPU (and OS) runs it.
                                                       avx2: AVX2 FMA F16C; avx512: F BW DQ VL VBMI
-                                                      GFNI VNNI; amx: avx512 and AMX-INT8 */
+                                                      GFNI VNNI; amx: avx512 and AMX-INT8 BF16 */
 mr_err mr_isa_pick(const char *name, mr_isa *out); /* NULL: the best */
 bool mr_isa_has_bf16(mr_isa isa); /* and dots of bf16 pairs faster than FMAs: vdpbf16ps, bfdot */
 bool mr_isa_has_bf16_tiles(mr_isa isa); /* tile products of them */

@@ -273,7 +273,7 @@ const mr_mm_kernels *mr_mm_kernels_for(mr_isa isa);
 
 /* ---- many rows by sixteens ----
  *
- * Of an ISA that has tiles for int8 products: prepared rows are arranged once for a block, sixteen together,
+ * Of an ISA that has tile products: prepared rows are arranged once for a block, sixteen together,
  * the last with rows of zeros; then all columns meet them. */
 enum { MR_SIXTEEN = 16 };
 
