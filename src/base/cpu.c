@@ -117,11 +117,6 @@ bool mr_isa_has_bf16(mr_isa isa)
            (features() & BF16) != 0;
 }
 
-bool mr_isa_has_bf16_tiles(mr_isa isa)
-{
-    return isa == MR_ISA_AMX && mr_isa_have(isa);
-}
-
 void mr_isa_assume_bf16(void)
 {
     atomic_store_explicit(&kept, features() | BF16, memory_order_relaxed);

@@ -26,9 +26,8 @@ bool mr_isa_have(mr_isa isa);                      /* built in and this CPU (and
                                                       GFNI VNNI; amx: avx512 and AMX-INT8 BF16 */
 mr_err mr_isa_pick(const char *name, mr_isa *out); /* NULL: the best */
 bool mr_isa_has_bf16(mr_isa isa); /* and dots of bf16 pairs faster than FMAs: vdpbf16ps, bfdot */
-bool mr_isa_has_bf16_tiles(mr_isa isa); /* tile products of them */
-void mr_isa_assume_bf16(void);          /* from now on it has: for tests that emulate them */
-int mr_cpu_count(void); /* CPUs this process may run on (affinity and cgroup quota) */
+void mr_isa_assume_bf16(void);    /* from now on it has: for tests that emulate them */
+int mr_cpu_count(void);           /* CPUs this process may run on (affinity and cgroup quota) */
 /* Bytes this process may still take: MemAvailable, and the cgroup's limit less its use. */
 unsigned long long mr_memory_available(void);
 

@@ -624,7 +624,7 @@ static void check_native(checker_rng *rng)
     const mr_fmt bf16 = {MR_BF16, 0, 0, MR_F32, false}, q8 = {MR_Q8_0, 0, 0, MR_F32, false};
     emulate_bf16();
     for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
-        if (!mr_isa_has_bf16(isas[i]) && !mr_isa_has_bf16_tiles(isas[i]))
+        if (!mr_isa_has_bf16(isas[i]) && !(isas[i] == MR_ISA_AMX && mr_isa_have(isas[i])))
             continue;
         for (int j = 0; j < 16; j++)
             check_native_linear(isas[i], ns[j % 4], ks[j / 4], rng);

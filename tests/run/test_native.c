@@ -148,7 +148,7 @@ static void check_model(const model *m)
 
 static bool any_bf16(mr_isa one)
 {
-    return mr_isa_has_bf16(one) || mr_isa_has_bf16_tiles(one);
+    return mr_isa_has_bf16(one) || (one == MR_ISA_AMX && mr_isa_have(one));
 }
 
 /* Without dots the bits are those of `fast`, and the names say why. */

@@ -101,7 +101,7 @@ static bool slow; /* dots are emulated, each by a signal: too long for all cases
 static bool has(mr_isa isa, int precision)
 {
     return mr_isa_have(isa) &&
-           (precision != NATIVE || mr_isa_has_bf16_tiles(isa) || (mr_isa_has_bf16(isa) && !slow));
+           (precision != NATIVE || isa == MR_ISA_AMX || (mr_isa_has_bf16(isa) && !slow));
 }
 
 typedef struct setup {

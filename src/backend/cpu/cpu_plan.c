@@ -176,7 +176,7 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
     const bool dots = mr_isa_has_bf16(isa);
     if (is_product(s->op)) {
         bool f32 = !strcmp(mr_attr_s(n, "act"), "f32");
-        const bool bf16 = dots || mr_isa_has_bf16_tiles(isa);
+        const bool bf16 = dots || isa == MR_ISA_AMX;
         p->mm = (mr_mm){cpu->pool, isa, plan->precision, f32, bf16};
     }
     switch (s->op) {

@@ -36,7 +36,7 @@ typedef struct sixteen_slot {
 /* A group of sixteen rows; then, tile by tile, 64 bytes for each row: the values v * 2^e in bf16, of slots that
  * are none and therefore listed n * 2^e.  Rows that are not there are zeros. */
 typedef struct sixteen {
-    float a[MR_SIXTEEN], power[MR_SIXTEEN]; /* A, 2^e; of mins the runs' sums, times 2^e */
+    float a[MR_SIXTEEN], second[MR_SIXTEEN]; /* A; of mins the sums of both runs, times 2^e */
     int32_t slots;
     sixteen_slot slot[MR_SIXTEEN + 1]; /* the last is never listed */
     uint8_t pad[48];
@@ -112,7 +112,7 @@ static void arrange_row(const mr_qform *f, const uint8_t *row, int r, uint8_t *t
         const bool fits =
             put_slot(f, &g, n + 4 * g.p, power, values + g.p / 8 * ROWS_BYTES + g.p % 8 * 8);
         s->a[r] = f->halves ? (float)g.start * power : f->less ? 0.0f : g.u.a;
-        s->power[r] = f->halves ? (float)g.u.start_hi * power : power;
+        s->second[r] = f->halves ? (float)g.u.start_hi * power : 0.0f;
         s->slot[s->slots] = (sixteen_slot){g.r, f->halves ? start : f->start_by * slot_sum(g.r),
                                            (uint16_t)(r * 64), (uint8_t)g.p, (uint8_t)g.e};
         s->slots += !fits;
@@ -126,7 +126,7 @@ static void arrange(const mr_qform *f, const uint8_t *const *rows, int n, uint8_
         sixteen *s = (sixteen *)(void *)at;
         s->slots = 0;
         for (int r = n; r < MR_SIXTEEN; r++) {
-            s->a[r] = s->power[r] = 0.0f;
+            s->a[r] = s->second[r] = 0.0f;
             for (int v = 0; v < f->group / 32; v++)
                 memset((uint8_t *)(s + 1) + v * ROWS_BYTES + 64 * r, 0, 64);
         }
@@ -280,7 +280,7 @@ static bool any_slots(const uint8_t *rows, int groups, size_t step)
 /* Ends of 16 rows, or 8, group after group: y in zmm 0 to 15, numbers of a group (s at 0, b 256, sub 512, min
  * 1024) in 16 to 19.  In assembly, as compilers move about what loops of products keep in registers. */
 _Static_assert(offsetof(group_numbers, b) == 256 && offsetof(group_numbers, sub) == 512 &&
-                   offsetof(group_numbers, min) == 1024 && offsetof(sixteen, power) == 64,
+                   offsetof(group_numbers, min) == 1024 && offsetof(sixteen, second) == 64,
                "as the ends read them");
 /* clang-format off */
 #define END_8 "0,1,2,3,4,5,6,7"

@@ -119,7 +119,7 @@ mr_err mr_cpu_peaks(mr_isa isa, mr_pool *pool, mr_peaks *out)
         out->int8 = measure(&int8, pool, (double)TURNS * l->int8_ops, tasks);
     if (l->f32)
         out->f32 = measure(&f32, pool, (double)TURNS * l->f32_ops, tasks);
-    if (l->bf16 && (mr_isa_has_bf16(isa) || mr_isa_has_bf16_tiles(isa)))
+    if (l->bf16 && (mr_isa_has_bf16(isa) || isa == MR_ISA_AMX))
         out->bf16 = measure(&bf16, pool, (double)TURNS * l->bf16_ops, tasks);
     return MR_OK;
 }

@@ -22,7 +22,7 @@ typedef struct mr_peak_loops {
     /* Run their loop so many times; operations per turn beside them. NULL: none. */
     void (*int8)(long turns);
     void (*f32)(long turns);
-    void (*bf16)(long turns); /* only if mr_isa_has_bf16, or _tiles */
+    void (*bf16)(long turns); /* only if mr_isa_has_bf16, or of AMX */
     int int8_ops, f32_ops, bf16_ops;
 } mr_peak_loops;
 
