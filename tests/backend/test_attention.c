@@ -6,6 +6,7 @@
 
 #include "backend/cpu/lanes_c.h"
 #include "backend/cpu/math_lanes.h"
+#include "backend/cpu/tiles_amx.h"
 
 #include "tensor/tensor.h"
 
@@ -289,10 +290,10 @@ static void check_company(const shape *s, mr_isa isa)
     ck_free_all();
 }
 
-/* ---- native: dots of bf16 pairs ---- */
+/* ---- native: dots of bf16 pairs, and tile products ---- */
 
 /* Each lane's dot, by the CPU's instruction: what it rounds is its own. */
-static void dots(float *acc, uint32_t x, const uint32_t *y)
+static void lane_dots(float *acc, uint32_t x, const uint32_t *y)
 {
 #if defined(__x86_64__)
     __asm__ volatile("vpbroadcastd %1, %%zmm1\n\tvmovups %2, %%zmm2\n\tvmovups %0, %%zmm3\n\t"
@@ -310,6 +311,46 @@ static void dots(float *acc, uint32_t x, const uint32_t *y)
 #else
     (void)acc, (void)x, (void)y;
 #endif
+}
+
+/* One row times 16 columns: 16 pairs of each, y's lines one after the other. */
+static void tile_dots(float *acc, const uint32_t *x, const uint32_t *y)
+{
+#if defined(__x86_64__)
+    tile_config c = {.palette = 1};
+    TILE_SHAPE(c, 0, 1, 64);
+    TILE_SHAPE(c, 1, 1, 64);
+    TILE_SHAPE(c, 2, 16, 64);
+    tile_configure(&c);
+    const size_t line = 64;
+    TILE_LOAD(0, acc, line);
+    TILE_LOAD(1, x, line);
+    TILE_LOAD(2, y, line);
+    TILE_DOTS(bf16ps, 0, 1, 2);
+    TILE_STORE(0, acc, line);
+    tile_release();
+#else
+    (void)acc, (void)x, (void)y;
+#endif
+}
+
+/* 16 columns' chains on from acc: of the n pairs of x and the lines y, `stride` words apart. */
+static void dots(mr_isa isa, float *acc, const uint32_t *x, const uint32_t *y, int64_t stride,
+                 int n)
+{
+    if (isa != MR_ISA_AMX) {
+        for (int i = 0; i < n; i++)
+            lane_dots(acc, x[i], y + i * stride);
+        return;
+    }
+    for (int i = 0; i < n; i += 16) { /* filled up with zeros */
+        uint32_t some[16] = {0}, lines[16][16] = {{0}};
+        for (int j = 0; j < 16 && i + j < n; j++) {
+            some[j] = x[i + j];
+            memcpy(lines[j], y + (i + j) * stride, sizeof lines[j]);
+        }
+        tile_dots(acc, some, lines[0]);
+    }
 }
 
 static uint32_t pair(float low, float high)
@@ -365,20 +406,19 @@ typedef struct twin {
     float m, l, y[1 << 10];
 } twin;
 
-static void twin_band(const data *d, const pairs *x, int64_t r, int64_t h, int64_t from, int64_t to,
-                      twin *t)
+static void twin_band(const data *d, const pairs *x, mr_isa isa, int64_t r, int64_t h, int64_t from,
+                      int64_t to, twin *t)
 {
     const shape *s = d->s;
     const float *q = d->q + r * q_row(s) + h * s->dk;
-    int64_t base = from / 16 * 16, kh = h / s->group;
+    int64_t base = from / 16 * 16, band = from / BAND * BAND, kh = h / s->group;
     float score[BAND + 16] = {0};
+    uint32_t words[600], values[BAND / 2][16];
     v16f sum = v16f_zero();
-    for (int i = 0; i < x->d; i++) {
-        float q1 = 2 * i + 1 < s->dk ? q[2 * i + 1] * (float)0.17 : 0;
-        for (int64_t j = base; j < to; j += 16)
-            dots(score + j - base, pair(q[2 * i] * (float)0.17, q1),
-                 x->k + (kh * x->d + i) * x->n + j);
-    }
+    for (int i = 0; i < x->d; i++)
+        words[i] = pair(q[2 * i] * (float)0.17, 2 * i + 1 < s->dk ? q[2 * i + 1] * (float)0.17 : 0);
+    for (int64_t j = base; j < to; j += 16)
+        dots(isa, score + j - base, words, x->k + kh * x->d * x->n + j, x->n, (int)x->d);
     t->m = -INFINITY;
     for (int64_t j = 0; s->softcap > 0 && j < to - base; j += 16)
         v16f_store(score + j, v16f_softcap(v16f_load(score + j), v16f_set1(s->softcap)));
@@ -393,17 +433,26 @@ static void twin_band(const data *d, const pairs *x, int64_t r, int64_t h, int64
     }
     t->l = v16f_reduce_add(sum);
     memset(t->y, 0, sizeof t->y);
-    for (int64_t j = from / 2 * 2; j < to; j += 2)
-        for (int i = 0; i < x->out; i += 16) {
-            uint32_t y[16], in = (j < from ? 0 : 0xffff) | (j + 1 < to ? 0xffff0000u : 0);
+    /* Tiles take the whole band, zeros where nothing is seen; dots only what is. */
+    const int64_t first = isa == MR_ISA_AMX ? band : from / 2 * 2,
+                  end = isa == MR_ISA_AMX ? band + BAND : to;
+    for (int64_t j = first; j < end; j += 2)
+        words[(j - first) / 2] = pair(j < from ? 0 : score[j - base],
+                                      j + 1 < from || j + 1 >= to ? 0 : score[j + 1 - base]);
+    for (int i = 0; i < x->out; i += 16) {
+        for (int64_t j = first; j < end; j += 2) {
+            const uint32_t in = (j < from || j >= to ? 0 : 0xffff) |
+                                (j + 1 < from || j + 1 >= to ? 0 : 0xffff0000u);
             for (int lane = 0; lane < 16; lane++)
-                y[lane] = x->v[(kh * x->n + j) / 2 * x->out + i + lane] & in;
-            dots(t->y + i, pair(score[j - base], score[j + 1 - base]), y);
+                values[(j - first) / 2][lane] =
+                    in ? x->v[(kh * x->n + j) / 2 * x->out + i + lane] & in : 0;
         }
+        dots(isa, t->y + i, words, values[0], 16, (int)(end - first + 1) / 2);
+    }
 }
 
 /* One (row, query head). */
-static void twin_pair(const data *d, const pairs *x, int64_t r, int64_t h, float *y)
+static void twin_pair(const data *d, const pairs *x, mr_isa isa, int64_t r, int64_t h, float *y)
 {
     static twin t, u;
     int64_t lo, hi;
@@ -411,10 +460,10 @@ static void twin_pair(const data *d, const pairs *x, int64_t r, int64_t h, float
     for (int64_t band = lo / BAND; band * BAND < hi; band++) {
         int64_t from = band * BAND, to = from + BAND;
         if (from <= lo) {
-            twin_band(d, x, r, h, lo, to < hi ? to : hi, &t);
+            twin_band(d, x, isa, r, h, lo, to < hi ? to : hi, &t);
             continue;
         }
-        twin_band(d, x, r, h, from, to < hi ? to : hi, &u);
+        twin_band(d, x, isa, r, h, from, to < hi ? to : hi, &u);
         float m = u.m > t.m ? u.m : t.m, b = m == -INFINITY ? 0 : m;
         float before = exp_of(t.m - b), own = exp_of(u.m - b);
         t.l = fmaf(t.l, before, u.l * own);
@@ -450,7 +499,7 @@ static void check_unseen(const data *d, const mr_graph *g, mr_isa isa, int64_t c
     }
 }
 
-static void check_native(const shape *s, mr_isa isa)
+static void check_native(const shape *s, mr_isa isa, bool few)
 {
     mr_graph *g = graph_of(s);
     data d = make_data(s, CK_PLAIN);
@@ -458,12 +507,12 @@ static void check_native(const shape *s, mr_isa isa)
     float *y = ck_floats(s->n * y_row(s));
     for (int64_t r = 0; r < s->n; r++)
         for (int64_t h = 0; h < s->heads * s->group; h++)
-            twin_pair(&d, &x, r, h, d.y + r * y_row(s) + h * s->out);
+            twin_pair(&d, &x, isa, r, h, d.y + r * y_row(s) + h * s->out);
     check_naive(&d, MR_NATIVE);
     const int64_t chunks[] = {s->n, 1, 7, 32, 64};
     for (int threads = 1; threads <= 3; threads++)
         for (int c = 0; c < 5; c++) {
-            if (slow ? c != threads - 1 || threads > 2 : ck_small && c % 3 != threads - 1)
+            if (few ? c != threads - 1 || threads > 2 : ck_small && c % 3 != threads - 1)
                 continue;
             if (!chunk_is_equal(s, chunks[c]))
                 continue;
@@ -474,10 +523,33 @@ static void check_native(const shape *s, mr_isa isa)
         }
     free(x.k);
     free(x.v);
-    for (int64_t a = s->n / 2; a < s->n / 2 + (slow ? 1 : 2); a++) {
+    for (int64_t a = s->n / 2; a < s->n / 2 + (few ? 1 : 2); a++) {
         check_unseen(&d, g, isa, s->n, a, a + 3, y);
-        if (chunk_is_equal(s, 4) && !slow)
+        if (chunk_is_equal(s, 4) && !few)
             check_unseen(&d, g, isa, 4, a, a + 3, y);
+    }
+    mr_graph_free(g);
+    ck_free_all();
+}
+
+/* Sums that cancel to less than the least normal number: tile products make it a zero with its sign, which what
+ * other rows see must not change. */
+static void check_least(mr_isa isa)
+{
+    static const shape least = {"native least", "causal", 1, 2, 16, 32, 32, 0, 0, 0, 200};
+    mr_graph *g = graph_of(&least);
+    data d = make_data(&least, CK_PLAIN);
+    float *y = ck_floats(least.n * y_row(&least));
+    memset(d.k, 0, (size_t)(least.n * least.dk) * sizeof(float));
+    memset(d.v, 0, (size_t)(least.n * least.dv) * sizeof(float));
+    for (int i = 0; i < least.dv; i++) {
+        d.v[i] = (float)0x1.8p-126;
+        d.v[32 * least.dv + i] = (float)-0x1.cp-126;
+    }
+    for (int64_t chunk = 1; chunk <= least.n; chunk += 33) {
+        run_chunks(&d, g, isa, 2, MR_NATIVE, chunk, chunk == 1 ? d.y : y);
+        CK(chunk == 1 || ck_same(y, d.y, least.n * y_row(&least)),
+           "native %s: other zeros in chunks of %d", mr_isa_name(isa), (int)chunk);
     }
     mr_graph_free(g);
     ck_free_all();
@@ -502,16 +574,21 @@ static void check_all_native(void)
         {"native full", "full", 2, 3, 16, 16, 16, 0, 0, 0, 75},
         {"native spans", "causal", 1, 13, 16, 40, 40, 0, 0, 0, 268},
     };
-    const mr_isa isa = mr_isa_has_bf16(MR_ISA_AVX512) ? MR_ISA_AVX512 : MR_ISA_NEON;
-    if (!mr_isa_has_bf16(isa)) {
-        printf("skipped: native, as this CPU has no dots of bf16\n");
-        return;
+    static const mr_isa isas[] = {MR_ISA_AVX512, MR_ISA_AMX, MR_ISA_NEON};
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+        const bool tiles = isas[i] == MR_ISA_AMX, emulated = slow && !tiles;
+        if (!mr_isa_have(isas[i]) || (!tiles && !mr_isa_has_bf16(isas[i]))) {
+            printf("skipped: native %s, which this CPU has not\n", mr_isa_name(isas[i]));
+            continue;
+        }
+        if (!emulated)
+            check_least(isas[i]);
+        for (size_t j = 0; j < sizeof own / sizeof *own; j++)
+            if (!emulated || own[j].n * own[j].heads * own[j].group < 2000)
+                check_native(&own[j], isas[i], emulated);
+        for (size_t j = 0; !emulated && !ck_small && j < sizeof shapes / sizeof *shapes; j++)
+            check_native(&shapes[j], isas[i], false);
     }
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        if (!slow || own[i].n * own[i].heads * own[i].group < 2000)
-            check_native(&own[i], isa);
-    for (size_t i = 0; !slow && !ck_small && i < sizeof shapes / sizeof *shapes; i++)
-        check_native(&shapes[i], isa);
 }
 
 /* The last `rows` positions of a session of s->n, on one thread. */
@@ -551,7 +628,7 @@ static void bench(const shape *s, int64_t rows)
     float *y = ck_floats(s->n * y_row(s));
     for (int i = 1; i < isas; i++) {
         bench_isa(s, g, &d, y, rows, isa[i], MR_FAST);
-        if (mr_isa_has_bf16(isa[i]) && !slow)
+        if (isa[i] == MR_ISA_AMX || (mr_isa_has_bf16(isa[i]) && !slow))
             bench_isa(s, g, &d, y, rows, isa[i], MR_NATIVE);
     }
     mr_graph_free(g);

@@ -108,6 +108,11 @@ static double mean_kl(const float *p, const float *q)
     return sum / (double)length;
 }
 
+static bool any_bf16(mr_isa one)
+{
+    return mr_isa_has_bf16(one) || (one == MR_ISA_AMX && mr_isa_have(one));
+}
+
 /* Which steps take dots, and what they are called. */
 static void check_steps(const model *m)
 {
@@ -118,13 +123,13 @@ static void check_steps(const model *m)
         bool dots = s->arith == MR_ARITH_BF16;
         assert_true(!dots || strstr(s->kernel, "bf16 "));
         if (s->op == MR_OP_ATTENTION)
-            assert_int_equal(dots, mr_isa_has_bf16(isa));
+            assert_int_equal(dots, any_bf16(isa));
         else
             assert_null(strstr(s->kernel, "no bf16 dots"));
         attention += dots && s->op == MR_OP_ATTENTION;
         products += dots && s->op != MR_OP_ATTENTION;
     }
-    assert_true(products > 0 && (attention > 0) == mr_isa_has_bf16(isa));
+    assert_true(products > 0 && (attention > 0) == any_bf16(isa));
     mr_engine_close(e);
 }
 
@@ -144,11 +149,6 @@ static void check_model(const model *m)
     free(want);
     free(exact);
     free(fast);
-}
-
-static bool any_bf16(mr_isa one)
-{
-    return mr_isa_has_bf16(one) || (one == MR_ISA_AMX && mr_isa_have(one));
 }
 
 /* Without dots the bits are those of `fast`, and the names say why. */

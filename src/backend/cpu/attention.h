@@ -3,7 +3,7 @@
  * Why:     one numeric form (docs/numerics.md) for decode, prefill, GQA, MQA and MLA: bands of 256
  *          absolute positions, each summed by itself, merged in ascending order per (row, query
  *          head).
- * Use:     k = mr_attention(isa); fill an mr_attend: at most mr_att_pairs pairs (row, query head of
+ * Use:     k = mr_attention(isa, dots); fill an mr_attend: at most mr_att_pairs pairs (row, query head of
  *          one KV head); then either k->all(a, scratch), or, spread over threads, for every band:
  *          k->scores of all its panels, in any order; k->weights; k->join, band after band; and
  *          k->sums of all columns, in any order, but band after band for each column.
@@ -22,6 +22,10 @@
 /* Pairs of a task at most, and of which it is best a multiple: whole register tiles.  Positions of a
  * band, positions or columns of a panel. */
 enum { MR_ATT_PAIRS = 192, MR_ATT_UNIT = 12, MR_ATT_BAND = 4 * MR_TILE, MR_ATT_PANEL = 32 };
+
+/* From one pair's scores to the next one's: a line more, as lines a power of two apart share few places of a
+ * cache. */
+enum { MR_ATT_ROW = MR_ATT_BAND + 16 };
 
 /* The positions [lo, hi) that a row sees; none if lo >= hi. */
 typedef struct mr_range {
@@ -47,7 +51,7 @@ typedef struct mr_attend {
  * what the sums before it and its own are multiplied where they join.  All but s have room for whole
  * vectors. */
 typedef struct mr_att_part {
-    float *s;                    /* [n][MR_ATT_BAND] */
+    float *s;                    /* [n][MR_ATT_ROW] */
     float *m, *l, *before, *own; /* [n] */
 } mr_att_part;
 
@@ -77,10 +81,11 @@ typedef struct mr_attention_kernels {
     void (*values)(void *y, bool bf16, const float *v, int dv);
 } mr_attention_kernels;
 
-const mr_attention_kernels *mr_attention(mr_isa isa);
+/* dots: for an mr_attend with them. */
+const mr_attention_kernels *mr_attention(mr_isa isa, bool dots);
 
 extern const mr_attention_kernels mr_attention_c, mr_attention_avx2, mr_attention_avx512,
-    mr_attention_neon;
+    mr_attention_amx, mr_attention_neon;
 
 /* Bytes per thread, of which a task's own at the start, and of the part and the total of n pairs.
  * Spare: floats behind the queries, which are written 16 lines at a time. */
@@ -113,10 +118,22 @@ static inline int64_t mr_up16(int64_t n)
     return (n + 15) / 16 * 16;
 }
 
+/* Floats of room for a query or a line of keys: those, or two lines of bf16 filled up to whole tiles of 32; and
+ * for sums of a group of pairs: all columns, or 32 of 32 pairs. */
+static inline int64_t mr_att_width(int64_t dk)
+{
+    return mr_up32(dk);
+}
+
+static inline int64_t mr_att_sums(int64_t dv)
+{
+    return dv < 64 ? 1024 : 16 * mr_up32(dv);
+}
+
 static inline mr_att_part mr_att_part_at(void *p, int n)
 {
     int64_t n16 = mr_up16(n);
-    float *s = p, *m = s + (int64_t)n * MR_ATT_BAND;
+    float *s = p, *m = s + (int64_t)n * MR_ATT_ROW;
     return (mr_att_part){s, m, m + n16, m + 2 * n16, m + 3 * n16};
 }
 

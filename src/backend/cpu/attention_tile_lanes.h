@@ -1,15 +1,9 @@
-/* Register tiles of attention, and the form of KV tiles: part of the template of attention_*.c.
+/* Register tiles of attention: part of the template of attention_*.c.
  *
- * Scores and values are both products of a few rows with panels of 32 columns whose lines lie one
- * after the other: keys [2 panels][dk][32 positions], values [dv/32 panels][64 positions][32].
- * Elements i and 16 + i of a line of bf16 are the low and the high half of its word i, so a shift
- * and a mask widen it.  Few groups of rows take a tile's lines in place; more take panels one by
- * one, widened once and in the first-level cache: 32 positions of keys, 32 columns of a band's
- * values.
- *
- * With dots (`native`) products are of pairs of bf16: queries and keys along d, weights and values
- * along the positions.  Two stored lines, of d and d + 1 or of positions 2j and 2j + 1, make one of 32
- * pairs; a panel holds it as words, as other panels hold floats.
+ * Scores and values are both products of a few rows with panels of 32 columns.  Few groups of rows take
+ * a tile's lines in place; more take panels one by one, widened once and in the first-level cache: 32
+ * positions of keys, 32 columns of a band's values.  With dots products are of pairs of bf16: queries
+ * and keys along d, weights and values along the positions.
  *
  * Lines taken in place come from memory: each asks for the one at its place in what is read next to
  * come to the L2 cache, which can have many under way, and for the one NEAR bytes on to come to L1,
@@ -17,7 +11,6 @@
  *
  * Every score is one chain of FMAs or dots along d, every value one along the positions: which rows
  * and columns share a register tile changes no bit. */
-#include "backend/cpu/attention.h"
 
 /* Accumulators as the registers allow; many rows, as each row costs a broadcast that comes free,
  * each column a line. */
@@ -36,23 +29,6 @@ enum {
 LANES_INLINE int64_t query_lines(int64_t dk, bool dots)
 {
     return dots ? (dk + 1) / 2 : dk;
-}
-
-/* Half `part` of line i: floats, pairs made before, or stored bf16; with dots the latter make pairs
- * with line i + 1, or with zeros if that is not `there`. */
-LANES_INLINE v16f load_half(const void *p, int64_t i, int part, bool bf16, bool dots, bool there)
-{
-    static const int32_t nothing[16];
-    const v16i high = v16i_set1((int32_t)0xffff0000);
-    if (!bf16)
-        return v16f_load((const float *)p + 32 * i + 16 * part);
-    const int32_t *line = (const int32_t *)p + 16 * i;
-    v16i a = v16i_load(line);
-    if (!dots)
-        return v16f_bits(part ? v16i_and(a, high) : v16i_shl(a, 16));
-    v16i b = v16i_load(there ? line + 16 : nothing);
-    return v16f_bits(part ? v16i_or(v16i_shr(a, 16), v16i_and(b, high))
-                          : v16i_or(v16i_and(a, v16i_set1(0xffff)), v16i_shl(b, 16)));
 }
 
 /* acc + x y; with dots they are pairs. */
@@ -108,7 +84,7 @@ LANES_INLINE void scores_cols(int rows, int cols, int c0, const float *q, const 
         add_products(rows, cols, acc, q + i * rows, 1, key, dots);
     }
     LANES_UNROLL for (int r = 0; r < rows; r++) LANES_UNROLL for (int c = 0; c < cols; c++)
-        v16f_store(s + r * MR_ATT_BAND + 16 * (c0 + c), acc[r][c]);
+        v16f_store(s + r * MR_ATT_ROW + 16 * (c0 + c), acc[r][c]);
 }
 
 /* Of `panels` panels one after the other, 1 or 2. */
@@ -150,7 +126,7 @@ LANES_INLINE void values_cols(int rows, int cols, int part, const float *s, int 
             if (bf16 && (part + c) % 2 == 0)
                 ask_lines((const char *)v + 64 * panel, ahead + 64 * panel, at, MR_TILE, dots);
         }
-        add_products(rows, cols, acc, s + j, MR_ATT_BAND, val, dots);
+        add_products(rows, cols, acc, s + j, MR_ATT_ROW, val, dots);
     }
     LANES_UNROLL for (int r = 0; r < rows; r++) LANES_UNROLL for (int c = 0; c < cols; c++)
         v16f_store(y + r * ldy + 16 * c, acc[r][c]);
@@ -265,133 +241,5 @@ static void half_values(const float *s, int j, int32_t half, const void *v, bool
         v16i val = v16i_bits(load_half(v, line, d % 32 / 16, bf16, true, true));
         val = v16i_and(val, v16i_set1(half));
         v16f_store(y + d, multiply(v16f_load(y + d), x, v16f_bits(val), true));
-    }
-}
-
-/* ---- copies of panels ---- */
-
-/* CALL(dots) with a constant. */
-#define WITH_DOTS(dots, CALL)                                                                      \
-    if (LANES_DOT && (dots))                                                                       \
-        CALL(true);                                                                                \
-    else                                                                                           \
-        CALL(false)
-
-LANES_INLINE void widen_as(float *y, const void *x, int64_t lines, bool dots)
-{
-    for (int64_t i = 0; i < lines; i += 1 + dots, y += 32) {
-        v16f_store(y, load_half(x, i, 0, true, dots, i + 1 < lines));
-        v16f_store(y + 16, load_half(x, i, 1, true, dots, i + 1 < lines));
-    }
-}
-
-/* Lines of bf16 as floats, or two by two as pairs. */
-static void widen(float *y, const void *x, int64_t lines, bool dots)
-{
-#define CALL(dots) widen_as(y, x, lines, dots)
-    WITH_DOTS(dots, CALL);
-#undef CALL
-}
-
-LANES_INLINE void values_of_keys_as(float *y, const void *k, bool bf16, bool dots, int64_t dk,
-                                    int64_t dv, int64_t d0)
-{
-    const float *words = k;
-    const int parts = bf16 ? 1 : 2, step = 1 + dots;
-    float t[16 * 16];
-    for (int64_t d = d0; d < d0 + 32 && d < dv; d += 16) {
-        int n = dv - d < 16 ? (int)(dv - d) : 16;
-        if (n < 16)
-            memset(t, 0, sizeof t);
-        for (int half = 0; half < 2 * parts; half++) {
-            int j0 = 32 / parts * half;
-            const float *x = words + (half / parts * dk + d) * 16 * parts + half % parts * 16;
-            v16f_transpose(t, 16, x, 16 * parts, n);
-            for (int j = 0; j < 16; j += step) {
-                float *to = y + (j0 + j) / step * 32 + d % 32;
-                if (bf16) {
-                    v16f_store(to, load_half(t, j, 0, true, dots, true));
-                    v16f_store(to + 16 / step * 32, load_half(t, j, 1, true, dots, true));
-                } else {
-                    v16f_store(to, v16f_load(t + 16 * j));
-                }
-            }
-        }
-    }
-}
-
-/* Columns d0 .. d0+31 of the first dv of each key of a tile as values.  A word of bf16 is moved
- * whole and split at the end; two of them, of adjacent positions, make pairs. */
-static void values_of_keys(float *y, const void *k, bool bf16, bool dots, int64_t dk, int64_t dv,
-                           int64_t d0)
-{
-#define CALL(dots) values_of_keys_as(y, k, bf16, dots, dk, dv, d0)
-    WITH_DOTS(dots, CALL);
-#undef CALL
-}
-
-/* ---- writing ---- */
-
-static inline v16i words_of(v16f low, v16f high)
-{
-    return v16i_or(v16i_to_bf16(low), v16i_shl(v16i_to_bf16(high), 16));
-}
-
-/* A whole panel: squares of 16 rows, turned. */
-static void whole_panel(void *y, bool bf16, const float *k, int64_t ldk, int64_t dk)
-{
-    float low[16 * 16], high[16 * 16];
-    for (int64_t d = 0; d + 16 <= dk; d += 16) {
-        v16f_transpose(low, 16, k + d, ldk, 16);
-        v16f_transpose(high, 16, k + 16 * ldk + d, ldk, 16);
-        for (int64_t i = 0; i < 16; i++) {
-            v16f a = v16f_load(low + 16 * i), b = v16f_load(high + 16 * i);
-            if (bf16) {
-                v16i_store((int32_t *)y + (d + i) * 16, words_of(a, b));
-            } else {
-                v16f_store((float *)y + (d + i) * 32, a);
-                v16f_store((float *)y + (d + i) * 32 + 16, b);
-            }
-        }
-    }
-}
-
-static void keys(void *y, bool bf16, int lane, int n, const float *k, int64_t ldk, int dk)
-{
-    int64_t from = 0;
-    if (n == 32) {
-        whole_panel(y, bf16, k, ldk, dk);
-        from = dk / 16 * 16;
-    }
-    for (int r = 0; r < n; r++) {
-        int at = mr_kv_place(bf16, lane + r);
-        for (int64_t d = from; d < dk; d += 16) {
-            int m = dk - d < 16 ? (int)(dk - d) : 16;
-            v16f x = v16f_loadn(k + r * ldk + d, m);
-            if (bf16) {
-                uint16_t t[16], *to = (uint16_t *)y + d * 32 + at;
-                v16f_store_bf16(t, x);
-                for (int i = 0; i < m; i++)
-                    to[32 * i] = t[i];
-            } else {
-                float *to = (float *)y + d * 32 + at;
-                for (int i = 0; i < m; i++)
-                    to[32 * i] = k[r * ldk + d + i];
-            }
-        }
-    }
-}
-
-static void values(void *y, bool bf16, const float *v, int dv)
-{
-    for (int d = 0; d < dv; d += 32) {
-        int64_t at = (int64_t)d * MR_TILE;
-        v16f low = v16f_loadn(v + d, dv - d), high = v16f_loadn(v + d + 16, dv - d - 16);
-        if (bf16) {
-            v16i_store((int32_t *)y + at / 2, words_of(low, high));
-        } else {
-            v16f_store((float *)y + at, low);
-            v16f_store((float *)y + at + 16, high);
-        }
     }
 }

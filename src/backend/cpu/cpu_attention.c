@@ -22,7 +22,7 @@ static size_t up64(size_t n)
 
 size_t mr_att_part_bytes(int n)
 {
-    return up64(((size_t)n * MR_ATT_BAND + 4 * (size_t)mr_up16(n)) * sizeof(float));
+    return up64(((size_t)n * MR_ATT_ROW + 4 * (size_t)mr_up16(n)) * sizeof(float));
 }
 
 size_t mr_att_total_bytes(int n, int dv)
@@ -33,27 +33,29 @@ size_t mr_att_total_bytes(int n, int dv)
 size_t mr_attend_scratch(int dk, int dv)
 {
     int pairs = mr_att_pairs(dk, dv);
-    size_t floats = ((size_t)pairs + MR_ATT_PANEL) * (size_t)dk + MR_ATT_SPARE +
-                    MR_ATT_PANEL * MR_ATT_BAND + 16 * (size_t)mr_up32(dv);
+    size_t floats = ((size_t)pairs + MR_ATT_PANEL) * (size_t)mr_att_width(dk) + MR_ATT_SPARE +
+                    MR_ATT_PANEL * MR_ATT_BAND + (size_t)mr_att_sums(dv);
     return MR_ATT_TASK_BYTES + up64(floats * sizeof(float)) + mr_att_part_bytes(pairs) +
            mr_att_total_bytes(pairs, dv);
 }
 
-const mr_attention_kernels *mr_attention(mr_isa isa)
+const mr_attention_kernels *mr_attention(mr_isa isa, bool dots)
 {
     switch (isa) {
 #if defined(__x86_64__)
     case MR_ISA_AVX2:
         return &mr_attention_avx2;
     case MR_ISA_AVX512:
-    case MR_ISA_AMX:
         return &mr_attention_avx512;
+    case MR_ISA_AMX:
+        return dots ? &mr_attention_amx : &mr_attention_avx512;
 #elif defined(__aarch64__)
     case MR_ISA_NEON:
         return &mr_attention_neon;
 #endif
     default:
         assert(isa == MR_ISA_C);
+        (void)dots;
         return &mr_attention_c;
     }
 }
@@ -85,6 +87,7 @@ typedef struct item {
 
 typedef struct work {
     const mr_cpu_call *c;
+    const mr_attention_kernels *kernels;
     mr_view q, y;
     const mr_range *range; /* of each row */
     const segment *seg;
@@ -247,7 +250,7 @@ static void run_task(void *ctx, int task, int worker)
     const work *w = ctx;
     mr_attend a;
     describe(w, dealt(task, w->tasks, w->c->cpu->threads), &a);
-    w->c->cpu->attention->all(&a, own_scratch(w, worker));
+    w->kernels->all(&a, own_scratch(w, worker));
 }
 
 /* ---- chains ---- */
@@ -262,7 +265,7 @@ static int shares_of(const work *w, int64_t units)
 static void run_scores(void *ctx, int share, int worker)
 {
     const work *w = ctx;
-    const mr_attention_kernels *k = w->c->cpu->attention;
+    const mr_attention_kernels *k = w->kernels;
     char *own = own_scratch(w, worker);
     int64_t at = w->panels * share / w->shares, end = w->panels * (share + 1) / w->shares;
     /* Values come next, of the columns that the pool will give to the thread (base/pool.h). */
@@ -283,7 +286,7 @@ static void run_scores(void *ctx, int share, int worker)
 static void run_sums(void *ctx, int share, int worker)
 {
     const work *w = ctx;
-    const mr_attention_kernels *k = w->c->cpu->attention;
+    const mr_attention_kernels *k = w->kernels;
     int64_t all = w->columns * (w->last_chain - w->first_chain + 1);
     int64_t at = all * share / w->shares, end = all * (share + 1) / w->shares;
     for (int64_t n; at < end; at += n) {
@@ -381,7 +384,7 @@ static void run_chains(work *w)
         w->shares = shares_of(w, w->panels);
         mr_pool_run(cpu->pool, w->shares, run_scores, w);
         for (item *i = w->wave; i < w->wave + w->n; i++)
-            cpu->attention->join(&i->c->a, i->band, &i->c->total, &i->part, w->own);
+            w->kernels->join(&i->c->a, i->band, &i->c->total, &i->part, w->own);
         w->shares = shares_of(w, w->columns * (w->last_chain - w->first_chain + 1));
         mr_pool_run(cpu->pool, w->shares, run_sums, w);
         from = w->last_chain;
@@ -392,7 +395,10 @@ static void run_chains(work *w)
 mr_err mr_run_attention(const mr_cpu_call *c)
 {
     int threads = c->cpu->threads;
-    work w = {.c = c, .q = mr_cpu_in(c, 0), .y = mr_cpu_out(c, 0)};
+    work w = {.c = c,
+              .kernels = mr_attention(c->cpu->base.opts.isa, c->prep->att.dots),
+              .q = mr_cpu_in(c, 0),
+              .y = mr_cpu_out(c, 0)};
     w.cache = c->step->in[1].index;
     w.heads = c->plan->caches[w.cache].heads;
     w.group = (int)(w.q.heads / w.heads);

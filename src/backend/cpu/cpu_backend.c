@@ -387,7 +387,7 @@ mr_err mr_backend_cpu(mr_backend **out, const mr_backend_opts *o)
     cpu->base = (mr_backend){&vtable, *o};
     cpu->threads = o->threads;
     cpu->vec = mr_vec(o->isa);
-    cpu->attention = mr_attention(o->isa);
+    cpu->attention = mr_attention(o->isa, false);
     mr_err e = mr_pool_new(&cpu->pool, o->threads);
     if (e != MR_OK) {
         mr_free(cpu);

@@ -173,10 +173,9 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
     p->run = runners[s->op];
     assert(p->run);
     const mr_isa isa = cpu->base.opts.isa;
-    const bool dots = mr_isa_has_bf16(isa);
+    const bool bf16 = mr_isa_has_bf16(isa) || isa == MR_ISA_AMX;
     if (is_product(s->op)) {
         bool f32 = !strcmp(mr_attr_s(n, "act"), "f32");
-        const bool bf16 = dots || isa == MR_ISA_AMX;
         p->mm = (mr_mm){cpu->pool, isa, plan->precision, f32, bf16};
     }
     switch (s->op) {
@@ -219,7 +218,7 @@ static mr_err prepare(const mr_cpu *cpu, const mr_plan *plan, const mr_step *s, 
         break;
     case MR_OP_ATTENTION:
         prepare_attention(n, p);
-        p->att.dots = dots && plan->precision == MR_NATIVE;
+        p->att.dots = bf16 && plan->precision == MR_NATIVE;
         break;
     case MR_OP_ROPE_TABLE:
         return prepare_table(plan, n, p);
