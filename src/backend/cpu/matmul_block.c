@@ -29,16 +29,18 @@ int64_t mr_block_tile(const mr_mm *mm, const mr_layout *l)
     return sixteen_of(mm, l) ? MR_SIXTEEN : TILE_ROWS;
 }
 
-/* All columns meet a block, so its prepared rows are to stay in the L2 cache, unless so few would be left
- * that unpacking each column for them costs more. */
+/* All columns meet a block, so its rows, prepared or arranged, are to stay in the L2 cache, unless so few would
+ * be left that unpacking each column for them costs more. */
 int64_t mr_block_most(const mr_mm *mm, const mr_layout *l, int64_t k)
 {
-    enum { CACHE_BYTES = 1 << 20, LEAST_ROWS = 48 };
+    enum { CACHE_BYTES = 1 << 20, SIXTEENS_BYTES = 3 << 19, LEAST_ROWS = 48 };
     const int64_t parts = mr_job_parts(mm, l), tile = mr_block_tile(mm, l);
     int64_t rows = MR_BLOCK_ROWS / (parts > 1 ? parts : 1);
     if (parts > 0) {
         const mr_qform form = mr_qform_of(mr_mm_kernels_for(mm->isa), l, k);
-        const int64_t fit = CACHE_BYTES / ((int64_t)form.stride * parts);
+        const mr_sixteen_kernels *sixteen = sixteen_of(mm, l);
+        const size_t row = sixteen ? sixteen->bytes(&form) / MR_SIXTEEN : form.stride;
+        const int64_t fit = (sixteen ? SIXTEENS_BYTES : CACHE_BYTES) / ((int64_t)row * parts);
         const int64_t most = fit > LEAST_ROWS ? fit : LEAST_ROWS;
         rows = rows < most ? rows : most;
     }
