@@ -14,7 +14,7 @@
 #define DIRECT_F32 4
 #define FEW_F32 32
 #define DIRECT_I8 8
-#define DIRECT_Q4_K EIGHT_MOST
+#define DIRECT_CODES EIGHT_MOST
 #define QUANTISE_OWN "backend/cpu/quantise_avx512.h"
 
 typedef v16i x8, x4, w8;

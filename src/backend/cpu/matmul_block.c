@@ -201,9 +201,9 @@ static void sums_i8(const mr_block *b, const mr_column *c, int64_t units, float 
             most = PANEL_BYTES / (int64_t)panel.unit / each;
     for (int r = 0; r < b->vectors; r++)
         x[r] = b->x[r] + MR_QROW_HEADER;
-    const bool q4_k = c->nv == 4 && mr_layout_q4_k(c->layout);
+    const bool direct = c->nv == 4 && mr_layout_direct(c->layout);
     if (by_sixteens(b, c) ||
-        b->vectors <= (q4_k ? job->kernels->direct_q4_k : job->kernels->direct_i8) ||
+        b->vectors <= (direct ? job->kernels->direct_codes : job->kernels->direct_i8) ||
         bytes.kind == c->layout->kind ||
         (c->layout->kind == MR_PACK_U4 && c->nv == 4 && job->kernels->takes_u4)) {
         tile_i8(b, c, units, 0, x, sums);

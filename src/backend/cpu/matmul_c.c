@@ -14,7 +14,7 @@
 #define DIRECT_F32 4
 #define FEW_F32 4
 #define DIRECT_I8 4
-#define DIRECT_Q4_K 4
+#define DIRECT_CODES 4
 #define I8_MANY_ROWS(c, units, f, x, rows, slots, out) ((void)(slots), 0)
 
 typedef int16_t quarter_i16 __attribute__((vector_size(16)));

@@ -49,20 +49,15 @@ INLINE v16i codes_quad(const codes_at *at, int v, int i, int bits, const uint8_t
     return table ? v16i_lookup(table, q) : q;
 }
 
-/* All lines of a unit; panel units are `run` k long. */
-INLINE void codes_lines(const mr_column *c, const uint8_t *unit, const mr_column *panel, int bits,
+/* The 8 lines of block g of a unit. */
+INLINE void codes_lines(const mr_column *c, const uint8_t *unit, int g, int bits,
                         const uint8_t *table, uint8_t *to)
 {
-    int k_unit = c->layout->k_unit, groups = panel->layout->k_unit / 32;
-    for (int g = 0; g < k_unit / 32; g++) {
-        uint8_t *at =
-            to + (size_t)(g / groups) * panel->unit + (size_t)(g % groups) * 512 * (size_t)c->nv;
-        const codes_at from = codes_block(unit + c->unit - c->lines, c->nv, bits, (size_t)g);
-        for (int v = 0; v < c->nv; v++)
-            foreach (i, 8)
-                v16i_store((int32_t *)(void *)(at + from.row * (size_t)i + 64 * (size_t)v),
-                           codes_quad(&from, v, i, bits, table));
-    }
+    const codes_at from = codes_block(unit + c->unit - c->lines, c->nv, bits, (size_t)g);
+    for (int v = 0; v < c->nv; v++)
+        foreach (i, 8)
+            v16i_store((int32_t *)(void *)(to + from.row * (size_t)i + 64 * (size_t)v),
+                       codes_quad(&from, v, i, bits, table));
 }
 
 /* E4M3 in the low byte of each lane, times `by` 2^-120, which is exact. */
@@ -138,32 +133,41 @@ static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
     }
 }
 
+static void unpack_codes_block(const mr_column *c, const uint8_t *unit, int g, uint8_t *to)
+{
+    switch (c->layout->form.bits) {
+    case 2:
+        codes_lines(c, unit, g, 2, NULL, to);
+        break;
+    case 3:
+        codes_lines(c, unit, g, 3, NULL, to);
+        break;
+    case 5:
+        codes_lines(c, unit, g, 5, NULL, to);
+        break;
+    case 6:
+        codes_lines(c, unit, g, 6, NULL, to);
+        break;
+    default:
+        if (c->layout->form.table == MR_TABLE_IQ4)
+            codes_lines(c, unit, g, 4, codes_iq4, to);
+        else if (c->layout->form.table == MR_TABLE_E2M1)
+            codes_lines(c, unit, g, 4, codes_e2m1, to);
+        else
+            codes_lines(c, unit, g, 4, NULL, to);
+        break;
+    }
+}
+
 /* One packed unit to its panel units. */
 static void unpack_unit_codes(const mr_column *c, const uint8_t *unit, const mr_column *panel,
                               uint8_t *to)
 {
-    switch (c->layout->form.bits) {
-    case 2:
-        codes_lines(c, unit, panel, 2, NULL, to);
-        break;
-    case 3:
-        codes_lines(c, unit, panel, 3, NULL, to);
-        break;
-    case 5:
-        codes_lines(c, unit, panel, 5, NULL, to);
-        break;
-    case 6:
-        codes_lines(c, unit, panel, 6, NULL, to);
-        break;
-    default:
-        if (c->layout->form.table == MR_TABLE_IQ4)
-            codes_lines(c, unit, panel, 4, codes_iq4, to);
-        else if (c->layout->form.table == MR_TABLE_E2M1)
-            codes_lines(c, unit, panel, 4, codes_e2m1, to);
-        else
-            codes_lines(c, unit, panel, 4, NULL, to);
-        break;
-    }
+    const int groups = panel->layout->k_unit / 32;
+    for (int g = 0; g < c->layout->k_unit / 32; g++)
+        unpack_codes_block(c, unit, g,
+                           to + (size_t)(g / groups) * panel->unit +
+                               (size_t)(g % groups) * 512 * (size_t)c->nv);
     if (panel->layout->kind == MR_PACK_SUBS)
         codes_subs(c, unit, to + panel->lines);
     else

@@ -99,6 +99,13 @@ static inline bool mr_layout_q4_k(const mr_layout *l)
 {
     return l->kind == MR_PACK_CODES && l->form.bits == 4 && l->form.sub && l->bias;
 }
+/* Codes that more rows take as they lie: Q4_K, whose lines are those of U4, and two runs in a group of 32 k, with
+ * which unpacking is little beside the products. */
+static inline bool mr_layout_direct(const mr_layout *l)
+{
+    return mr_layout_q4_k(l) ||
+           (l->kind == MR_PACK_CODES && mr_layout_bytes(l).kind == MR_PACK_SUBS);
+}
 /* Lines of U4, whatever they stand for, and a scale for each run of 32. */
 static inline bool mr_layout_nibbles(const mr_layout *l)
 {
@@ -240,8 +247,8 @@ typedef struct mr_mm_kernels {
     bool wide_u8;  /* wants mr_qform.wide for U8 */
     bool takes_u4; /* tile_i8 is as fast on wide columns of U4 as on panels of their bytes */
     /* Up to so many rows straight from the packed form, more by panel: on floats, on floats for wide
-     * columns of mr_pack_few, on int8, and of wide columns of Q4_K. */
-    int direct_f32, few_f32, direct_i8, direct_q4_k;
+     * columns of mr_pack_few, on int8, and of wide columns of mr_layout_direct. */
+    int direct_f32, few_f32, direct_i8, direct_codes;
     void (*quantise)(const float *x, const mr_qform *f, uint8_t *row);
     /* rest = x less what `row` holds of it; rest may be x. */
     void (*residue)(const float *x, const mr_qform *f, const uint8_t *row, float *rest);

@@ -1,4 +1,5 @@
-/* Few rows of f32 activations against weights of 4, 8 and 16 bits on AVX-512.
+/* Few rows on AVX-512: of f32 against weights of 4, 8 and 16 bits, and of int8 against codes with two runs in a
+ * group (subs_codes).
  *
  * Why:    two ports do all 512-bit arithmetic.  Per weight and 16 outputs the contract wants an FMA
  *         for the weight and one per row; what makes a float of a code must cost next to nothing
@@ -9,6 +10,8 @@
  *         free there, and a late line from memory holds nothing up.  8 bits: loads under a mask are
  *         free, so each byte comes as the lowest of its lane, and is converted.  16 bits: as they come.
  *         Sums stay in registers: up to 4 rows x 64 outputs, or 8 x 32, twice.
+ *         Of codes a group at a time becomes bytes and meets all rows, so that memory is read all the
+ *         time.
  * Use:    FEW_ROWS_F32 of matmul_f32_lanes.h: wide columns of U4, U8, BF16 and F16, any rows.
  * Bits:   w = fma(s, q, b), or rounded twice; y = fma(w, x, y), k ascending.
  */
@@ -182,4 +185,36 @@ static void few_rows_f32(const mr_column *c, int64_t k, const float *const *x, i
         int shape = n == 1 ? 0 : (n + 1) / 2;
         fns[c->layout->kind][shape](c, k, x + r, n, out + r * MR_TILE_OUT);
     }
+}
+
+/* All rows of a column of codes, or none. */
+static int subs_codes(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                      int rows, float *out)
+{
+    run_scales scales[SUBS_GROUPS] __attribute__((aligned(64)));
+    run_steps steps __attribute__((aligned(64)));
+    _Alignas(64) uint8_t block[32 * MR_TILE_OUT], sides[CODES_PANEL - 256 * MR_TILE_OUT];
+    const mr_layout bytes = mr_layout_bytes(c->layout);
+    const int groups = bytes.k_unit / 32;
+    const size_t share = c->unit / (size_t)groups;
+    if (bytes.kind != MR_PACK_SUBS || c->nv != 4)
+        return 0;
+    for (int64_t u = 0; u < units; u++) {
+        const uint8_t *unit = c->data + (size_t)u * c->unit;
+        codes_subs(c, unit, sides);
+        subs_widen(&bytes, sides, scales, &steps);
+        for (int g = 0; g < groups; g++) {
+            const uint8_t *ask = unit + (size_t)g * share;
+            const size_t far = mr_column_far(c, ask);
+            unpack_codes_block(c, unit, g, block);
+            for (size_t at = 0; at < share; at += 64)
+                row_ask(ask + at, far);
+            for (int r = 0, now; r < rows; r += now) {
+                now = rows - r < 3 ? rows - r : 3;
+                subs_tile(&bytes, now)(block, &scales[g], &steps, 1, x + r,
+                                       (size_t)(u * groups + g) * f->step, out + r * MR_TILE_OUT);
+            }
+        }
+    }
+    return rows;
 }

@@ -38,7 +38,7 @@
  *   FEW_ROWS_F32(c, k, x, rows, out)  if defined: a faster tile_f32 for wide columns of U4 and U8
  *   v16f quad_max(v16f)               each lane the largest of its aligned four; not with
  *   QUANTISE_OWN                      the header of another `quantise` than quantise_lanes.h gives
- *   LANES_ISA, U8_OFFSET, U8_WIDE, TAKES_U4, DIRECT_F32, FEW_F32, DIRECT_I8, DIRECT_Q4_K: see mr_mm_kernels
+ *   LANES_ISA, U8_OFFSET, U8_WIDE, TAKES_U4, DIRECT_F32, FEW_F32, DIRECT_I8, DIRECT_CODES: see mr_mm_kernels
  */
 #include "backend/cpu/matmul_core.h"
 #include "backend/cpu/matmul_numbers_lanes.h"
@@ -99,7 +99,7 @@ const mr_mm_kernels LANES_FN(mr_mm_kernels) = {
     .direct_f32 = DIRECT_F32,
     .few_f32 = FEW_F32,
     .direct_i8 = DIRECT_I8,
-    .direct_q4_k = DIRECT_Q4_K,
+    .direct_codes = DIRECT_CODES,
     .quantise = quantise,
     .residue = residue,
     .tile_f32 = tile_f32,

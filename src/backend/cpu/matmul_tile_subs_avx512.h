@@ -158,10 +158,8 @@ SUBS_TILES(subs_mins, SUBS_FROM_ZERO, SUBS_TO_MINS)
 SUBS_TILES(subs_e4m3, SUBS_FROM_START, SUBS_OUT_E4M3)
 
 /* A unit's sides as numbers. */
-static void subs_widen(const mr_column *c, const uint8_t *unit, run_scales *to, run_steps *steps)
+static void subs_widen(const mr_layout *l, const uint8_t *after, run_scales *to, run_steps *steps)
 {
-    const mr_layout *l = c->layout;
-    const uint8_t *after = unit + c->lines;
     const int runs = l->k_unit / 16;
     const float *e4m3 = (const float *)(const void *)after;
     const int8_t *subs = (const int8_t *)after, *mins = subs + runs * MR_TILE_OUT;
@@ -188,16 +186,21 @@ static void subs_widen(const mr_column *c, const uint8_t *unit, run_scales *to, 
         }
 }
 
-static int subs_many_rows(const mr_column *c, int64_t units, const mr_qform *f,
-                          const uint8_t *const *x, int rows, float *out)
+/* Of up to 3 rows. */
+static subs_fn *subs_tile(const mr_layout *l, int rows)
 {
     static subs_fn *const fns[3][3] = {{subs_plain_1, subs_plain_2, subs_plain_3},
                                        {subs_mins_1, subs_mins_2, subs_mins_3},
                                        {subs_e4m3_1, subs_e4m3_2, subs_e4m3_3}};
+    return fns[l->form.scale == MR_F8_E4M3 ? 2 : l->bias][rows - 1];
+}
+
+static int subs_many_rows(const mr_column *c, int64_t units, const mr_qform *f,
+                          const uint8_t *const *x, int rows, float *out)
+{
     run_scales scales[SUBS_GROUPS] __attribute__((aligned(64)));
     run_steps steps __attribute__((aligned(64)));
     const mr_layout *l = c->layout;
-    subs_fn *const *fn = fns[l->form.scale == MR_F8_E4M3 ? 2 : l->bias];
     const int groups = l->k_unit / 32;
     if (c->nv != 4)
         return 0;
@@ -205,17 +208,20 @@ static int subs_many_rows(const mr_column *c, int64_t units, const mr_qform *f,
         const uint8_t *unit = c->data + (size_t)u * c->unit;
         const size_t share = c->ask_bytes / (size_t)units;
         size_t asked = 0;
-        subs_widen(c, unit, scales, &steps);
+        subs_widen(l, unit + c->lines, scales, &steps);
         for (int r = 0, now; r < rows; r += now) {
             now = rows - r < 3 ? rows - r : 3;
             for (; asked < share * (size_t)(r + now) / (size_t)rows; asked += 64)
                 __builtin_prefetch(c->ask + (size_t)u * share + asked, 0, 2);
-            fn[now - 1](unit, scales, &steps, groups, x + r, (size_t)(u * groups) * f->step,
-                        out + r * MR_TILE_OUT);
+            subs_tile(l, now)(unit, scales, &steps, groups, x + r, (size_t)(u * groups) * f->step,
+                              out + r * MR_TILE_OUT);
         }
     }
     return rows;
 }
+
+static int subs_codes(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
+                      int rows, float *out);
 
 /* tile_i8's first rows, whatever the kind. */
 static int first_rows(const mr_column *c, int64_t units, const mr_qform *f, const uint8_t *const *x,
@@ -223,6 +229,8 @@ static int first_rows(const mr_column *c, int64_t units, const mr_qform *f, cons
 {
     if (c->layout->kind == MR_PACK_SUBS)
         return subs_many_rows(c, units, f, x, rows, out);
+    if (c->layout->kind == MR_PACK_CODES && subs_codes(c, units, f, x, rows, out) > 0)
+        return rows;
     const int few = few_rows_i8(c, units, f, x, rows, slots, out);
     return few > 0 ? few : many_rows(c, units, f, x, rows, out);
 }
