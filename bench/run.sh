@@ -148,7 +148,8 @@ fi
 if wanted batch || wanted 8k || wanted start; then
     make_model m gemma3-1b --quant q4
     wanted batch && row gemma3-1b-batch-8 "$dir/m" - -p 0 -n 32 --batch 8
-    wanted 8k && r=1 && row gemma3-1b-8k "$dir/m" - -p 8192 -n 32 --depth 8192
+    wanted 8k && r=1 && row gemma3-1b-8k-native "$dir/m" - -p 8192 -n 32 --depth 8192 --precision native
+    wanted 8k && row gemma3-1b-8k "$dir/m" - -p 8192 -n 32 --depth 8192
     echo
     wanted start && {
         rss=$(sed -n 's/.*"resident_bytes": \([0-9]*\), "planned_bytes": \([0-9]*\).*/\1 \2/p' "$dir/out" |
