@@ -1,7 +1,8 @@
 /* Attention in `native` by tiles of AMX: bf16 queries and weights meet keys and values as pairs.
  *
  * How:    as attention_lanes.h does it for many groups of pairs: panels of keys and of values are made pairs
- *         once, and groups of up to 32 pairs meet them by tile products, 16 by 32 by 16 each.
+ *         once, and groups of up to 32 pairs meet them by tile products, 16 by 32 by 16 each.  Up to 16
+ *         pairs, of which memory is the bound, take panels as they lie, without one in between.
  * Bits:   a score is one chain of tile products along d, a value one along the band's positions, of 32 each,
  *         for any number of rows.  A weight that its pair does not see is 0: times a value that is finite it
  *         adds nothing, and where one is not pairs take the values one by one, without those they do not
