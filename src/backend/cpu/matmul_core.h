@@ -99,11 +99,15 @@ static inline bool mr_layout_q4_k(const mr_layout *l)
 {
     return l->kind == MR_PACK_CODES && l->form.bits == 4 && l->form.sub && l->bias;
 }
-/* Codes that more rows take as they lie: Q4_K, whose lines are those of U4, and two runs in a group of 32 k, with
- * which unpacking is little beside the products. */
+static inline bool mr_layout_q5_k(const mr_layout *l)
+{
+    return l->kind == MR_PACK_CODES && l->form.bits == 5 && l->form.sub && l->bias;
+}
+/* Codes that more rows take as they lie: Q4_K and Q5_K, and two runs in a group of 32 k, with which
+ * unpacking is little beside the products. */
 static inline bool mr_layout_direct(const mr_layout *l)
 {
-    return mr_layout_q4_k(l) ||
+    return mr_layout_q4_k(l) || mr_layout_q5_k(l) ||
            (l->kind == MR_PACK_CODES && mr_layout_bytes(l).kind == MR_PACK_SUBS);
 }
 /* Lines of U4, whatever they stand for, and a scale for each run of 32. */

@@ -9,7 +9,7 @@
  *         keeps the bytes for the slots and for those after it.  Lines are asked for in the order
  *         they lie in, whichever half of the column is at work: first those a block or two ahead,
  *         its scales too, which are wanted before its weights; by a second tile those that come later.
- *         Sums that stay within 2^22 (of nibbles, and of even rows) begin with the bits of a float
+ *         Sums that stay within 2^22 (of nibbles, of Q5_K, and of even rows) begin with the bits of a float
  *         whose last bit is worth 2^e: one subtraction then takes the place of shift and conversion.
  *         Their slots come last, by a product with 128; of other sums they come first, and of what
  *         zero asks for a 128th with them, through one shift.  Groups without a slot's high parts
@@ -109,6 +109,11 @@ typedef struct eight_side {
     EIGHT_LOAD(EIGHT_AT(0), 16) EIGHT_LOAD(EIGHT_AT(64), 17)                                       \
     EIGHT_LOAD(EIGHT_AT(128), 18) EIGHT_LOAD(EIGHT_AT(192), 19)                                    \
     "prefetcht1 " EIGHT_AT(0) "(%[b])\n\t"
+/* Of a group of Q5_K, whose bytes are made before; its halves are 11 lines with their sides. */
+#define EIGHT_BYTES_ASK                                                                            \
+    EIGHT_LOAD(EIGHT_AT(0), 16) EIGHT_LOAD(EIGHT_AT(64), 17)                                       \
+    EIGHT_LOAD(EIGHT_AT(128), 18) EIGHT_LOAD(EIGHT_AT(192), 19)                                    \
+    EIGHT_ASK_FOR("192*eight_i") EIGHT_ASK_FOR("192*eight_i+64") EIGHT_ASK_FOR("192*eight_i+128")
 #define EIGHT_DOTS(at, w0, w1, r, a0, a1, b)                                                       \
     "vpbroadcastd 8*eight_i+" #at "(%[x" #r "],%[at]), %%zmm" #b "\n\t"                            \
     "vpdpbusd %%zmm" #b ", %%zmm" #w0 ", %%zmm" #a0 "\n\t"                                         \
@@ -199,6 +204,7 @@ typedef void eight_fn(const eight_side *s, int64_t n, size_t group, const uint8_
 #define EIGHT_OF_U4 256, 264, EIGHT_U4, 1024, EIGHT_ASK_SIDES
 #define EIGHT_OF_U8 256, 264, EIGHT_U8, 2048, EIGHT_ASK_SIDES
 #define EIGHT_OF_BYTES 264, 256, EIGHT_BYTES, 1024, ""
+#define EIGHT_OF_Q5 264, 256, EIGHT_BYTES_ASK, 1024, ""
 #define EIGHT_TILES(name, ...)                                                                     \
     EIGHT_TILE(name##_4, EIGHT4, 4, __VA_ARGS__)                                                   \
     EIGHT_TILE(name##_5, EIGHT5, 5, __VA_ARGS__)                                                   \
@@ -211,6 +217,8 @@ EIGHT_TILES(eight_u4_bias, EIGHT_FROM_FLOAT, EIGHT_OF_U4, EIGHT_SLOTS, EIGHT_FLO
 EIGHT_TILES(eight_bytes, EIGHT_FROM_FLOAT, EIGHT_OF_BYTES, EIGHT_SLOTS, EIGHT_FLOATS,
             EIGHT_OUT_PLAIN)
 EIGHT_TILES(eight_bytes_bias, EIGHT_FROM_FLOAT, EIGHT_OF_BYTES, EIGHT_SLOTS, EIGHT_FLOATS_BIAS,
+            EIGHT_OUT_BIAS)
+EIGHT_TILES(eight_q5_bias, EIGHT_FROM_FLOAT, EIGHT_OF_Q5, EIGHT_SLOTS, EIGHT_FLOATS_BIAS,
             EIGHT_OUT_BIAS)
 EIGHT_TILES(eight_bytes_even, EIGHT_FROM_FLOAT, EIGHT_OF_BYTES, EIGHT_NO_SLOTS, EIGHT_FLOATS,
             EIGHT_OUT_PLAIN)
@@ -237,6 +245,10 @@ static eight_fn *eight_of(const mr_layout *l, bool unpacked, bool even, int rows
     static eight_fn *const fns[][2][5] = {SHAPES(eight_u8), SHAPES(eight_u8_even), SHAPES(eight_u4),
                                           SHAPES(eight_bytes), SHAPES(eight_bytes_even)};
 #undef SHAPES
+    static eight_fn *const q5[5] = {eight_q5_bias_4, eight_q5_bias_5, eight_q5_bias_6,
+                                    eight_q5_bias_7, eight_q5_bias_8};
+    if (mr_layout_q5_k(l) && !unpacked)
+        return q5[rows - EIGHT_FEWEST];
     const int kind = l->kind == MR_PACK_U8 ? even : !unpacked ? 2 : 3 + even;
     return fns[kind][l->bias][rows - EIGHT_FEWEST];
 }
@@ -280,6 +292,21 @@ LANES_INLINE void eight_sides(const mr_column *c, const uint8_t *unit, int n, in
 
 static inline void code_scales(const uint8_t *unit, int j, int v, v16f *s, v16f *b);
 
+static void eight_bytes_of(const mr_column *c, const uint8_t *unit, int g, eight_side sides[2]);
+
+/* The same of Q5_K, whose bytes are made here, for all tiles. */
+static void eight_codes_5(const mr_column *c, const uint8_t *unit, int n, int per_unit,
+                          eight_side (*sides)[2])
+{
+    for (int i = 0; i < n; i++, unit += c->unit)
+        for (int g = 0; g < per_unit; g++, sides++) {
+            sides[0][0].w = unit + c->unit - c->lines + c->lines / (size_t)per_unit * (size_t)g;
+            sides[0][1].w = sides[0][0].w + 128;
+            eight_asks(c, unit, g, per_unit, sides[0]);
+            eight_bytes_of(c, unit, g, sides[0]);
+        }
+}
+
 /* The same of Q4_K, whose lines are those of U4. */
 static void eight_codes(const mr_column *c, const uint8_t *unit, int n, int per_unit,
                         eight_side (*sides)[2])
@@ -302,7 +329,9 @@ static void eight_block(const mr_column *c, const uint8_t *unit, int n, int per_
                         eight_side (*sides)[2])
 {
     const mr_dtype type = c->layout->scale_dtype;
-    if (c->layout->kind == MR_PACK_CODES)
+    if (c->layout->kind == MR_PACK_CODES && c->layout->form.bits == 5)
+        eight_codes_5(c, unit, n, per_unit, sides);
+    else if (c->layout->kind == MR_PACK_CODES)
         eight_codes(c, unit, n, per_unit, sides);
     else if (type == MR_BF16 && c->layout->bias)
         eight_sides(c, unit, n, per_unit, MR_BF16, true, sides);
@@ -320,14 +349,14 @@ static int few_rows_i8(const mr_column *c, int64_t units, const mr_qform *f,
     eight_side sides[EIGHT_GROUPS][2];
     _Alignas(64) uint8_t bytes[EIGHT_MOST_K * MR_TILE_OUT];
     const mr_layout *l = c->layout;
-    const bool u4 = l->kind == MR_PACK_U4 || mr_layout_q4_k(l);
-    if ((!u4 && l->kind != MR_PACK_U8) || c->nv != 4 || rows < EIGHT_LEAST || rows > EIGHT_MOST ||
-        (!l->bias && l->zero != (u4 ? 8 : 128)))
+    const bool u4 = l->kind == MR_PACK_U4 || mr_layout_q4_k(l), q5_k = mr_layout_q5_k(l);
+    if ((!u4 && !q5_k && l->kind != MR_PACK_U8) || c->nv != 4 || rows < EIGHT_LEAST ||
+        rows > EIGHT_MOST || (!l->bias && l->zero != (u4 ? 8 : 128)))
         return 0;
     /* Tiles of even rows, where there are enough: the others may take some of them. */
     slots = slots < EIGHT_FEWEST ? EIGHT_FEWEST : slots;
     slots = rows - slots < EIGHT_FEWEST ? rows : slots;
-    const bool shared = slots < rows || rows > EIGHT;
+    const bool shared = q5_k || slots < rows || rows > EIGHT;
     const int per_unit = l->k_unit / f->group,
               block = l->k_unit < EIGHT_K ? EIGHT_K / l->k_unit : 1;
     for (int i = 0; i < 2 * EIGHT_GROUPS; i++) {
