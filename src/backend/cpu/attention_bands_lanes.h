@@ -23,13 +23,13 @@ typedef struct task {
     int packed;                                 /* groups whose queries are there */
     int first[MR_ATT_PAIRS / GROUP_PAIRS + 2];  /* group g: pairs first[g] .. first[g + 1] - 1 */
     int32_t lo[MR_ATT_PAIRS], hi[MR_ATT_PAIRS]; /* of each pair */
-    int64_t lines;      /* of keys that a product takes: dk, with dots of pairs */
-    float *q;           /* `lines` words of each pair */
-    float *k_panel;     /* widened: [lines][32] */
-    float *v_panel;     /* widened or turned: [MR_ATT_BAND][32] */
-    float *y;           /* of a group and band */
-    mr_att_part part;   /* the thread's own, or the one at hand */
-    mr_att_total total; /* likewise */
+    int64_t lines;                              /* query_lines */
+    float *q;                                   /* `lines` words of each pair */
+    float *k_panel;                             /* widened, or pairs: lines of 32 */
+    float *v_panel;                             /* widened or turned: [MR_ATT_BAND][32] */
+    float *y;                                   /* of a group and band */
+    mr_att_part part;                           /* the thread's own, or the one at hand */
+    mr_att_total total;                         /* likewise */
 } task;
 
 _Static_assert(sizeof(task) <= MR_ATT_TASK_BYTES, "scratch has room for the task");

@@ -133,6 +133,7 @@ static void codes_subs(const mr_column *c, const uint8_t *unit, uint8_t *to)
     }
 }
 
+/* The same by the column's width and table. */
 static void unpack_codes_block(const mr_column *c, const uint8_t *unit, int g, uint8_t *to)
 {
     switch (c->layout->form.bits) {

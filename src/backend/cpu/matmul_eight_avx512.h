@@ -294,28 +294,18 @@ static inline void code_scales(const uint8_t *unit, int j, int v, v16f *s, v16f 
 
 static void eight_bytes_of(const mr_column *c, const uint8_t *unit, int g, eight_side sides[2]);
 
-/* The same of Q5_K, whose bytes are made here, for all tiles. */
-static void eight_codes_5(const mr_column *c, const uint8_t *unit, int n, int per_unit,
-                          eight_side (*sides)[2])
-{
-    for (int i = 0; i < n; i++, unit += c->unit)
-        for (int g = 0; g < per_unit; g++, sides++) {
-            sides[0][0].w = unit + c->unit - c->lines + c->lines / (size_t)per_unit * (size_t)g;
-            sides[0][1].w = sides[0][0].w + 128;
-            eight_asks(c, unit, g, per_unit, sides[0]);
-            eight_bytes_of(c, unit, g, sides[0]);
-        }
-}
-
-/* The same of Q4_K, whose lines are those of U4. */
+/* The same of Q4_K, whose lines are those of U4, and of Q5_K, whose bytes are made here for all tiles. */
 static void eight_codes(const mr_column *c, const uint8_t *unit, int n, int per_unit,
                         eight_side (*sides)[2])
 {
+    const bool q5_k = mr_layout_q5_k(c->layout);
     for (int i = 0; i < n; i++, unit += c->unit)
         for (int g = 0; g < per_unit; g++, sides++) {
             sides[0][0].w = unit + c->unit - c->lines + c->lines / (size_t)per_unit * (size_t)g;
             sides[0][1].w = sides[0][0].w + 128;
             eight_asks(c, unit, g, per_unit, sides[0]);
+            if (q5_k)
+                eight_bytes_of(c, unit, g, sides[0]);
             for (int v = 0; v < 4; v++) {
                 v16f s, b;
                 code_scales(unit, g, v, &s, &b);
@@ -329,9 +319,7 @@ static void eight_block(const mr_column *c, const uint8_t *unit, int n, int per_
                         eight_side (*sides)[2])
 {
     const mr_dtype type = c->layout->scale_dtype;
-    if (c->layout->kind == MR_PACK_CODES && c->layout->form.bits == 5)
-        eight_codes_5(c, unit, n, per_unit, sides);
-    else if (c->layout->kind == MR_PACK_CODES)
+    if (c->layout->kind == MR_PACK_CODES)
         eight_codes(c, unit, n, per_unit, sides);
     else if (type == MR_BF16 && c->layout->bias)
         eight_sides(c, unit, n, per_unit, MR_BF16, true, sides);

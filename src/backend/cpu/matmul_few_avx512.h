@@ -219,17 +219,12 @@ static int subs_codes(const mr_column *c, int64_t units, const mr_qform *f, cons
     return rows;
 }
 
-/* Group g of Q5_K for tiles of eight: bytes of both halves of the column, their scales and biases. */
+/* Group g of Q5_K for tiles of eight: bytes of both halves of the column. */
 static void eight_bytes_of(const mr_column *c, const uint8_t *unit, int g, eight_side sides[2])
 {
     const codes_at from = codes_block(unit + c->unit - c->lines, 4, 5, (size_t)g);
-    for (int v = 0; v < 4; v++) {
-        v16f s, b;
+    for (int v = 0; v < 4; v++)
         foreach (i, 8)
             v16i_store((int32_t *)(void *)(sides[v / 2].bytes + 128 * i + v % 2 * 64),
                        codes_quad(&from, v, i, 5, NULL));
-        code_run_scales(c->layout, 4, unit, g, v, &s, &b);
-        v16f_store(sides[v / 2].s + v % 2 * 16, s);
-        v16f_store(sides[v / 2].b + v % 2 * 16, b);
-    }
 }
